@@ -1,0 +1,293 @@
+//! W: every write passes here.
+//!
+//! A file is created under a temporary dot-name in its own directory with its final mode, written,
+//! fsynced, renamed over the target, and its directory is fsynced. A crash at any point leaves the
+//! old file or the new one, and at most one dot-file that [`sweep`] removes.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the room through which every other room writes"
+)]
+
+use std::collections::BTreeSet;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+/// The prefix of everything unfinished; nothing that starts with it is ever read.
+pub const TEMPORARY_PREFIX: &str = ".vhostd-tmp-";
+
+/// What could not be written, and where.
+#[derive(Debug, thiserror::Error)]
+#[error("{operation} {}: {source}", path.display())]
+pub struct WriteError {
+    pub operation: &'static str,
+    pub path: PathBuf,
+    #[source]
+    pub source: io::Error,
+}
+
+/// Replaces or creates `path` with `contents`, durably.
+///
+/// `mode` is the final permission bits, set at creation.
+pub fn write(path: &Path, contents: &[u8], mode: u32) -> Result<(), WriteError> {
+    let (directory, temporary) = beside(path)?;
+    clear(&temporary)?;
+    let written = create(&temporary, contents, mode)
+        .and_then(|()| fs::rename(&temporary, path).map_err(failed("rename to", path)));
+    if written.is_err() {
+        let _ = fs::remove_file(&temporary);
+    }
+    written?;
+    sync_directory(&directory)
+}
+
+/// Creates `path`, which must not exist, and fsyncs it; the caller renames or fsyncs its directory.
+/// For files inside a directory that is itself still temporary.
+pub fn create(path: &Path, contents: &[u8], mode: u32) -> Result<(), WriteError> {
+    let mut file = create_unsynced(path, contents, mode)?;
+    file.flush()
+        .and_then(|()| file.sync_all())
+        .map_err(failed("fsync", path))
+}
+
+/// As [`create`], without the fsync: for a batch of files whose handles the caller syncs together.
+pub fn create_unsynced(path: &Path, contents: &[u8], mode: u32) -> Result<File, WriteError> {
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .open(path)
+        .map_err(failed("create", path))?;
+    // the umask may have taken bits away: the mode is part of the contract
+    file.set_permissions(fs::Permissions::from_mode(mode))
+        .and_then(|()| file.write_all(contents))
+        .map_err(failed("write", path))?;
+    Ok(file)
+}
+
+/// Points the symbolic link `path` at `target` by a rename, durably.
+pub fn symlink(path: &Path, target: &Path) -> Result<(), WriteError> {
+    let (directory, temporary) = beside(path)?;
+    clear(&temporary)?;
+    std::os::unix::fs::symlink(target, &temporary).map_err(failed("symlink", &temporary))?;
+    if let Err(error) = fs::rename(&temporary, path) {
+        let _ = fs::remove_file(&temporary);
+        return Err(failed("rename to", path)(error));
+    }
+    sync_directory(&directory)
+}
+
+/// Sets mode and group of something that has no public name yet (a socket gets both from `bind`).
+pub fn restrict(path: &Path, mode: u32, group: Option<u32>) -> Result<(), WriteError> {
+    std::os::unix::fs::chown(path, None, group)
+        .and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(mode)))
+        .map_err(failed("restrict", path))
+}
+
+/// Renames within one file system and fsyncs the parent of the target.
+pub fn rename(from: &Path, to: &Path) -> Result<(), WriteError> {
+    fs::rename(from, to).map_err(failed("rename to", to))?;
+    sync_directory(parent(to))
+}
+
+/// Creates a directory with `mode` where it is missing (its parents with 0755), durably.
+pub fn create_directory(path: &Path, mode: u32) -> Result<(), WriteError> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    let above = parent(path);
+    if !above.exists() {
+        create_directory(above, 0o755)?;
+    }
+    match fs::DirBuilder::new().mode(mode).create(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
+        made => {
+            made.and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(mode)))
+                .map_err(failed("create", path))?;
+        }
+    }
+    sync_directory(above)
+}
+
+/// Builds the new directory `root` (0700) with `files` (relative paths, 0600), all durable when it
+/// returns. A file whose bytes `reusable` already holds under the same name becomes a second name
+/// of that one: immutable files are written once.
+pub fn write_tree(
+    root: &Path,
+    files: &[(&Path, &[u8])],
+    reusable: Option<&Path>,
+) -> Result<(), WriteError> {
+    let mut directories = BTreeSet::from([root.to_path_buf()]);
+    let mut handles = Vec::new();
+    fs::DirBuilder::new()
+        .mode(0o700)
+        .create(root)
+        .map_err(failed("create", root))?;
+    for (relative, contents) in files {
+        let path = root.join(relative);
+        let directory = parent(&path).to_path_buf();
+        if directories.insert(directory.clone()) {
+            fs::DirBuilder::new()
+                .mode(0o700)
+                .create(&directory)
+                .map_err(failed("create", &directory))?;
+        }
+        let twin = reusable.map(|reusable| reusable.join(relative));
+        match twin.filter(|twin| fs::read(twin).is_ok_and(|bytes| bytes == *contents)) {
+            Some(twin) => hard_link(&twin, &path)?,
+            None => handles.push((create_unsynced(&path, contents, 0o600)?, path)),
+        }
+    }
+    // all bytes are with the kernel by now: the first fsync carries most of them to the disk
+    for (handle, path) in &handles {
+        handle.sync_all().map_err(failed("fsync", path))?;
+    }
+    directories
+        .iter()
+        .rev()
+        .try_for_each(|directory| sync_directory(directory))
+}
+
+/// A second name for an immutable, already durable file.
+pub fn hard_link(from: &Path, to: &Path) -> Result<(), WriteError> {
+    fs::hard_link(from, to).map_err(failed("link to", to))
+}
+
+/// Removes a file or a tree, and fsyncs the directory it was in. What is not there is no error.
+pub fn remove(path: &Path) -> Result<(), WriteError> {
+    let gone = match fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(error) => Err(error),
+    };
+    match gone {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(failed("remove", path)(error)),
+        Ok(()) => sync_directory(parent(path)),
+    }
+}
+
+/// Removes what an interrupted write left in `directory`. Call it under the lock of that directory.
+pub fn sweep(directory: &Path) -> Result<(), WriteError> {
+    let entries = match fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.map_err(failed("read", directory))?,
+    };
+    for entry in entries {
+        let entry = entry.map_err(failed("read", directory))?;
+        if entry
+            .file_name()
+            .to_string_lossy()
+            .starts_with(TEMPORARY_PREFIX)
+        {
+            remove(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// fsyncs a directory, so that the names in it survive a power cut.
+pub fn sync_directory(directory: &Path) -> Result<(), WriteError> {
+    File::open(directory)
+        .and_then(|handle| handle.sync_all())
+        .map_err(failed("fsync", directory))
+}
+
+/// The temporary path in which a new directory for `path` is built before its rename.
+pub fn temporary_beside(path: &Path) -> Result<PathBuf, WriteError> {
+    beside(path).map(|(_, temporary)| temporary)
+}
+
+/// A temporary of the same name can only be what an earlier process with our id left.
+fn clear(temporary: &Path) -> Result<(), WriteError> {
+    match fs::remove_file(temporary) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(failed("remove", temporary)(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn beside(path: &Path) -> Result<(PathBuf, PathBuf), WriteError> {
+    let name = path.file_name().ok_or_else(|| {
+        failed("write", path)(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "not a file name",
+        ))
+    })?;
+    let directory = parent(path).to_path_buf();
+    // unique among threads and processes: two writers of one target never share a temporary
+    let temporary = directory.join(format!(
+        "{TEMPORARY_PREFIX}{}-{:?}-{}",
+        std::process::id(),
+        std::thread::current().id(),
+        name.to_string_lossy()
+    ));
+    Ok((directory, temporary))
+}
+
+fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+fn failed<'a>(operation: &'static str, path: &'a Path) -> impl Fn(io::Error) -> WriteError + 'a {
+    move |source| WriteError {
+        operation,
+        path: path.to_path_buf(),
+        source,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_write_replaces_the_whole_file_with_the_final_mode_and_leaves_no_temporary() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("key.pem");
+        write(&path, b"first", 0o644).unwrap();
+        write(&path, b"second", 0o600).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"second");
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_failed_write_leaves_the_old_file_and_no_temporary() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("taken");
+        fs::create_dir(&path).unwrap();
+        fs::write(path.join("inside"), b"").unwrap();
+        let error = write(&path, b"x", 0o600).unwrap_err();
+        assert_eq!(error.operation, "rename to");
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_symlink_is_moved_in_one_step() {
+        let directory = tempfile::tempdir().unwrap();
+        let link = directory.path().join("current");
+        symlink(&link, Path::new("generations/1")).unwrap();
+        symlink(&link, Path::new("generations/2")).unwrap();
+        assert_eq!(fs::read_link(&link).unwrap(), Path::new("generations/2"));
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn the_sweep_removes_only_temporaries() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join(".vhostd-tmp-1-x"), b"").unwrap();
+        fs::create_dir(directory.path().join(".vhostd-tmp-2-y")).unwrap();
+        fs::write(directory.path().join("keep"), b"").unwrap();
+        sweep(directory.path()).unwrap();
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+}

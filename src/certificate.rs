@@ -1,0 +1,248 @@
+//! P: what a certificate is, which ones exist, and which one a vhost should serve.
+//!
+//! Words here are RFC 8555's: order, authorization, challenge, identifier.
+//! The protocol is in `order` (with `account` and `http`, the only users of instant-acme); what is
+//! on disk in `store`, `ledger`, `account` and `internal`; when something happens in `schedule`.
+
+pub mod account; // W the ACME account's key and URL
+pub mod chain; // P PEM → a certificate chain that is what was asked for
+pub mod http; // N one origin, short waits, small answers: how the CA is spoken to
+pub mod internal; // W vhostd's own CA (`tls: internal`)
+pub mod key; // P private keys and signing requests
+pub mod ledger; // W attempts, pending orders and the lock, per certificate
+pub mod order; // N CertificateRequest → IssuedCertificate over ACME
+pub mod renew; // W lock → still due? → order → check → store: what the daemon and `renew` call
+pub mod schedule; // P what is due now, and when to look again
+pub mod store; // W versioned directories ↔ CertificateInventory
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use time::{Duration, OffsetDateTime};
+
+use crate::certificate::key::PrivateKeyPem;
+use crate::certificate::schedule::Attempts;
+use crate::settings::KeyType;
+
+/// What a certificate speaks for (RFC 8555 §9.7.7, RFC 8738).
+#[derive(Clone, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Identifier {
+    /// An A-label host name in lower case, or `*.` and one.
+    Dns(String),
+    Ip(IpAddr),
+}
+
+impl fmt::Display for Identifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Dns(name) => f.write_str(name),
+            Self::Ip(address) => address.fmt(f),
+        }
+    }
+}
+
+/// Names a certificate in the store and in every message: its first identifier, with `*` written
+/// as `_wildcard`, so that it is a safe file name and the mapping is injective.
+#[derive(Clone, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(transparent)]
+pub struct CertificateName(String);
+
+impl CertificateName {
+    pub fn of(first: &Identifier) -> Self {
+        Self(
+            first
+                .to_string()
+                .replace('*', "_wildcard")
+                .replace(':', "_"),
+        )
+    }
+
+    /// The name of a directory that [`CertificateName::of`] may have made; `None` for anything
+    /// that is not one plain, visible file name.
+    pub fn from_file_name(name: &str) -> Option<Self> {
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+        let safe = !name.is_empty() && !name.starts_with('.') && name.chars().all(plain);
+        safe.then(|| Self(name.to_owned()))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for CertificateName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Who signed a certificate.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Issuer {
+    Acme,
+    /// vhostd's own CA (`tls: internal`).
+    Internal,
+    /// Nobody: self-signed, only so that nginx starts.
+    Placeholder,
+}
+
+/// A certificate that some vhost should have.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct WantedCertificate {
+    pub name: CertificateName,
+    /// At least one; the first names the certificate; no duplicates.
+    pub identifiers: Vec<Identifier>,
+    /// `Acme` or `Internal`.
+    pub issuer: Issuer,
+}
+
+impl WantedCertificate {
+    pub fn new(identifiers: Vec<Identifier>, issuer: Issuer) -> Option<Self> {
+        let name = CertificateName::of(identifiers.first()?);
+        Some(Self {
+            name,
+            identifiers,
+            issuer,
+        })
+    }
+}
+
+/// One certificate to be obtained now, and what was true when that was decided.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct CertificateRequest {
+    pub name: CertificateName,
+    /// At least one; the first names the certificate; no duplicates.
+    pub identifiers: Vec<Identifier>,
+    /// `Acme` or `Internal`.
+    pub issuer: Issuer,
+    /// Certificate profile (draft-ietf-acme-profiles); `None`: what the settings say.
+    pub profile: Option<String>,
+    /// `None`: what the settings say.
+    pub key_type: Option<KeyType>,
+    /// The serial of the stored version that this one follows. Once another version is there,
+    /// somebody else has done the work. (RFC 9773 §5's `replaces` can be made from it.)
+    pub replaces: Option<String>,
+    /// [`Attempts::failures`] at that time: one more means that somebody else has just tried.
+    pub failures: u32,
+}
+
+impl CertificateRequest {
+    pub fn new(
+        wanted: &WantedCertificate,
+        stored: Option<&StoredCertificate>,
+        attempts: Option<&Attempts>,
+    ) -> Self {
+        Self {
+            name: wanted.name.clone(),
+            identifiers: wanted.identifiers.clone(),
+            issuer: wanted.issuer,
+            profile: None,
+            key_type: None,
+            replaces: stored.map(|stored| stored.serial.clone()),
+            failures: attempts.map_or(0, |attempts| attempts.failures),
+        }
+    }
+}
+
+/// What a CA answered: a chain as it came, not yet checked, and the key that was made for it.
+#[derive(Clone, Debug)]
+pub struct IssuedCertificate {
+    /// PEM, leaf first (RFC 8555 §9.1).
+    pub chain_pem: String,
+    /// PKCS#8.
+    pub key_pem: PrivateKeyPem,
+}
+
+/// From `not_before` up to and including `not_after` (RFC 5280 §4.1.2.5).
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Validity {
+    #[serde(with = "time::serde::rfc3339")]
+    pub not_before: OffsetDateTime,
+    #[serde(with = "time::serde::rfc3339")]
+    pub not_after: OffsetDateTime,
+}
+
+/// How far the CA's clock may be ahead of ours before its certificates count as "not yet valid".
+pub const CLOCK_SKEW: Duration = Duration::minutes(10);
+
+impl Validity {
+    /// As [`Validity::contains`], for a host whose clock is a little behind the CA's: a certificate
+    /// is not ordered again, nor withheld from nginx, because of seconds.
+    pub fn is_usable(&self, now: OffsetDateTime) -> bool {
+        self.not_before - CLOCK_SKEW <= now && now <= self.not_after
+    }
+
+    pub fn contains(&self, now: OffsetDateTime) -> bool {
+        self.not_before <= now && now <= self.not_after
+    }
+}
+
+/// One version of a certificate on disk. Its directory never changes: a renewal is a new one.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct StoredCertificate {
+    pub name: CertificateName,
+    /// The X.509 serial number in lower-case hex; names the version's directory.
+    pub serial: String,
+    pub issuer: Issuer,
+    /// The identifiers of the certificate itself, sorted.
+    pub identifiers: Vec<Identifier>,
+    pub validity: Validity,
+    /// Absolute path of `fullchain.pem`.
+    pub chain: PathBuf,
+    /// Absolute path of `privkey.pem`.
+    pub key: PathBuf,
+    /// The leaf, DER.
+    pub leaf: Vec<u8>,
+}
+
+impl StoredCertificate {
+    /// Whether every one of `identifiers` is in it, itself or by a wildcard (RFC 6125 §6.4.3).
+    pub fn covers(&self, identifiers: &[Identifier]) -> bool {
+        identifiers.iter().all(|wanted| {
+            self.identifiers
+                .iter()
+                .any(|have| have == wanted || wildcard_covers(have, wanted))
+        })
+    }
+}
+
+fn wildcard_covers(have: &Identifier, wanted: &Identifier) -> bool {
+    let (Identifier::Dns(have), Identifier::Dns(wanted)) = (have, wanted) else {
+        return false;
+    };
+    match (have.strip_prefix("*."), wanted.split_once('.')) {
+        (Some(zone), Some((label, rest))) => rest == zone && label != "*",
+        _ => false,
+    }
+}
+
+/// What is in the store: the newest good version of each certificate, and the placeholders.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct CertificateInventory {
+    pub certificates: BTreeMap<CertificateName, StoredCertificate>,
+    pub placeholders: BTreeMap<CertificateName, StoredCertificate>,
+}
+
+impl CertificateInventory {
+    /// What a vhost that wants `wanted` serves now.
+    ///
+    /// The certificate of that name while it is valid and from the wanted issuer's kind or any
+    /// other real one (a working certificate is better than a warning page), else the placeholder;
+    /// `None` where neither exists yet.
+    pub fn serving(
+        &self,
+        wanted: &WantedCertificate,
+        now: OffsetDateTime,
+    ) -> Option<&StoredCertificate> {
+        let first = wanted.identifiers.get(..1).unwrap_or_default();
+        self.certificates
+            .get(&wanted.name)
+            .filter(|stored| stored.validity.is_usable(now) && stored.covers(first))
+            .or_else(|| self.placeholders.get(&wanted.name))
+    }
+}

@@ -1,0 +1,293 @@
+//! W: the ACME account's key and URL.
+//!
+//! `accounts/HOST-DIGEST/account.json` (0600). The key is made here, before the network is asked
+//! for anything: its thumbprint is the answer to every http-01 challenge, and nginx can give it
+//! while the CA is out of reach. The account at the CA follows with the first order.
+
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::atomic_file::{self, WriteError};
+use crate::certificate::key::{KeyError, PrivateKeyPem};
+use crate::settings::KeyType;
+
+/// The account key for one ACME directory, and what is known about its account.
+#[derive(Clone, Debug)]
+pub struct AccountKey {
+    path: PathBuf,
+    directory: String,
+    key: PrivateKeyPem,
+    thumbprint: String,
+}
+
+/// What the CA knows of the account.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Registration {
+    /// The account's URL: the `kid` of every request (RFC 8555 §6.2).
+    pub url: String,
+    /// The contact that was sent last, without `mailto:`.
+    pub email: Option<String>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum AccountError {
+    #[error("use the account of {}: it is for {found}", path.display())]
+    Directory { path: PathBuf, found: String },
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    #[error("parse {}: {source}", path.display())]
+    Parse {
+        path: PathBuf,
+        #[source]
+        source: serde_json::Error,
+    },
+    #[error("read {}: {source}", path.display())]
+    Read {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error(transparent)]
+    Write(#[from] WriteError),
+}
+
+#[derive(Deserialize, Serialize)]
+struct Written {
+    directory: String,
+    /// PKCS#8 PEM, P-256.
+    key: String,
+    #[serde(default)]
+    account: Option<Registration>,
+}
+
+impl AccountKey {
+    /// Reads the key for `directory`, or makes it. A key that cannot be read is an error, never a
+    /// reason to make another: with it the account, its orders and its CAA records are lost.
+    pub fn open(state_dir: &Path, directory: &str) -> Result<Self, AccountError> {
+        let home = state_dir.join("accounts").join(home_name(directory));
+        atomic_file::create_directory(&state_dir.join("accounts"), 0o700)?;
+        atomic_file::create_directory(&home, 0o700)?;
+        let path = home.join("account.json");
+        let _lock = lock(&home.join("lock"))?;
+        let written = match read(&path)? {
+            Some(written) => written,
+            None => {
+                let written = Written {
+                    directory: directory.to_owned(),
+                    key: PrivateKeyPem::generate(KeyType::EcdsaP256)?
+                        .expose()
+                        .to_owned(),
+                    account: None,
+                };
+                write(&path, &written)?;
+                written
+            }
+        };
+        if written.directory != directory {
+            let found = written.directory;
+            return Err(AccountError::Directory { path, found });
+        }
+        let key = PrivateKeyPem::new(written.key);
+        Ok(Self {
+            thumbprint: thumbprint(&key)?,
+            path,
+            directory: written.directory,
+            key,
+        })
+    }
+
+    /// RFC 7638 over the public key, base64url: the second half of every key authorization.
+    pub fn thumbprint(&self) -> &str {
+        &self.thumbprint
+    }
+
+    /// The directory's URL.
+    pub fn directory(&self) -> &str {
+        &self.directory
+    }
+
+    /// PKCS#8, DER.
+    pub(super) fn pkcs8(&self) -> Result<Vec<u8>, KeyError> {
+        Ok(self.key.pair()?.serialize_der())
+    }
+
+    /// The account as it was recorded last, by this process or another.
+    pub fn registration(&self) -> Result<Option<Registration>, AccountError> {
+        Ok(read(&self.path)?.and_then(|written| written.account))
+    }
+
+    pub fn record_registration(&self, account: Option<Registration>) -> Result<(), AccountError> {
+        write(
+            &self.path,
+            &Written {
+                directory: self.directory.clone(),
+                key: self.key.expose().to_owned(),
+                account,
+            },
+        )
+    }
+}
+
+/// `acme-v02.api.letsencrypt.org-1a2b3c4d`: for people, and one per directory URL.
+fn home_name(directory: &str) -> String {
+    let host: String = directory
+        .split("://")
+        .nth(1)
+        .unwrap_or_default()
+        .chars()
+        .take_while(|c| *c != '/')
+        .map(|c| {
+            if c.is_ascii_alphanumeric() || c == '.' || c == '-' {
+                c
+            } else {
+                '_'
+            }
+        })
+        .take(100)
+        .collect();
+    let digest = Sha256::digest(directory.as_bytes());
+    let digest: String = digest
+        .iter()
+        .take(4)
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    format!("{}-{digest}", host.trim_start_matches('.'))
+}
+
+/// RFC 7638 §3: the required members in lexicographic order, without white space.
+fn thumbprint(key: &PrivateKeyPem) -> Result<String, KeyError> {
+    let pair = key.pair()?;
+    // an uncompressed point (SEC 1 §2.3.3): 4, then x and y
+    let coordinates = pair.public_key_raw().get(1..).unwrap_or_default();
+    let (x, y) = coordinates.split_at(coordinates.len() / 2);
+    let encode = |bytes: &[u8]| BASE64_URL_SAFE_NO_PAD.encode(bytes);
+    let jwk = format!(
+        r#"{{"crv":"P-256","kty":"EC","x":"{}","y":"{}"}}"#,
+        encode(x),
+        encode(y)
+    );
+    Ok(encode(&Sha256::digest(jwk.as_bytes())))
+}
+
+/// Two processes that start at once must not make two keys.
+fn lock(path: &Path) -> Result<fs::File, AccountError> {
+    OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)
+        .and_then(|file| file.lock().map(|()| file))
+        .map_err(|source| AccountError::Read {
+            path: path.to_path_buf(),
+            source,
+        })
+}
+
+fn read(path: &Path) -> Result<Option<Written>, AccountError> {
+    let bytes = match fs::read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        bytes => bytes.map_err(|source| AccountError::Read {
+            path: path.to_path_buf(),
+            source,
+        })?,
+    };
+    serde_json::from_slice(&bytes)
+        .map(Some)
+        .map_err(|source| AccountError::Parse {
+            path: path.to_path_buf(),
+            source,
+        })
+}
+
+fn write(path: &Path, written: &Written) -> Result<(), AccountError> {
+    let bytes = serde_json::to_vec_pretty(written).map_err(|source| AccountError::Parse {
+        path: path.to_path_buf(),
+        source,
+    })?;
+    Ok(atomic_file::write(path, &bytes, 0o600)?)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::disallowed_methods)]
+
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    const DIRECTORY: &str = "https://ca.example:14000/dir";
+
+    #[test]
+    fn the_key_is_made_once_and_readable_by_its_owner_only() {
+        let directory = tempfile::tempdir().unwrap();
+        let first = AccountKey::open(directory.path(), DIRECTORY).unwrap();
+        let again = AccountKey::open(directory.path(), DIRECTORY).unwrap();
+        assert_eq!(first.thumbprint(), again.thumbprint());
+        assert_eq!(first.thumbprint().len(), 43);
+        let mode = fs::metadata(&first.path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn two_directories_have_two_keys() {
+        let directory = tempfile::tempdir().unwrap();
+        let one = AccountKey::open(directory.path(), DIRECTORY).unwrap();
+        let two = AccountKey::open(directory.path(), "https://ca.example:14000/other").unwrap();
+        assert_ne!(one.thumbprint(), two.thumbprint());
+    }
+
+    #[test]
+    fn an_unreadable_key_is_an_error_and_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = AccountKey::open(directory.path(), DIRECTORY).unwrap().path;
+        fs::write(&path, "{").unwrap();
+        let error = AccountKey::open(directory.path(), DIRECTORY).unwrap_err();
+        assert!(matches!(error, AccountError::Parse { .. }));
+        assert_eq!(fs::read_to_string(&path).unwrap(), "{");
+    }
+
+    #[test]
+    fn a_registration_is_read_back_by_another_process() {
+        let directory = tempfile::tempdir().unwrap();
+        let key = AccountKey::open(directory.path(), DIRECTORY).unwrap();
+        assert_eq!(key.registration().unwrap(), None);
+        let account = Registration {
+            url: "https://ca.example/acct/1".into(),
+            email: Some("admin@example.com".into()),
+        };
+        key.record_registration(Some(account.clone())).unwrap();
+        let other = AccountKey::open(directory.path(), DIRECTORY).unwrap();
+        assert_eq!(other.registration().unwrap(), Some(account));
+        assert_eq!(other.thumbprint(), key.thumbprint());
+    }
+
+    #[test]
+    fn the_thumbprint_is_the_one_that_the_protocol_library_computes() {
+        let directory = tempfile::tempdir().unwrap();
+        let key = AccountKey::open(directory.path(), DIRECTORY).unwrap();
+        let credentials = serde_json::json!({
+            "id": "x",
+            "key_pkcs8": BASE64_URL_SAFE_NO_PAD.encode(key.pkcs8().unwrap()),
+            "urls": {"newNonce": "n", "newAccount": "a", "newOrder": "o"},
+        });
+        let http = super::super::http::AcmeHttp::new(DIRECTORY, None).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap();
+        let account = runtime
+            .block_on(
+                instant_acme::Account::builder_with_http(Box::new(http.exchange()))
+                    .from_credentials(serde_json::from_value(credentials).unwrap()),
+            )
+            .unwrap();
+        assert_eq!(account.key_thumbprint(), key.thumbprint());
+    }
+}

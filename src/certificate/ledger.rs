@@ -1,0 +1,374 @@
+//! W: what must outlive a crash while certificates are obtained.
+//!
+//! `orders/NAME.attempts.json`: the failures since the last success. `orders/NAME.order.json`
+//! (0600): the order that is under way, with its key; durable before the CA is told to validate
+//! anything, gone once the certificate is stored. `orders/NAME.lock`: flock(2), so that the daemon
+//! and the timer's command obtain each certificate once; the kernel drops it with its owner.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::atomic_file::{self, TEMPORARY_PREFIX, WriteError};
+use crate::certificate::key::PrivateKeyPem;
+use crate::certificate::schedule::Attempts;
+use crate::certificate::{CertificateName, Identifier};
+
+/// `state_dir/orders`. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Ledger {
+    directory: PathBuf,
+}
+
+/// An order that the CA knows (RFC 8555 §7.1.3), and what is needed to finish it.
+#[derive(Clone, Debug)]
+pub struct PendingOrder {
+    /// The CA that it is at.
+    pub directory: String,
+    pub url: String,
+    pub identifiers: Vec<Identifier>,
+    pub profile: Option<String>,
+    /// The one that the CSR was or will be made with.
+    pub key: PrivateKeyPem,
+}
+
+/// Nobody else, in this process or another, obtains the certificate while this or a clone lives.
+///
+/// Whatever writes in the background holds a clone: when its caller is cancelled, it runs on, and
+/// nobody may write beside it.
+#[must_use = "the lock is dropped with this value"]
+#[derive(Clone, Debug)]
+pub struct CertificateLock {
+    _file: Arc<File>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum LedgerError {
+    #[error("lock {}: {source}", path.display())]
+    Lock {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("read {}: {source}", path.display())]
+    Read {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error(transparent)]
+    Write(#[from] WriteError),
+}
+
+impl Ledger {
+    pub fn new(state_dir: &Path) -> Self {
+        Self {
+            directory: state_dir.join("orders"),
+        }
+    }
+
+    /// The failures of every certificate that has some. A file that cannot be parsed is as none:
+    /// the worst that follows is one attempt too early.
+    pub fn attempts(&self) -> Result<BTreeMap<CertificateName, Attempts>, LedgerError> {
+        let mut all = BTreeMap::new();
+        for file_name in file_names(&self.directory)? {
+            let name = file_name.strip_suffix(ATTEMPTS);
+            let Some(name) = name.and_then(CertificateName::from_file_name) else {
+                continue;
+            };
+            if let Some(attempts) = self.attempts_of(&name)? {
+                all.insert(name, attempts);
+            }
+        }
+        Ok(all)
+    }
+
+    pub fn attempts_of(&self, name: &CertificateName) -> Result<Option<Attempts>, LedgerError> {
+        self.read(name, ATTEMPTS)
+    }
+
+    pub fn record_failure(
+        &self,
+        name: &CertificateName,
+        attempts: &Attempts,
+    ) -> Result<(), LedgerError> {
+        self.write(name, ATTEMPTS, attempts, 0o644)
+    }
+
+    /// Forgets the failures: after a success, or because the operator wants it tried now.
+    pub fn forget_failures(&self, name: &CertificateName) -> Result<(), LedgerError> {
+        Ok(atomic_file::remove(&self.path(name, ATTEMPTS))?)
+    }
+
+    /// The order that was under way. One that cannot be parsed is as none: a new order is made.
+    pub fn pending(&self, name: &CertificateName) -> Result<Option<PendingOrder>, LedgerError> {
+        let written: Option<WrittenOrder> = self.read(name, ORDER)?;
+        Ok(written.map(|order| PendingOrder {
+            directory: order.directory,
+            url: order.order,
+            identifiers: order.identifiers,
+            profile: order.profile,
+            key: PrivateKeyPem::new(order.key),
+        }))
+    }
+
+    /// Durable when it returns.
+    pub fn record_order(
+        &self,
+        name: &CertificateName,
+        order: &PendingOrder,
+    ) -> Result<(), LedgerError> {
+        let written = WrittenOrder {
+            directory: order.directory.clone(),
+            order: order.url.clone(),
+            identifiers: order.identifiers.clone(),
+            profile: order.profile.clone(),
+            key: order.key.expose().to_owned(),
+        };
+        self.write(name, ORDER, &written, 0o600)
+    }
+
+    pub fn forget_order(&self, name: &CertificateName) -> Result<(), LedgerError> {
+        Ok(atomic_file::remove(&self.path(name, ORDER))?)
+    }
+
+    /// The lock, or `None` while somebody else has it.
+    pub fn try_lock(&self, name: &CertificateName) -> Result<Option<CertificateLock>, LedgerError> {
+        self.prepare()?;
+        let path = self.path(name, LOCK);
+        let failed = |source| LedgerError::Lock {
+            path: path.clone(),
+            source,
+        };
+        // never removed: a lock on a name that is gone excludes nobody
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .map_err(failed)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(CertificateLock {
+                _file: Arc::new(file),
+            })),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(failed(error)),
+        }
+    }
+
+    /// Removes what interrupted writes left (a pending order has a key in it), but for those of
+    /// certificates that somebody is obtaining.
+    pub fn sweep(&self) -> Result<(), LedgerError> {
+        for file_name in file_names(&self.directory)? {
+            let Some(name) = certificate_of_temporary(&file_name) else {
+                continue;
+            };
+            if let Some(_lock) = self.try_lock(&name)? {
+                atomic_file::remove(&self.directory.join(file_name))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn prepare(&self) -> Result<(), LedgerError> {
+        Ok(atomic_file::create_directory(&self.directory, 0o700)?)
+    }
+
+    fn path(&self, name: &CertificateName, suffix: &str) -> PathBuf {
+        self.directory.join(format!("{name}{suffix}"))
+    }
+
+    fn read<T: DeserializeOwned>(
+        &self,
+        name: &CertificateName,
+        suffix: &str,
+    ) -> Result<Option<T>, LedgerError> {
+        let path = self.path(name, suffix);
+        match fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(unread(&path)(error)),
+            Ok(bytes) => match serde_json::from_slice(&bytes) {
+                Ok(value) => Ok(Some(value)),
+                Err(error) => {
+                    tracing::warn!(path = %path.display(), %error, "unreadable, taken as absent");
+                    Ok(None)
+                }
+            },
+        }
+    }
+
+    fn write<T: Serialize>(
+        &self,
+        name: &CertificateName,
+        suffix: &str,
+        value: &T,
+        mode: u32,
+    ) -> Result<(), LedgerError> {
+        self.prepare()?;
+        let path = self.path(name, suffix);
+        let bytes = serde_json::to_vec_pretty(value).map_err(|error| WriteError {
+            operation: "serialize",
+            path: path.clone(),
+            source: error.into(),
+        })?;
+        Ok(atomic_file::write(&path, &bytes, mode)?)
+    }
+}
+
+#[derive(Deserialize, Serialize)]
+struct WrittenOrder {
+    directory: String,
+    order: String,
+    identifiers: Vec<Identifier>,
+    profile: Option<String>,
+    key: String,
+}
+
+/// None where the directory does not exist.
+fn file_names(directory: &Path) -> Result<Vec<String>, LedgerError> {
+    let entries = match fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(unread(directory))?,
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        let name = entry.map_err(unread(directory))?.file_name();
+        names.push(name.to_string_lossy().into_owned());
+    }
+    Ok(names)
+}
+
+/// Of `.vhostd-tmp-PROCESS-THREAD-NAME.order.json`.
+fn certificate_of_temporary(file_name: &str) -> Option<CertificateName> {
+    let target = file_name
+        .strip_prefix(TEMPORARY_PREFIX)?
+        .splitn(3, '-')
+        .nth(2)?;
+    let name = target
+        .strip_suffix(ORDER)
+        .or_else(|| target.strip_suffix(ATTEMPTS))?;
+    CertificateName::from_file_name(name)
+}
+
+fn unread<'a>(path: &'a Path) -> impl Fn(io::Error) -> LedgerError + 'a {
+    move |source| LedgerError::Read {
+        path: path.to_path_buf(),
+        source,
+    }
+}
+
+const ATTEMPTS: &str = ".attempts.json";
+const LOCK: &str = ".lock";
+const ORDER: &str = ".order.json";
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::disallowed_methods)]
+
+    use std::os::unix::fs::PermissionsExt;
+
+    use time::OffsetDateTime;
+
+    use super::*;
+    use crate::certificate::schedule::RetryAdvice;
+    use crate::certificate::{CertificateRequest, Issuer, WantedCertificate};
+    use crate::settings::KeyType;
+
+    fn wanted() -> WantedCertificate {
+        WantedCertificate::new(vec![Identifier::Dns("a.example".into())], Issuer::Acme).unwrap()
+    }
+
+    fn failure() -> Attempts {
+        let request = CertificateRequest::new(&wanted(), None, None);
+        let advice = RetryAdvice::After(std::time::Duration::from_secs(7));
+        Attempts::after_failure(
+            None,
+            &request,
+            "no".into(),
+            advice,
+            OffsetDateTime::UNIX_EPOCH,
+        )
+    }
+
+    #[test]
+    fn failures_are_read_back_and_forgotten() {
+        let directory = tempfile::tempdir().unwrap();
+        let ledger = Ledger::new(directory.path());
+        let name = wanted().name;
+        assert!(ledger.attempts().unwrap().is_empty());
+        ledger.record_failure(&name, &failure()).unwrap();
+        assert_eq!(ledger.attempts().unwrap()[&name], failure());
+        ledger.forget_failures(&name).unwrap();
+        assert!(ledger.attempts().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_damaged_record_is_as_none() {
+        let directory = tempfile::tempdir().unwrap();
+        let ledger = Ledger::new(directory.path());
+        ledger.record_failure(&wanted().name, &failure()).unwrap();
+        fs::write(directory.path().join("orders/a.example.attempts.json"), "{").unwrap();
+        assert!(ledger.attempts().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_pending_order_is_readable_by_its_owner_only() {
+        let directory = tempfile::tempdir().unwrap();
+        let ledger = Ledger::new(directory.path());
+        let key = PrivateKeyPem::generate(KeyType::EcdsaP256).unwrap();
+        let order = PendingOrder {
+            directory: "https://ca.example/dir".into(),
+            url: "https://ca.example/order/1".into(),
+            identifiers: wanted().identifiers,
+            profile: None,
+            key: key.clone(),
+        };
+        ledger.record_order(&wanted().name, &order).unwrap();
+        let path = directory.path().join("orders/a.example.order.json");
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
+        let read = ledger.pending(&wanted().name).unwrap().unwrap();
+        assert_eq!(read.url, order.url);
+        assert_eq!(read.key.expose(), key.expose());
+        ledger.forget_order(&wanted().name).unwrap();
+        assert!(ledger.pending(&wanted().name).unwrap().is_none());
+    }
+
+    #[test]
+    fn the_lock_of_a_certificate_is_held_by_one_at_a_time() {
+        let directory = tempfile::tempdir().unwrap();
+        let ledger = Ledger::new(directory.path());
+        let name = wanted().name;
+        let held = ledger.try_lock(&name).unwrap().unwrap();
+        assert!(ledger.try_lock(&name).unwrap().is_none());
+        drop(held);
+        assert!(ledger.try_lock(&name).unwrap().is_some());
+    }
+
+    #[test]
+    fn the_sweep_removes_what_a_crash_left_but_nothing_of_a_locked_certificate() {
+        let directory = tempfile::tempdir().unwrap();
+        let ledger = Ledger::new(directory.path());
+        let name = wanted().name;
+        ledger.record_failure(&name, &failure()).unwrap();
+        let path = directory.path().join("orders/a.example.order.json");
+        let left = atomic_file::temporary_beside(&path).unwrap();
+        fs::write(&left, "a key").unwrap();
+        let held = ledger.try_lock(&name).unwrap().unwrap();
+        ledger.sweep().unwrap();
+        assert!(left.exists());
+        drop(held);
+        ledger.sweep().unwrap();
+        assert!(!left.exists());
+        assert_eq!(ledger.attempts().unwrap().len(), 1);
+    }
+}

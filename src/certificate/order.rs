@@ -1,0 +1,497 @@
+//! N: CertificateRequest → IssuedCertificate over ACME (RFC 8555), by http-01.
+//!
+//! With `account` and `http`, the only user of instant-acme. Nothing is answered here: nginx gives
+//! `token.thumbprint` to whoever asks (see [`AcmeClient::thumbprint`]).
+
+mod error; // P why a certificate was not issued, and whether to ask again
+mod session; // N the account at the CA, made with the first order
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use instant_acme::{
+    AuthorizationHandle, AuthorizationStatus, ChallengeStatus, ChallengeType, NewOrder, OrderStatus,
+};
+use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::time::{sleep, timeout};
+
+pub use self::error::{IdentifierProblem, OrderError};
+use self::session::Session;
+use crate::certificate::account::{AccountError, AccountKey};
+use crate::certificate::http::{AcmeHttp, BAD_NONCE, HttpError, Problem};
+use crate::certificate::key::{PrivateKeyPem, signing_request};
+use crate::certificate::ledger::{CertificateLock, Ledger, LedgerError, PendingOrder};
+use crate::certificate::{CertificateRequest, Identifier, IssuedCertificate};
+use crate::settings::{AcmeSettings, KeyType};
+
+/// Repeats a call whose nonce the CA refused (RFC 8555 §6.5: with a new one, at once). The library
+/// itself does so three times, which a busy CA exceeds.
+///
+/// A macro, because a future that holds an async closure is not `Send` for every lifetime.
+macro_rules! insist {
+    ($step:expr, $call:expr) => {{
+        let mut refused = 0;
+        loop {
+            match $call.await {
+                Err(error) if $crate::certificate::order::is_bad_nonce(&error, refused) => {
+                    refused += 1
+                }
+                outcome => {
+                    break outcome
+                        .map_err(|error| $crate::certificate::order::OrderError::of($step, error));
+                }
+            }
+        }
+    }};
+}
+use insist;
+
+/// One account at one CA. Cheap to clone; clones share the account and the connections.
+#[derive(Clone, Debug)]
+pub struct AcmeClient {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    key: AccountKey,
+    http: AcmeHttp,
+    email: Option<String>,
+    profile: Option<String>,
+    key_type: KeyType,
+    account: tokio::sync::Mutex<session::Account>,
+}
+
+/// Why there is no client.
+#[derive(Debug, thiserror::Error)]
+pub enum AcmeClientError {
+    #[error(transparent)]
+    Account(#[from] AccountError),
+    #[error(transparent)]
+    Http(#[from] HttpError),
+}
+
+/// An order on its way, new or resumed.
+struct Running<'a> {
+    session: &'a Session,
+    order: instant_acme::Order,
+    key: PrivateKeyPem,
+    identifiers: &'a [Identifier],
+    /// The journal's entry; the CA is told nothing that cannot be resumed before it is durable.
+    recorded: Option<JoinHandle<Result<(), LedgerError>>>,
+}
+
+impl AcmeClient {
+    /// Reads or makes the account key. The network is not asked for anything: a CA that is out of
+    /// reach keeps nobody from starting.
+    pub fn new(settings: &AcmeSettings, state_dir: &Path) -> Result<Self, AcmeClientError> {
+        let http = AcmeHttp::new(&settings.directory, settings.ca_file.as_deref())?;
+        Ok(Self {
+            shared: Arc::new(Shared {
+                key: AccountKey::open(state_dir, &settings.directory)?,
+                http,
+                email: settings.email.clone(),
+                profile: settings.profile.clone(),
+                key_type: settings.key_type,
+                account: tokio::sync::Mutex::default(),
+            }),
+        })
+    }
+
+    /// What nginx answers behind every token: base64url, no padding (RFC 8555 §8.1).
+    pub fn thumbprint(&self) -> &str {
+        self.shared.key.thumbprint()
+    }
+
+    /// Orders the certificate, or finishes the order that an earlier attempt has left.
+    ///
+    /// `lock` is the certificate's. The chain is as the CA sent it: the store checks
+    /// it. The order stays in the ledger until the caller has stored the certificate.
+    pub async fn order(
+        &self,
+        request: &CertificateRequest,
+        ledger: &Ledger,
+        lock: &CertificateLock,
+    ) -> Result<IssuedCertificate, OrderError> {
+        if let Some(wildcard) = request.identifiers.iter().find(|name| is_wildcard(name)) {
+            return Err(OrderError::Wildcard(wildcard.clone()));
+        }
+        timeout(DEADLINE, self.order_without_deadline(request, ledger, lock))
+            .await
+            .unwrap_or(Err(OrderError::TimedOut))
+    }
+
+    async fn order_without_deadline(
+        &self,
+        request: &CertificateRequest,
+        ledger: &Ledger,
+        lock: &CertificateLock,
+    ) -> Result<IssuedCertificate, OrderError> {
+        match self.attempt(request, ledger, lock).await {
+            Err(error) if error.is_lost_account() => {
+                tracing::warn!(identifier = %request.name, "the CA does not know our account: registering it again");
+                self.forget_account().await?;
+                self.attempt(request, ledger, lock).await
+            }
+            outcome => outcome,
+        }
+    }
+
+    async fn attempt(
+        &self,
+        request: &CertificateRequest,
+        ledger: &Ledger,
+        lock: &CertificateLock,
+    ) -> Result<IssuedCertificate, OrderError> {
+        let session = self.session().await?;
+        let mut running = match self.resume(&session, request, ledger).await? {
+            Some(running) => running,
+            None => self.begin(&session, request, ledger, lock).await?,
+        };
+        let outcome = running.finish().await;
+        if outcome.as_ref().is_err_and(OrderError::ends_order) {
+            running.recorded().await?;
+            ledger.forget_order(&request.name)?;
+        }
+        outcome
+    }
+
+    /// The order of the ledger, where the CA still has it and it is the one that is wanted.
+    async fn resume<'a>(
+        &self,
+        session: &'a Session,
+        request: &'a CertificateRequest,
+        ledger: &Ledger,
+    ) -> Result<Option<Running<'a>>, OrderError> {
+        let Some(pending) = ledger.pending(&request.name)? else {
+            return Ok(None);
+        };
+        let wanted = pending.directory == self.shared.key.directory()
+            && pending.identifiers == request.identifiers
+            && pending.profile.as_deref() == self.profile(request)
+            && pending.key.is_of(self.key_type(request));
+        if wanted {
+            let found = insist!(
+                "ask for the pending order",
+                session.account.order(pending.url.clone())
+            );
+            let found = match found {
+                Err(error) if !error.ends_order() || error.is_lost_account() => return Err(error),
+                found => found.ok(),
+            };
+            if let Some(order) = found.and_then(not_invalid) {
+                tracing::info!(identifier = %request.name, "resuming the pending order");
+                return Ok(Some(Running {
+                    session,
+                    order,
+                    key: pending.key,
+                    identifiers: &request.identifiers,
+                    recorded: None,
+                }));
+            }
+        }
+        ledger.forget_order(&request.name)?;
+        Ok(None)
+    }
+
+    async fn begin<'a>(
+        &self,
+        session: &'a Session,
+        request: &'a CertificateRequest,
+        ledger: &Ledger,
+        lock: &CertificateLock,
+    ) -> Result<Running<'a>, OrderError> {
+        let key_type = self.key_type(request);
+        // beside the request to the CA: an RSA key takes longer than that
+        let key = spawn_blocking(move || PrivateKeyPem::generate(key_type));
+        let identifiers: Vec<_> = request.identifiers.iter().map(acme_identifier).collect();
+        let mut new = NewOrder::new(&identifiers);
+        if let Some(profile) = self.profile(request) {
+            new = new.profile(profile);
+        }
+        let order = insist!("ask for a new order", session.account.new_order(&new))?;
+        let key = key.await??;
+        let pending = PendingOrder {
+            directory: self.shared.key.directory().to_owned(),
+            url: order.url().to_owned(),
+            identifiers: request.identifiers.clone(),
+            profile: self.profile(request).map(str::to_owned),
+            key: key.clone(),
+        };
+        let (ledger, name, lock) = (ledger.clone(), request.name.clone(), lock.clone());
+        Ok(Running {
+            session,
+            order,
+            key,
+            identifiers: &request.identifiers,
+            recorded: Some(spawn_blocking(move || {
+                let _lock = lock;
+                ledger.record_order(&name, &pending)
+            })),
+        })
+    }
+
+    fn profile<'a>(&'a self, request: &'a CertificateRequest) -> Option<&'a str> {
+        request
+            .profile
+            .as_deref()
+            .or(self.shared.profile.as_deref())
+    }
+
+    fn key_type(&self, request: &CertificateRequest) -> KeyType {
+        request.key_type.unwrap_or(self.shared.key_type)
+    }
+}
+
+impl Running<'_> {
+    /// From whichever state the order is in (RFC 8555 §7.1.6) to the certificate.
+    async fn finish(&mut self) -> Result<IssuedCertificate, OrderError> {
+        let mut request = None;
+        let (mut answered, mut finalized) = (false, false);
+        let mut delay = FIRST_DELAY;
+        loop {
+            match self.order.state().status {
+                OrderStatus::Pending if !answered => {
+                    self.answer().await?;
+                    answered = true;
+                    // while the CA validates
+                    request = Some(signing_request(self.identifiers, &self.key)?);
+                    delay = FIRST_DELAY;
+                }
+                OrderStatus::Ready if !finalized => {
+                    self.recorded().await?;
+                    let csr = match request.take() {
+                        Some(csr) => csr,
+                        None => signing_request(self.identifiers, &self.key)?,
+                    };
+                    finalized = self.finalize(&csr).await?;
+                    request = Some(csr);
+                    delay = FIRST_DELAY;
+                    if self.order.state().status == OrderStatus::Valid {
+                        continue;
+                    }
+                }
+                OrderStatus::Valid => return self.download().await,
+                OrderStatus::Invalid => return Err(self.reasons().await),
+                OrderStatus::Pending | OrderStatus::Ready | OrderStatus::Processing => {}
+            }
+            sleep(self.session.exchange.take_retry_after().unwrap_or(delay)).await;
+            delay = delay.mul_f32(1.5).min(LONGEST_DELAY);
+            insist!("ask for the order", refresh(&mut self.order))?;
+        }
+    }
+
+    /// Tells the CA to validate every identifier that is not valid yet.
+    async fn answer(&mut self) -> Result<(), OrderError> {
+        insist!(
+            "ask for the authorizations",
+            load_authorizations(&mut self.order)
+        )?;
+        self.recorded().await?;
+        for (nth, error) in self.set_ready().await? {
+            // it may have been validated meanwhile, by what an earlier attempt has asked for
+            if self.is_pending(nth).await? {
+                return Err(error);
+            }
+        }
+        // what it says about the challenges is not about the order
+        self.session.exchange.take_retry_after();
+        Ok(())
+    }
+
+    /// The authorizations whose challenge the CA refused to validate, by number, and why.
+    async fn set_ready(&mut self) -> Result<Vec<(usize, OrderError)>, OrderError> {
+        let mut refused = Vec::new();
+        let mut authorizations = self.order.authorizations();
+        let mut nth = 0;
+        while let Some(authorization) = authorizations.next().await {
+            let authorization = authorization
+                .map_err(|error| OrderError::of("ask for the authorizations", error))?;
+            if authorization.status == AuthorizationStatus::Pending {
+                match set_ready(authorization).await {
+                    Err(error) if error.is_problem() => refused.push((nth, error)),
+                    outcome => outcome?,
+                }
+            }
+            nth += 1;
+        }
+        Ok(refused)
+    }
+
+    async fn is_pending(&mut self, wanted: usize) -> Result<bool, OrderError> {
+        let mut authorizations = self.order.authorizations();
+        let mut nth = 0;
+        while let Some(Ok(mut authorization)) = authorizations.next().await {
+            if nth == wanted {
+                let step = "ask for the authorization";
+                insist!(step, reread(&mut authorization))?;
+                return Ok(authorization.status == AuthorizationStatus::Pending);
+            }
+            nth += 1;
+        }
+        Ok(true)
+    }
+
+    /// `false`: the CA is not that far, although it has just said so.
+    async fn finalize(&mut self, csr: &[u8]) -> Result<bool, OrderError> {
+        match insist!("finalize the order", self.order.finalize_csr(csr)) {
+            Err(error) if error.is_not_ready() => Ok(false),
+            outcome => outcome.map(|()| true),
+        }
+    }
+
+    async fn download(&mut self) -> Result<IssuedCertificate, OrderError> {
+        let step = "download the certificate";
+        let chain = insist!(step, self.order.certificate())?;
+        let missing = instant_acme::Error::Str("no certificate in a valid order");
+        Ok(IssuedCertificate {
+            chain_pem: chain.ok_or_else(|| OrderError::of(step, missing))?,
+            key_pem: self.key.clone(),
+        })
+    }
+
+    /// Waits for the journal's entry.
+    async fn recorded(&mut self) -> Result<(), OrderError> {
+        match self.recorded.take() {
+            Some(recorded) => Ok(recorded.await??),
+            None => Ok(()),
+        }
+    }
+
+    /// Why the order is invalid: the CA tells it at the challenges.
+    async fn reasons(&mut self) -> OrderError {
+        let mut problems = Vec::new();
+        let mut authorizations = self.order.authorizations();
+        while let Some(authorization) = authorizations.next().await {
+            let Ok(mut authorization) = authorization else {
+                continue;
+            };
+            // what we have was read before the validation
+            if let Err(error) = insist!("ask for the reason", reread(&mut authorization)) {
+                tracing::debug!(%error, "no reason for an invalid authorization");
+                continue;
+            }
+            let identifier = authorization.identifier().to_string();
+            let reasons = authorization
+                .challenges
+                .iter()
+                .filter_map(|challenge| challenge.error.as_ref());
+            problems.extend(reasons.map(|problem| IdentifierProblem {
+                identifier: identifier.clone(),
+                problem: error::own_problem(problem),
+            }));
+        }
+        if problems.is_empty() {
+            let problem = self.order.state().error.as_ref().map(error::own_problem);
+            return OrderError::Invalid(problem.unwrap_or_else(|| Problem {
+                detail: "it gives no reason".to_owned(),
+                ..Problem::default()
+            }));
+        }
+        OrderError::Challenge { problems }
+    }
+}
+
+async fn set_ready(mut authorization: AuthorizationHandle<'_>) -> Result<(), OrderError> {
+    let identifier = authorization.identifier().to_string();
+    match authorization.challenge(ChallengeType::Http01) {
+        None => Err(OrderError::NoChallenge(identifier)),
+        Some(challenge) if !is_token(&challenge.token) => Err(OrderError::Token(identifier)),
+        Some(challenge) if challenge.status != ChallengeStatus::Pending => Ok(()),
+        Some(mut challenge) => insist!("answer the challenge", challenge.set_ready()),
+    }
+}
+
+async fn load_authorizations(order: &mut instant_acme::Order) -> Result<(), instant_acme::Error> {
+    let mut authorizations = order.authorizations();
+    while let Some(authorization) = authorizations.next().await {
+        authorization?;
+    }
+    Ok(())
+}
+
+async fn refresh(order: &mut instant_acme::Order) -> Result<(), instant_acme::Error> {
+    order.refresh().await.map(drop)
+}
+
+async fn reread(authorization: &mut AuthorizationHandle<'_>) -> Result<(), instant_acme::Error> {
+    authorization.refresh().await.map(drop)
+}
+
+fn not_invalid(mut order: instant_acme::Order) -> Option<instant_acme::Order> {
+    (order.state().status != OrderStatus::Invalid).then_some(order)
+}
+
+/// Whether only the nonce was refused, and not too often.
+fn is_bad_nonce(error: &instant_acme::Error, refused: u32) -> bool {
+    let instant_acme::Error::Api(problem) = error else {
+        return false;
+    };
+    problem.r#type.as_deref() == Some(BAD_NONCE) && refused < REFUSED_NONCES
+}
+
+fn is_wildcard(identifier: &Identifier) -> bool {
+    matches!(identifier, Identifier::Dns(name) if name.starts_with("*."))
+}
+
+/// A token is part of a URL path and of what nginx answers: nothing but base64url is let through.
+fn is_token(token: &str) -> bool {
+    let base64url = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+    (1..=128).contains(&token.len()) && token.bytes().all(base64url)
+}
+
+fn acme_identifier(identifier: &Identifier) -> instant_acme::Identifier {
+    match identifier {
+        Identifier::Dns(name) => instant_acme::Identifier::Dns(name.clone()),
+        Identifier::Ip(address) => instant_acme::Identifier::Ip(*address),
+    }
+}
+
+/// For a whole order; Let's Encrypt takes a few seconds. What is left is resumed.
+const DEADLINE: Duration = Duration::from_secs(90);
+/// A CA beside us validates in a few milliseconds; one far away says when to ask, or is asked
+/// some fifteen times in the first ten seconds.
+const FIRST_DELAY: Duration = Duration::from_millis(4);
+const LONGEST_DELAY: Duration = Duration::from_secs(2);
+const REFUSED_NONCES: u32 = 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_that_is_more_than_base64url_is_refused() {
+        assert!(is_token("evaGxfADs6pSRb2LAv9IZf17Dt3juxGJ-PCt92wr-oA"));
+        for token in ["", "a/../b", "a b", "a.b", "é", "a\n", &"a".repeat(129)] {
+            assert!(!is_token(token), "{token:?}");
+        }
+    }
+
+    #[test]
+    fn a_wildcard_is_refused_without_the_network() {
+        let directory = tempfile::tempdir().unwrap();
+        let settings = AcmeSettings {
+            directory: "https://ca.invalid/directory".into(),
+            ..AcmeSettings::default()
+        };
+        let client = AcmeClient::new(&settings, directory.path()).unwrap();
+        let wanted = crate::certificate::WantedCertificate::new(
+            vec![Identifier::Dns("*.a.example".into())],
+            crate::certificate::Issuer::Acme,
+        );
+        let request = CertificateRequest::new(&wanted.unwrap(), None, None);
+        let ledger = Ledger::new(directory.path());
+        let lock = ledger.try_lock(&request.name).unwrap().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap();
+        let error = runtime
+            .block_on(client.order(&request, &ledger, &lock))
+            .unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "order *.a.example: a wildcard needs dns-01"
+        );
+    }
+}

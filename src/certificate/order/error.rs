@@ -1,0 +1,272 @@
+//! P: why a certificate was not issued, and whether to ask again.
+
+use std::sync::Arc;
+
+use crate::certificate::Identifier;
+use crate::certificate::account::AccountError;
+use crate::certificate::http::{HttpError, Problem, Subproblem, SubproblemIdentifier};
+use crate::certificate::key::KeyError;
+use crate::certificate::ledger::LedgerError;
+use crate::certificate::schedule::RetryAdvice;
+
+/// Why an order was not completed.
+#[derive(Debug, thiserror::Error)]
+pub enum OrderError {
+    #[error(transparent)]
+    Account(#[from] AccountError),
+    #[error("prove control of {}", list(problems))]
+    Challenge { problems: Vec<IdentifierProblem> },
+    #[error("{step}: {source}")]
+    Http {
+        step: &'static str,
+        #[source]
+        source: HttpError,
+    },
+    #[error("finish the order, which the CA calls invalid: {0}")]
+    Invalid(Problem),
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    #[error("prove control of {0}: the CA offers no http-01 challenge for it")]
+    NoChallenge(String),
+    #[error("{step}: {source}")]
+    Protocol {
+        step: &'static str,
+        #[source]
+        source: instant_acme::Error,
+    },
+    /// What another order, which waited for the same account, was told.
+    #[error(transparent)]
+    Shared(Arc<OrderError>),
+    #[error("finish work in the background: {0}")]
+    Task(#[from] tokio::task::JoinError),
+    #[error("get the certificate within {} s; the order stays open", super::DEADLINE.as_secs())]
+    TimedOut,
+    #[error("answer the challenge for {0}: its token is not base64url (RFC 8555 §8.3)")]
+    Token(String),
+    #[error("order {0}: a wildcard needs dns-01")]
+    Wildcard(Identifier),
+}
+
+/// Why the CA did not believe that we control one identifier.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct IdentifierProblem {
+    pub identifier: String,
+    /// The CA's own words.
+    pub problem: Problem,
+}
+
+impl OrderError {
+    /// What instant-acme returns, with what we put into it taken out again.
+    pub(super) fn of(step: &'static str, error: instant_acme::Error) -> Self {
+        match error {
+            instant_acme::Error::Api(problem) => Self::Http {
+                step,
+                source: HttpError::Problem(own_problem(&problem)),
+            },
+            instant_acme::Error::Other(other) => match other.downcast::<HttpError>() {
+                Ok(source) => Self::Http {
+                    step,
+                    source: *source,
+                },
+                Err(other) => Self::Protocol {
+                    step,
+                    source: instant_acme::Error::Other(other),
+                },
+            },
+            source => Self::Protocol { step, source },
+        }
+    }
+
+    /// Will ordering again help, and when?
+    pub fn retry(&self) -> RetryAdvice {
+        match self {
+            Self::Challenge { problems } => problems
+                .iter()
+                .map(|problem| problem.problem.retry())
+                .find(|advice| *advice != RetryAdvice::Retry)
+                .unwrap_or_default(),
+            Self::Http { source, .. } => source.retry(),
+            Self::Invalid(problem) => problem.retry(),
+            Self::NoChallenge(_) | Self::Token(_) | Self::Wildcard(_) => RetryAdvice::Useless,
+            Self::Shared(error) => error.retry(),
+            Self::Account(_)
+            | Self::Key(_)
+            | Self::Ledger(_)
+            | Self::Protocol { .. }
+            | Self::Task(_)
+            | Self::TimedOut => RetryAdvice::Retry,
+        }
+    }
+
+    /// What the CA said about each identifier; empty where it said nothing of one.
+    pub fn problems(&self) -> &[IdentifierProblem] {
+        match self {
+            Self::Challenge { problems } => problems,
+            Self::Shared(error) => error.problems(),
+            _ => &[],
+        }
+    }
+
+    /// The CA has forgotten the account (or never was the one that made it).
+    pub(super) fn is_lost_account(&self) -> bool {
+        self.problem()
+            .is_some_and(|problem| problem.short_kind() == "accountDoesNotExist")
+    }
+
+    pub(super) fn is_not_ready(&self) -> bool {
+        self.problem()
+            .is_some_and(|problem| problem.short_kind() == "orderNotReady")
+    }
+
+    /// Whether the order itself is dead, so that the next attempt needs another.
+    pub(super) fn ends_order(&self) -> bool {
+        match self {
+            Self::Challenge { .. } | Self::Invalid(_) | Self::NoChallenge(_) | Self::Token(_) => {
+                true
+            }
+            // Pebble answers so, and Let's Encrypt's load balancer may
+            Self::Http {
+                source:
+                    HttpError::Answer {
+                        status: 404 | 410, ..
+                    },
+                ..
+            } => true,
+            _ => self.problem().is_some_and(is_final),
+        }
+    }
+
+    /// The CA answered, and said no.
+    pub(super) fn is_problem(&self) -> bool {
+        self.problem().is_some()
+    }
+
+    fn problem(&self) -> Option<&Problem> {
+        match self {
+            Self::Http {
+                source: HttpError::Problem(problem),
+                ..
+            } => Some(problem),
+            _ => None,
+        }
+    }
+}
+
+fn is_final(problem: &Problem) -> bool {
+    let passing = matches!(
+        problem.short_kind(),
+        "badNonce" | "orderNotReady" | "rateLimited" | "serverInternal"
+    );
+    (400..500).contains(&problem.status) && problem.status != 429 && !passing
+}
+
+pub(super) fn own_problem(problem: &instant_acme::Problem) -> Problem {
+    Problem {
+        kind: problem.r#type.clone().unwrap_or_default(),
+        detail: problem.detail.clone().unwrap_or_default(),
+        subproblems: problem.subproblems.iter().map(own_subproblem).collect(),
+        status: problem.status.unwrap_or_default(),
+        retry_after: None,
+    }
+}
+
+fn own_subproblem(part: &instant_acme::Subproblem) -> Subproblem {
+    Subproblem {
+        kind: part.r#type.clone().unwrap_or_default(),
+        detail: part.detail.clone().unwrap_or_default(),
+        identifier: part
+            .identifier
+            .as_ref()
+            .map(|identifier| SubproblemIdentifier {
+                value: identifier.authorized(false).to_string(),
+            }),
+    }
+}
+
+fn list(problems: &[IdentifierProblem]) -> String {
+    let each: Vec<String> = problems
+        .iter()
+        .map(|problem| format!("{}: {}", problem.identifier, problem.problem))
+        .collect();
+    each.join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn refused(kind: &str, status: u16) -> OrderError {
+        OrderError::Http {
+            step: "finalize the order",
+            source: HttpError::Problem(Problem {
+                kind: format!("urn:ietf:params:acme:error:{kind}"),
+                status,
+                ..Problem::default()
+            }),
+        }
+    }
+
+    #[test]
+    fn an_order_is_given_up_when_the_ca_refuses_it_for_good_and_kept_otherwise() {
+        assert!(refused("badCSR", 400).ends_order());
+        assert!(refused("malformed", 404).ends_order());
+        for (kind, status) in [
+            ("badNonce", 400),
+            ("orderNotReady", 403),
+            ("rateLimited", 429),
+            ("serverInternal", 500),
+        ] {
+            assert!(!refused(kind, status).ends_order(), "{kind}");
+        }
+        assert!(!OrderError::TimedOut.ends_order());
+    }
+
+    #[test]
+    fn advice_comes_from_what_the_ca_said() {
+        assert_eq!(
+            refused("rejectedIdentifier", 400).retry(),
+            RetryAdvice::Useless
+        );
+        assert_eq!(refused("connection", 400).retry(), RetryAdvice::Retry);
+        let wait = Duration::from_secs(60);
+        let busy = OrderError::Http {
+            step: "ask for a new order",
+            source: HttpError::Answer {
+                status: 503,
+                words: "busy".into(),
+                retry_after: Some(wait),
+            },
+        };
+        assert_eq!(busy.retry(), RetryAdvice::After(wait));
+        assert_eq!(
+            OrderError::Shared(Arc::new(busy)).retry(),
+            RetryAdvice::After(wait)
+        );
+    }
+
+    #[test]
+    fn every_identifier_is_named_with_its_reason() {
+        let problem = |identifier: &str, detail: &str| IdentifierProblem {
+            identifier: identifier.into(),
+            problem: Problem {
+                detail: detail.into(),
+                kind: "urn:ietf:params:acme:error:unauthorized".into(),
+                ..Problem::default()
+            },
+        };
+        let error = OrderError::Challenge {
+            problems: vec![
+                problem("a.example", "got 404"),
+                problem("b.example", "got\n500"),
+            ],
+        };
+        assert_eq!(
+            error.to_string(),
+            "prove control of a.example: got 404 (unauthorized); b.example: got 500 (unauthorized)"
+        );
+    }
+}

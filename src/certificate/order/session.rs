@@ -1,0 +1,177 @@
+//! N: the account at the CA, made with the first order.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use instant_acme::Key;
+use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use serde_json::Value;
+use tokio::time::Instant;
+
+use super::{AcmeClient, OrderError, insist};
+use crate::certificate::account::Registration;
+use crate::certificate::http::Exchange;
+
+/// What one order speaks through: the shared account, with an exchange of its own.
+pub(super) struct Session {
+    pub(super) account: instant_acme::Account,
+    pub(super) exchange: Exchange,
+}
+
+/// What orders share.
+#[derive(Debug, Default)]
+pub(super) struct Account {
+    known: Option<Known>,
+    /// When asking for it last failed, and what everybody who waited meanwhile is told.
+    failed: Option<(Instant, Arc<OrderError>)>,
+}
+
+#[derive(Debug)]
+struct Known {
+    /// The directory object (RFC 8555 §7.1.1).
+    directory: Value,
+    read_at: Instant,
+    url: String,
+}
+
+impl AcmeClient {
+    /// Opens a session; the first one reads the directory and registers the account.
+    pub(super) async fn session(&self) -> Result<Session, OrderError> {
+        let asked_at = Instant::now();
+        let mut account = self.shared.account.lock().await;
+        if account
+            .known
+            .as_ref()
+            .is_none_or(|known| known.read_at.elapsed() > DIRECTORY_LIFETIME)
+        {
+            // a hundred orders do not wait for a hundred connections to time out, one by one
+            if let Some((failed_at, error)) = &account.failed
+                && *failed_at > asked_at
+            {
+                return Err(OrderError::Shared(error.clone()));
+            }
+            match self.known().await {
+                Ok(known) => account.known = Some(known),
+                Err(error) => {
+                    let error = Arc::new(error);
+                    account.failed = Some((Instant::now(), error.clone()));
+                    return Err(OrderError::Shared(error));
+                }
+            }
+        }
+        match &account.known {
+            Some(known) => self.open(&known.url, &known.directory).await,
+            None => Err(OrderError::TimedOut),
+        }
+    }
+
+    /// The CA does not know it: the next session registers the same key again.
+    pub(super) async fn forget_account(&self) -> Result<(), OrderError> {
+        let mut account = self.shared.account.lock().await;
+        account.known = None;
+        Ok(self.shared.key.record_registration(None)?)
+    }
+
+    async fn known(&self) -> Result<Known, OrderError> {
+        let step = "read the ACME directory";
+        let bytes = self
+            .shared
+            .http
+            .directory()
+            .await
+            .map_err(|source| OrderError::Http { step, source })?;
+        let directory: Value =
+            serde_json::from_slice(&bytes).map_err(|error| OrderError::of(step, error.into()))?;
+        let registration = self.shared.key.registration()?;
+        let url = match registration {
+            Some(registration) if registration.email == self.shared.email => registration.url,
+            Some(registration) => {
+                self.update_contact(&registration.url, &directory).await?;
+                registration.url
+            }
+            None => self.register(&directory).await?,
+        };
+        Ok(Known {
+            directory,
+            read_at: Instant::now(),
+            url,
+        })
+    }
+
+    /// Makes the account, or finds the one that this key already has (RFC 8555 §7.3.1). The terms
+    /// of service are agreed to: the operator does by configuring the CA.
+    async fn register(&self, directory: &Value) -> Result<String, OrderError> {
+        let pkcs8 = PrivatePkcs8KeyDer::from(self.shared.key.pkcs8()?);
+        let url = insist!("register the account", self.create(&pkcs8))?;
+        tracing::info!(account = %url, "registered the ACME account");
+        self.shared.key.record_registration(Some(Registration {
+            url: url.clone(),
+            email: None,
+        }))?;
+        if self.shared.email.is_some() {
+            self.update_contact(&url, directory).await?;
+        }
+        Ok(url)
+    }
+
+    async fn create(&self, pkcs8: &PrivatePkcs8KeyDer<'_>) -> Result<String, instant_acme::Error> {
+        let key = (
+            Key::from_pkcs8_der(pkcs8.clone_key())?,
+            PrivateKeyDer::Pkcs8(pkcs8.clone_key()),
+        );
+        let (account, _) =
+            instant_acme::Account::builder_with_http(Box::new(self.shared.http.exchange()))
+                .create_from_key(key, self.shared.key.directory().to_owned())
+                .await?;
+        Ok(account.id().to_owned())
+    }
+
+    /// A contact is a courtesy: a CA that does not like it keeps nobody from a certificate.
+    async fn update_contact(&self, url: &str, directory: &Value) -> Result<(), OrderError> {
+        let session = self.open(url, directory).await?;
+        let contact = self
+            .shared
+            .email
+            .as_ref()
+            .map(|email| format!("mailto:{email}"));
+        let contacts: Vec<&str> = contact.as_deref().into_iter().collect();
+        match insist!(
+            "set the account's contact",
+            session.account.update_contacts(&contacts)
+        ) {
+            Err(error) if error.is_lost_account() => return Err(error),
+            Err(error) => {
+                tracing::warn!("failed to {error}");
+                return Ok(());
+            }
+            Ok(()) => {}
+        }
+        Ok(self.shared.key.record_registration(Some(Registration {
+            url: url.to_owned(),
+            email: self.shared.email.clone(),
+        }))?)
+    }
+
+    /// From what is known, without the network: the library's other constructors read the
+    /// directory once per account object, so once per order.
+    async fn open(&self, url: &str, directory: &Value) -> Result<Session, OrderError> {
+        let step = "use the ACME account";
+        let credentials = serde_json::json!({
+            "id": url,
+            "key_pkcs8": BASE64_URL_SAFE_NO_PAD.encode(self.shared.key.pkcs8()?),
+            "urls": directory,
+        });
+        let credentials = serde_json::from_value(credentials)
+            .map_err(|error| OrderError::of(step, error.into()))?;
+        let exchange = self.shared.http.exchange();
+        let account = instant_acme::Account::builder_with_http(Box::new(exchange.clone()))
+            .from_credentials(credentials)
+            .await
+            .map_err(|error| OrderError::of(step, error))?;
+        Ok(Session { account, exchange })
+    }
+}
+
+const DIRECTORY_LIFETIME: Duration = Duration::from_secs(3600);

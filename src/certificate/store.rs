@@ -1,0 +1,441 @@
+//! W: versioned directories ↔ [`CertificateInventory`].
+//!
+//! `certificates/NAME/SERIAL/{fullchain.pem,privkey.pem,meta.json}`, and `NAME/current` → the
+//! newest; `placeholders/` has the same form. A version is written under a temporary name, fsynced,
+//! renamed, and never changes afterwards: server blocks name its path. What cannot be verified when
+//! read is reported and never served.
+
+mod placeholder; // W what lets nginx start before the certificate is there
+mod prune; // W what no generation names any more
+mod version; // W one version's directory: written once, verified when read
+
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use time::OffsetDateTime;
+
+use self::version::{Stamp, Version};
+use crate::atomic_file::{self, WriteError};
+use crate::certificate::chain::{Chain, ChainError};
+use crate::certificate::key::KeyError;
+use crate::certificate::ledger::{Ledger, LedgerError};
+use crate::certificate::schedule::RetryAdvice;
+use crate::certificate::{
+    CertificateInventory, CertificateName, CertificateRequest, IssuedCertificate, StoredCertificate,
+};
+use crate::diagnostic::Diagnostic;
+
+/// The certificates below a state directory. Cheap to clone; clones share what they have verified.
+#[derive(Clone, Debug)]
+pub struct CertificateStore {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    certificates: PathBuf,
+    placeholders: PathBuf,
+    /// Versions that were verified, by directory: reading a hundred keys on every reload would
+    /// cost more than the reload. A version never changes, so its files' stamps suffice.
+    verified: Mutex<HashMap<PathBuf, (Stamp, Version)>>,
+}
+
+/// Why a certificate was not stored, or the store not read.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error(transparent)]
+    Chain(#[from] ChainError),
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    #[error("store `{0}`: not a safe file name")]
+    Name(CertificateName),
+    #[error("read {}: {source}", path.display())]
+    Read {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error(transparent)]
+    Write(#[from] WriteError),
+}
+
+/// Everything readable, and what was skipped.
+pub type Inventory = (CertificateInventory, Vec<Diagnostic>);
+
+impl CertificateStore {
+    /// Touches no file.
+    pub fn new(state_dir: &Path) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                certificates: state_dir.join("certificates"),
+                placeholders: state_dir.join("placeholders"),
+                verified: Mutex::default(),
+            }),
+        }
+    }
+
+    /// The newest good version of each certificate, and a diagnostic for each that is not good.
+    ///
+    /// Newest is the one that was stored last, not the one that lasts longest: a certificate with
+    /// more names, from another issuer or of a shorter profile replaces one that would outlive it.
+    pub fn inventory(&self) -> Result<Inventory, StoreError> {
+        let mut problems = Vec::new();
+        let inventory = CertificateInventory {
+            certificates: self.newest_below(&self.shared.certificates, &mut problems)?,
+            placeholders: self.newest_below(&self.shared.placeholders, &mut problems)?,
+        };
+        Ok((inventory, problems))
+    }
+
+    /// The newest good version of one certificate.
+    pub fn newest(&self, name: &CertificateName) -> Result<Option<StoredCertificate>, StoreError> {
+        let directory = self.shared.certificates.join(checked(name)?);
+        let versions = self.versions(&directory, name, &mut Vec::new())?;
+        Ok(newest(&versions).map(|version| version.certificate.clone()))
+    }
+
+    /// Checks what a CA issued against the request and the clock, stores it, and makes it current.
+    ///
+    /// Call it with the certificate's lock held. Storing the same certificate twice is no error.
+    pub fn store(
+        &self,
+        issued: &IssuedCertificate,
+        request: &CertificateRequest,
+        now: OffsetDateTime,
+    ) -> Result<StoredCertificate, StoreError> {
+        self.add(&self.shared.certificates, issued, request, now)
+    }
+
+    /// Removes what interrupted writes left, but for certificates that somebody is obtaining. Call
+    /// it under the lock of the state directory, which placeholders are made under.
+    pub fn sweep(&self, ledger: &Ledger) -> Result<(), StoreError> {
+        for name in names_in(&self.shared.certificates)? {
+            if let Some(_lock) = ledger.try_lock(&name)? {
+                atomic_file::sweep(&self.shared.certificates.join(name.as_str()))?;
+            }
+        }
+        for name in names_in(&self.shared.placeholders)? {
+            atomic_file::sweep(&self.shared.placeholders.join(name.as_str()))?;
+        }
+        Ok(())
+    }
+
+    fn add(
+        &self,
+        base: &Path,
+        issued: &IssuedCertificate,
+        request: &CertificateRequest,
+        now: OffsetDateTime,
+    ) -> Result<StoredCertificate, StoreError> {
+        let chain = Chain::parse(&issued.chain_pem)?;
+        chain.check_identifiers(&request.identifiers)?;
+        chain.check_key(&issued.key_pem)?;
+        chain.check_validity(now)?;
+        let directory = base.join(checked(&request.name)?);
+        atomic_file::create_directory(base, 0o700)?;
+        atomic_file::create_directory(&directory, 0o700)?;
+        let versions = self.versions(&directory, &request.name, &mut Vec::new())?;
+        let sequence = newest(&versions).map_or(1, |newest| newest.sequence + 1);
+        let stored = version::write(&directory, &chain, &issued.key_pem, request, sequence)?;
+        let link = directory.join(CURRENT);
+        atomic_file::symlink(&link, Path::new(&stored.serial))?;
+        Ok(stored)
+    }
+
+    fn newest_below(
+        &self,
+        base: &Path,
+        problems: &mut Vec<Diagnostic>,
+    ) -> Result<std::collections::BTreeMap<CertificateName, StoredCertificate>, StoreError> {
+        let mut all = std::collections::BTreeMap::new();
+        for name in names_in(base)? {
+            let versions = self.versions(&base.join(name.as_str()), &name, problems)?;
+            if let Some(newest) = newest(&versions) {
+                all.insert(name, newest.certificate.clone());
+            }
+        }
+        Ok(all)
+    }
+
+    /// The good versions in `directory`, in no order.
+    fn versions(
+        &self,
+        directory: &Path,
+        name: &CertificateName,
+        problems: &mut Vec<Diagnostic>,
+    ) -> Result<Vec<Version>, StoreError> {
+        let mut versions = Vec::new();
+        for serial in entries(directory)? {
+            if serial == CURRENT {
+                continue;
+            }
+            let path = directory.join(&serial);
+            match self.version(&path, name) {
+                Ok(version) => versions.push(version),
+                Err(reason) => problems.push(
+                    Diagnostic::new(path, reason)
+                        .hint("it is not used; remove the directory once no generation names it"),
+                ),
+            }
+        }
+        Ok(versions)
+    }
+
+    fn version(&self, path: &Path, name: &CertificateName) -> Result<Version, String> {
+        let stamp = Stamp::of(path).map_err(|error| error.to_string())?;
+        let mut verified = self
+            .shared
+            .verified
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        match verified.get(path) {
+            Some((seen, version)) if *seen == stamp => Ok(version.clone()),
+            _ => {
+                let version = version::read(path, name)?;
+                verified.insert(path.to_path_buf(), (stamp, version.clone()));
+                Ok(version)
+            }
+        }
+    }
+}
+
+impl StoreError {
+    /// Will ordering again help?
+    pub fn retry(&self) -> RetryAdvice {
+        match self {
+            Self::Chain(error) => error.retry(),
+            Self::Key(_) | Self::Ledger(_) | Self::Read { .. } | Self::Write(_) => {
+                RetryAdvice::Retry
+            }
+            Self::Name(_) => RetryAdvice::Useless,
+        }
+    }
+}
+
+fn newest(versions: &[Version]) -> Option<&Version> {
+    versions
+        .iter()
+        .max_by_key(|version| (version.sequence, version.certificate.validity.not_after))
+}
+
+/// Names come from the network's and the operator's words: none of them may leave the store.
+fn checked(name: &CertificateName) -> Result<&str, StoreError> {
+    match CertificateName::from_file_name(name.as_str()) {
+        Some(_) => Ok(name.as_str()),
+        None => Err(StoreError::Name(name.clone())),
+    }
+}
+
+fn names_in(base: &Path) -> Result<Vec<CertificateName>, StoreError> {
+    let names = entries(base)?;
+    Ok(names
+        .iter()
+        .filter_map(|name| CertificateName::from_file_name(name))
+        .collect())
+}
+
+/// The visible names in a directory; none where it does not exist.
+fn entries(directory: &Path) -> Result<Vec<String>, StoreError> {
+    let failed = |source| StoreError::Read {
+        path: directory.to_path_buf(),
+        source,
+    };
+    let entries = match fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(failed)?,
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        let name = entry
+            .map_err(failed)?
+            .file_name()
+            .to_string_lossy()
+            .into_owned();
+        if !name.starts_with('.') {
+            names.push(name);
+        }
+    }
+    Ok(names)
+}
+
+const CURRENT: &str = "current";
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::disallowed_methods)]
+
+    use std::os::unix::fs::PermissionsExt;
+
+    use time::Duration;
+
+    use super::placeholder::self_signed;
+    use super::*;
+    use crate::certificate::key::PrivateKeyPem;
+    use crate::certificate::{Identifier, Issuer, WantedCertificate};
+    use crate::settings::KeyType;
+
+    struct Fixture {
+        directory: tempfile::TempDir,
+        store: CertificateStore,
+        now: OffsetDateTime,
+    }
+
+    fn fixture() -> Fixture {
+        let directory = tempfile::tempdir().unwrap();
+        Fixture {
+            store: CertificateStore::new(directory.path()),
+            now: OffsetDateTime::from_unix_timestamp(1_800_000_000).unwrap(),
+            directory,
+        }
+    }
+
+    fn request(names: &[&str]) -> CertificateRequest {
+        let identifiers = names
+            .iter()
+            .map(|name| Identifier::Dns((*name).into()))
+            .collect();
+        let wanted = WantedCertificate::new(identifiers, Issuer::Acme).unwrap();
+        CertificateRequest::new(&wanted, None, None)
+    }
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
+
+    #[test]
+    fn a_stored_certificate_is_current_and_only_its_owner_can_read_the_key() {
+        let Fixture {
+            directory,
+            store,
+            now,
+        } = fixture();
+        let request = request(&["a.example"]);
+        let issued = self_signed(&request, now).unwrap();
+        let stored = store.store(&issued, &request, now).unwrap();
+        let home = directory.path().join("certificates/a.example");
+        assert_eq!(
+            fs::read_link(home.join("current")).unwrap(),
+            Path::new(&stored.serial)
+        );
+        assert_eq!(mode(&stored.key), 0o600);
+        assert_eq!(mode(&home), 0o700);
+        assert_eq!(mode(&home.join(&stored.serial)), 0o700);
+        assert_eq!(mode(&directory.path().join("certificates")), 0o700);
+        let (inventory, problems) = store.inventory().unwrap();
+        assert_eq!(inventory.certificates[&request.name], stored);
+        assert_eq!(problems, []);
+        // and by a process that has verified nothing yet
+        let (fresh, _) = CertificateStore::new(directory.path()).inventory().unwrap();
+        assert_eq!(fresh, inventory);
+    }
+
+    #[test]
+    fn a_chain_for_another_key_is_refused_and_nothing_is_stored() {
+        let Fixture {
+            directory,
+            store,
+            now,
+        } = fixture();
+        let request = request(&["a.example"]);
+        let mut issued = self_signed(&request, now).unwrap();
+        issued.key_pem = PrivateKeyPem::generate(KeyType::EcdsaP256).unwrap();
+        let error = store.store(&issued, &request, now).unwrap_err();
+        assert!(matches!(error, StoreError::Chain(ChainError::Key)));
+        assert!(!directory.path().join("certificates").exists());
+    }
+
+    #[test]
+    fn the_last_stored_version_is_the_newest_even_if_an_older_one_lasts_longer() {
+        let Fixture { store, now, .. } = fixture();
+        let request = request(&["a.example"]);
+        let later = now + Duration::days(30);
+        let second = self_signed(&request, now).unwrap();
+        store
+            .store(&self_signed(&request, later).unwrap(), &request, later)
+            .unwrap();
+        let second = store.store(&second, &request, now).unwrap();
+        assert_eq!(store.newest(&request.name).unwrap().unwrap(), second);
+    }
+
+    #[test]
+    fn storing_the_same_certificate_again_changes_nothing() {
+        let Fixture { store, now, .. } = fixture();
+        let request = request(&["a.example"]);
+        let issued = self_signed(&request, now).unwrap();
+        let first = store.store(&issued, &request, now).unwrap();
+        assert_eq!(store.store(&issued, &request, now).unwrap(), first);
+    }
+
+    #[test]
+    fn a_version_whose_key_does_not_match_is_reported_and_the_one_before_it_is_used() {
+        let Fixture {
+            directory,
+            store,
+            now,
+        } = fixture();
+        let request = request(&["a.example"]);
+        let first = store
+            .store(&self_signed(&request, now).unwrap(), &request, now)
+            .unwrap();
+        let second = store
+            .store(&self_signed(&request, now).unwrap(), &request, now)
+            .unwrap();
+        let other = PrivateKeyPem::generate(KeyType::EcdsaP256).unwrap();
+        fs::write(&second.key, other.expose()).unwrap();
+        let store = CertificateStore::new(directory.path());
+        let (inventory, problems) = store.inventory().unwrap();
+        assert_eq!(inventory.certificates[&request.name], first);
+        assert_eq!(problems.len(), 1);
+        assert!(problems[0].reason.contains("key"), "{problems:?}");
+    }
+
+    #[test]
+    fn a_version_that_is_changed_under_a_running_daemon_is_noticed() {
+        let Fixture { store, now, .. } = fixture();
+        let request = request(&["a.example"]);
+        let stored = store
+            .store(&self_signed(&request, now).unwrap(), &request, now)
+            .unwrap();
+        assert_eq!(store.inventory().unwrap().0.certificates.len(), 1);
+        fs::write(&stored.chain, "").unwrap();
+        assert_eq!(store.inventory().unwrap().0.certificates.len(), 0);
+    }
+
+    #[test]
+    fn what_a_crash_left_is_not_read_and_swept() {
+        let Fixture {
+            directory,
+            store,
+            now,
+        } = fixture();
+        let request = request(&["a.example"]);
+        let stored = store
+            .store(&self_signed(&request, now).unwrap(), &request, now)
+            .unwrap();
+        let left = directory
+            .path()
+            .join("certificates/a.example/.vhostd-tmp-1-x");
+        fs::create_dir(&left).unwrap();
+        let (inventory, problems) = store.inventory().unwrap();
+        assert_eq!(inventory.certificates[&request.name], stored);
+        assert_eq!(problems, []);
+        store.sweep(&Ledger::new(directory.path())).unwrap();
+        assert!(!left.exists());
+        assert!(stored.chain.exists());
+    }
+
+    #[test]
+    fn a_name_that_would_leave_the_store_is_refused() {
+        let Fixture { store, now, .. } = fixture();
+        let mut request = request(&["a.example"]);
+        let issued = self_signed(&request, now).unwrap();
+        request.name = CertificateName("../a".into());
+        let error = store.store(&issued, &request, now).unwrap_err();
+        assert!(matches!(error, StoreError::Name(_)));
+    }
+}

@@ -1,0 +1,137 @@
+//! W: one version's directory: written once, verified when read.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::atomic_file::{self, WriteError};
+use crate::certificate::chain::{Chain, MAXIMUM_BYTES};
+use crate::certificate::key::PrivateKeyPem;
+use crate::certificate::{CertificateName, CertificateRequest, Issuer, StoredCertificate};
+
+/// A verified version, and its place among the versions of its name.
+#[derive(Clone, Debug)]
+pub(super) struct Version {
+    pub(super) certificate: StoredCertificate,
+    /// From 1; the last stored has the highest. A clock would do until it is set back.
+    pub(super) sequence: u64,
+}
+
+/// What changes when a file of a version is touched: inode, size and change time of each.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct Stamp([(u64, u64, i64, i64); 3]);
+
+/// `meta.json`: what the certificate itself does not say.
+#[derive(Deserialize, Serialize)]
+struct Meta {
+    issuer: Issuer,
+    sequence: u64,
+}
+
+impl Stamp {
+    pub(super) fn of(directory: &Path) -> io::Result<Self> {
+        let mut stamps = [(0, 0, 0, 0); 3];
+        for (stamp, file) in stamps.iter_mut().zip([CHAIN, KEY, META]) {
+            let metadata = fs::metadata(directory.join(file))
+                .map_err(|error| io::Error::new(error.kind(), format!("{file}: {error}")))?;
+            *stamp = (
+                metadata.ino(),
+                metadata.size(),
+                metadata.ctime(),
+                metadata.ctime_nsec(),
+            );
+        }
+        Ok(Self(stamps))
+    }
+}
+
+/// Writes the version into `directory`, complete or not at all, durably. `chain` was checked.
+pub(super) fn write(
+    directory: &Path,
+    chain: &Chain,
+    key: &PrivateKeyPem,
+    request: &CertificateRequest,
+    sequence: u64,
+) -> Result<StoredCertificate, WriteError> {
+    let path = directory.join(&chain.serial);
+    let good = path.exists()
+        && read(&path, &request.name).is_ok_and(|version| version.certificate.leaf == chain.leaf());
+    if !good {
+        // a damaged one of the same serial serves nobody
+        atomic_file::remove(&path)?;
+        let meta = Meta {
+            issuer: request.issuer,
+            sequence,
+        };
+        let meta = serde_json::to_vec(&meta).map_err(|error| WriteError {
+            operation: "serialize",
+            path: path.join(META),
+            source: error.into(),
+        })?;
+        let temporary = atomic_file::temporary_beside(&path)?;
+        atomic_file::remove(&temporary)?;
+        atomic_file::create_directory(&temporary, 0o700)?;
+        atomic_file::create(&temporary.join(KEY), key.expose().as_bytes(), 0o600)?;
+        atomic_file::create(&temporary.join(CHAIN), chain.to_pem().as_bytes(), 0o644)?;
+        atomic_file::create(&temporary.join(META), &meta, 0o644)?;
+        atomic_file::sync_directory(&temporary)?;
+        atomic_file::rename(&temporary, &path)?;
+    }
+    Ok(stored(&path, chain, request.name.clone(), request.issuer))
+}
+
+/// Reads a version and verifies that its chain, key, serial and name belong together. The error
+/// is a lowercase reason.
+pub(super) fn read(path: &Path, name: &CertificateName) -> Result<Version, String> {
+    let meta: Meta =
+        serde_json::from_str(&text(path, META)?).map_err(|error| format!("{META}: {error}"))?;
+    let chain =
+        Chain::parse(&text(path, CHAIN)?).map_err(|error| format!("{CHAIN}: failed to {error}"))?;
+    if path
+        .file_name()
+        .is_none_or(|file_name| file_name != chain.serial.as_str())
+    {
+        return Err(format!("{CHAIN}: the serial number is {}", chain.serial));
+    }
+    let first = |identifier| CertificateName::of(identifier) == *name;
+    if !chain.identifiers.iter().any(first) {
+        return Err(format!("{CHAIN}: not for {name}"));
+    }
+    let key = PrivateKeyPem::new(text(path, KEY)?);
+    chain
+        .check_key(&key)
+        .map_err(|error| format!("{KEY}: failed to {error}"))?;
+    Ok(Version {
+        certificate: stored(path, &chain, name.clone(), meta.issuer),
+        sequence: meta.sequence,
+    })
+}
+
+fn stored(path: &Path, chain: &Chain, name: CertificateName, issuer: Issuer) -> StoredCertificate {
+    StoredCertificate {
+        name,
+        serial: chain.serial.clone(),
+        issuer,
+        identifiers: chain.identifiers.clone(),
+        validity: chain.validity,
+        chain: path.join(CHAIN),
+        key: path.join(KEY),
+        leaf: chain.leaf().to_vec(),
+    }
+}
+
+fn text(directory: &Path, file: &str) -> Result<String, String> {
+    let path = directory.join(file);
+    let failed = |error: io::Error| format!("{file}: {error}");
+    if fs::metadata(&path).map_err(failed)?.len() > MAXIMUM_BYTES as u64 {
+        return Err(format!("{file}: too large"));
+    }
+    fs::read_to_string(&path).map_err(failed)
+}
+
+const CHAIN: &str = "fullchain.pem";
+const KEY: &str = "privkey.pem";
+const META: &str = "meta.json";

@@ -1,0 +1,122 @@
+//! P: all apps resolved against each other and the certificates.
+//!
+//! Conflicts between apps are found here and only here. One app's rejection changes nothing for
+//! another.
+
+mod accept; // P which apps get the names that they ask for
+mod resolve; // P accepted apps and certificates → what nginx should serve
+
+pub use accept::{Accepted, Candidate, Owners, Rejection, accept};
+pub(crate) use resolve::realm_covers;
+pub use resolve::{DesiredError, desired, wanted};
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::certificate::{StoredCertificate, WantedCertificate};
+use crate::vhost::VhostSpec;
+
+/// Everything that nginx should serve; what `render` turns into files.
+#[derive(Clone, Debug)]
+pub struct DesiredState {
+    pub host: HostFacts,
+    /// Sorted by name. Only vhosts that were accepted.
+    pub vhosts: Vec<DesiredVhost>,
+}
+
+/// What all server blocks have in common.
+#[derive(Clone, Debug)]
+pub struct HostFacts {
+    /// The sockets for plain HTTP. At least one.
+    pub http: Vec<Listener>,
+    /// The sockets for HTTPS; empty while no vhost has TLS, so that the port stays free.
+    pub https: Vec<Listener>,
+    pub features: Features,
+    /// RFC 8555 §8.1, base64url: the answer to every http-01 challenge is `token.thumbprint`.
+    /// `None` while there is no ACME account key.
+    pub thumbprint: Option<String>,
+    pub probe: Probe,
+    pub log_dir: PathBuf,
+    /// http-level settings that no hand-written file sets, so that we may.
+    pub unset_http_directives: UnsetHttpDirectives,
+}
+
+/// One listening socket of ours.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Listener {
+    pub address: SocketAddr,
+    /// Whether we own the answer to unknown names here (no hand-written `default_server`).
+    pub default_server: bool,
+}
+
+/// How nginx proves which generation answers, on the ordinary listeners.
+#[derive(Clone, Debug)]
+pub struct Probe {
+    /// Base64url, at least 128 bits; the location is `/.well-known/vhostd/SECRET`.
+    pub secret: String,
+    /// For the reserved name's HTTPS block and, where nginx cannot reject handshakes, the default
+    /// server's: a placeholder.
+    pub certificate: CertificateFiles,
+}
+
+/// The name that our probe block answers; `.invalid` never resolves (RFC 2606).
+pub const RESERVED_NAME: &str = "vhostd.invalid";
+
+/// What this nginx can do, probed with tiny configurations, never compared by version.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Features {
+    /// `http2 on;` (else the parameter of `listen`).
+    pub http2_directive: bool,
+    /// `ssl_reject_handshake on;`
+    pub ssl_reject_handshake: bool,
+    /// `gzip_static on;`
+    pub gzip_static: bool,
+    /// `brotli_static on;`
+    pub brotli_static: bool,
+    /// `ssl_ecdh_curve X25519MLKEM768:…;`
+    pub post_quantum_curve: bool,
+    /// `keepalive_min_timeout` (1.27.4): no idle connection is cut by a reload.
+    pub keepalive_min_timeout: bool,
+}
+
+/// http-level singletons: a second one is fatal, so ours appear only where there is no other.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct UnsetHttpDirectives {
+    pub server_names_hash_bucket_size: bool,
+    pub server_names_hash_max_size: bool,
+}
+
+#[derive(Clone, Debug)]
+pub struct DesiredVhost {
+    pub spec: VhostSpec,
+    pub tls: DesiredTls,
+}
+
+#[derive(Clone, Debug)]
+pub enum DesiredTls {
+    Off,
+    On {
+        wanted: WantedCertificate,
+        files: CertificateFiles,
+        /// Not a placeholder: plain HTTP redirects to HTTPS.
+        trusted: bool,
+    },
+}
+
+/// The versioned paths that a server block names, so that a renewal changes its bytes.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct CertificateFiles {
+    pub chain: PathBuf,
+    pub key: PathBuf,
+}
+
+impl From<&StoredCertificate> for CertificateFiles {
+    fn from(stored: &StoredCertificate) -> Self {
+        Self {
+            chain: stored.chain.clone(),
+            key: stored.key.clone(),
+        }
+    }
+}

@@ -1,0 +1,27 @@
+//! vhostd: a dropped vhost file is served by nginx over HTTPS, tested, reloaded and proven.
+//!
+//! The stages, in the order in which data flows:
+//! vhost file → spec → desired state → rendered generation → `nginx -t` → activated → reloaded →
+//! verified, or rolled back. Certificates: wanted → due → ordered → stored → the same path.
+//! Each room has one colour (P pure, R reads, W writes, X runs a process, N network);
+//! `docs/architecture.md` lists them with the invariants.
+#![forbid(unsafe_code)]
+
+// what every room speaks
+pub mod atomic_file; // W every write passes here
+pub mod diagnostic; // P what is wrong, where, and what to do
+pub mod settings; // R vhostd's own settings, once
+pub mod yaml; // P text → nodes with positions; the only user of the YAML parser
+
+// a vhost file → a parsed spec
+pub mod vhost; // P VhostSpec and its newtypes
+
+// specs → what nginx should serve
+pub mod desired; // P all specs resolved against each other and the certificates
+
+// certificates: inventory → due → ACME order → stored → reconcile
+pub mod certificate; // P identifiers, certificates, inventory
+
+// rendered → staged → nginx -T → activated → reloaded → verified, or rolled back
+
+// around the flow

@@ -1,0 +1,175 @@
+//! R: vhostd's own settings, read once per reload.
+
+mod parse; // P text → Settings | Vec<Diagnostic>
+
+use std::fs;
+use std::io;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use crate::diagnostic::Diagnostic;
+use crate::vhost::TlsMode;
+
+/// `vhostd.yml`, every key with its default (contract: docs/settings.md).
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Settings {
+    pub vhosts_dir: PathBuf,
+    pub state_dir: PathBuf,
+    pub runtime_dir: PathBuf,
+    pub templates_dir: PathBuf,
+    /// Access logs are `NAME.access.log` in it.
+    pub log_dir: PathBuf,
+    pub nginx: NginxSettings,
+    pub acme: AcmeSettings,
+    /// What a vhost without a `tls` key gets.
+    pub tls: TlsMode,
+    /// A vhost's `root` must lie below one of these.
+    pub roots: Vec<PathBuf>,
+}
+
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct NginxSettings {
+    /// Found on PATH when not absolute.
+    pub binary: PathBuf,
+    /// The main file, which (indirectly) includes `current/http.conf`.
+    pub config: PathBuf,
+    /// The one-line file that `setup` writes.
+    pub include: PathBuf,
+    /// `None`: what nginx itself reports.
+    pub pid_file: Option<PathBuf>,
+    pub http_port: u16,
+    pub https_port: u16,
+    /// Addresses to listen on; `None`: `0.0.0.0`, and `[::]` where the host has IPv6.
+    pub listen: Option<Vec<IpAddr>>,
+    pub default_server: DefaultServer,
+}
+
+/// Whether vhostd owns the answer to unknown names.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum DefaultServer {
+    /// Where no hand-written site is the `default_server` of that address and port.
+    Auto,
+    On,
+    Off,
+}
+
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct AcmeSettings {
+    /// URL of the directory resource (RFC 8555 §7.1.1).
+    pub directory: String,
+    /// Contact for the account, without `mailto:`.
+    pub email: Option<String>,
+    /// PEM; further trust for the directory's own TLS.
+    pub ca_file: Option<PathBuf>,
+    /// Certificate profile (draft-ietf-acme-profiles).
+    pub profile: Option<String>,
+    pub key_type: KeyType,
+}
+
+/// The key of a certificate.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum KeyType {
+    EcdsaP256,
+    EcdsaP384,
+    Rsa2048,
+}
+
+/// Where the settings are when neither `--config` nor `VHOSTD_CONFIG` says.
+pub const DEFAULT_PATH: &str = "/etc/vhostd/vhostd.yml";
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            vhosts_dir: "/etc/vhostd/vhosts.d".into(),
+            state_dir: "/var/lib/vhostd".into(),
+            runtime_dir: "/run/vhostd".into(),
+            templates_dir: "/etc/vhostd/templates".into(),
+            log_dir: "/var/log/nginx".into(),
+            nginx: NginxSettings::default(),
+            acme: AcmeSettings::default(),
+            tls: TlsMode::Auto,
+            roots: ["/srv", "/var/www", "/home", "/opt"]
+                .map(PathBuf::from)
+                .to_vec(),
+        }
+    }
+}
+
+impl Default for NginxSettings {
+    fn default() -> Self {
+        Self {
+            binary: "nginx".into(),
+            config: "/etc/nginx/nginx.conf".into(),
+            include: "/etc/nginx/conf.d/vhostd.conf".into(),
+            pid_file: None,
+            http_port: 80,
+            https_port: 443,
+            listen: None,
+            default_server: DefaultServer::Auto,
+        }
+    }
+}
+
+impl Default for AcmeSettings {
+    fn default() -> Self {
+        Self {
+            directory: "https://acme-v02.api.letsencrypt.org/directory".into(),
+            email: None,
+            ca_file: None,
+            profile: None,
+            key_type: KeyType::EcdsaP256,
+        }
+    }
+}
+
+impl Settings {
+    /// Reads the settings, with every error of the file.
+    ///
+    /// A missing file is an error only where `explicit` names it; the default one may be absent.
+    pub fn load(explicit: Option<&Path>) -> Result<Self, Vec<Diagnostic>> {
+        let path = Self::path(explicit);
+        match fs::read_to_string(path) {
+            Ok(text) => parse::parse(path, &text),
+            Err(error) if error.kind() == io::ErrorKind::NotFound && explicit.is_none() => {
+                Ok(Self::default())
+            }
+            Err(error) => {
+                let reason = format!("the settings cannot be read: {}", error.kind());
+                Err(vec![Diagnostic::new(path, reason)])
+            }
+        }
+    }
+
+    /// The link that nginx reads through: `state_dir/current`.
+    pub fn current(&self) -> PathBuf {
+        self.state_dir.join("current")
+    }
+
+    pub fn control_socket(&self) -> PathBuf {
+        self.runtime_dir.join("control.sock")
+    }
+
+    /// `explicit`: `--config` or `VHOSTD_CONFIG`; a file so named must exist.
+    pub fn path(explicit: Option<&Path>) -> &Path {
+        explicit.unwrap_or(Path::new(DEFAULT_PATH))
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_was_asked_for_must_exist() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("vhostd.yml");
+        let errors = Settings::load(Some(&path)).unwrap_err();
+        assert!(errors[0].reason.starts_with("the settings cannot be read"));
+        fs::write(&path, "state_dir: /tmp/x\n").unwrap();
+        let settings = Settings::load(Some(&path)).unwrap();
+        assert_eq!(settings.current(), Path::new("/tmp/x/current"));
+        fs::write(&path, [0xff]).unwrap();
+        assert!(Settings::load(Some(&path)).is_err());
+    }
+}

@@ -1,0 +1,462 @@
+//! P: the text of `vhostd.yml` → settings, or everything that is wrong with it.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use super::{AcmeSettings, DefaultServer, KeyType, NginxSettings, Settings};
+use crate::diagnostic::{Diagnostic, Located, Position};
+use crate::vhost::normalized;
+use crate::vhost::parse::tls_mode;
+use crate::yaml::{self, Fields, Node, Problems, Value, quoted};
+
+/// Parses the settings; what is absent has its default. An empty file is all defaults.
+pub(super) fn parse(file: &Path, text: &str) -> Result<Settings, Vec<Diagnostic>> {
+    let node = yaml::parse(file, text).map_err(|diagnostic| vec![diagnostic])?;
+    let mut problems = Problems::of(file);
+    let settings = match node.value {
+        Value::Null => Some(Settings::default()),
+        _ => Fields::of(node, "the settings", &mut problems)
+            .map(|fields| settings(fields, &mut problems)),
+    };
+    problems.or(settings)
+}
+
+fn settings(mut fields: Fields, problems: &mut Problems) -> Settings {
+    let mut settings = Settings::default();
+    set_path(
+        &mut settings.vhosts_dir,
+        &mut fields,
+        "vhosts_dir",
+        problems,
+    );
+    set_path(&mut settings.state_dir, &mut fields, "state_dir", problems);
+    set_path(
+        &mut settings.runtime_dir,
+        &mut fields,
+        "runtime_dir",
+        problems,
+    );
+    set_path(
+        &mut settings.templates_dir,
+        &mut fields,
+        "templates_dir",
+        problems,
+    );
+    set_path(&mut settings.log_dir, &mut fields, "log_dir", problems);
+    if let Some(section) = section(&mut fields, "nginx", problems) {
+        nginx(&mut settings.nginx, section, problems);
+    }
+    if let Some(section) = section(&mut fields, "acme", problems) {
+        acme(&mut settings.acme, section, problems);
+    }
+    set(
+        &mut settings.tls,
+        fields.take("tls").and_then(|node| tls_mode(node, problems)),
+    );
+    let roots = fields.strings("roots", problems);
+    if !roots.is_empty() {
+        settings.roots = roots
+            .iter()
+            .filter_map(|root| path(root, problems))
+            .collect();
+    }
+    fields.finish(&["hooks"], problems);
+    settings
+}
+
+fn nginx(settings: &mut NginxSettings, mut fields: Fields, problems: &mut Problems) {
+    if let Some(text) = fields.string("binary", problems) {
+        set(&mut settings.binary, binary(&text, problems));
+    }
+    set_path(&mut settings.config, &mut fields, "config", problems);
+    set_path(&mut settings.include, &mut fields, "include", problems);
+    if let Some(text) = fields.string("pid_file", problems) {
+        settings.pid_file = path(&text, problems);
+    }
+    set(
+        &mut settings.http_port,
+        port(&mut fields, "http_port", problems),
+    );
+    let https_port = port(&mut fields, "https_port", problems);
+    set(&mut settings.https_port, https_port);
+    if settings.http_port == settings.https_port {
+        problems.add(fields.at, "`http_port` and `https_port` are the same");
+    }
+    let listen = fields.strings("listen", problems);
+    if !listen.is_empty() {
+        settings.listen = Some(addresses(listen, problems));
+    }
+    let default_server = fields.take("default_server");
+    set(
+        &mut settings.default_server,
+        default_server.and_then(|node| self::default_server(node, problems)),
+    );
+    fields.finish(&[], problems);
+}
+
+fn acme(settings: &mut AcmeSettings, mut fields: Fields, problems: &mut Problems) {
+    if let Some(text) = one_string(&mut fields, "directory", problems) {
+        set(&mut settings.directory, directory_url(&text, problems));
+    }
+    if let Some(text) = fields.string("email", problems) {
+        settings.email = email(&text, problems);
+    }
+    if let Some(text) = fields.string("ca_file", problems) {
+        settings.ca_file = path(&text, problems);
+    }
+    if let Some(text) = fields.string("profile", problems) {
+        settings.profile = profile(&text, problems);
+    }
+    if let Some(text) = one_string(&mut fields, "key_type", problems) {
+        set(&mut settings.key_type, key_type(&text, problems));
+    }
+    if let Some(text) = fields.string("renew", problems)
+        && text.value != "auto"
+    {
+        let reason = format!("{} is not supported by this version", quoted(&text.value));
+        problems.add_with_hint(text.at, reason, Some("write auto, or leave the key out"));
+    }
+    fields.finish(&["external_account"], problems);
+}
+
+/// A mapping, or nothing: a section whose keys are all commented out.
+fn section(fields: &mut Fields, key: &'static str, problems: &mut Problems) -> Option<Fields> {
+    let node = fields.take(key)?;
+    match node.value {
+        Value::Null => None,
+        _ => Fields::of(node, &format!("`{key}`"), problems),
+    }
+}
+
+/// A string where a later version takes a list too.
+fn one_string(
+    fields: &mut Fields,
+    key: &'static str,
+    problems: &mut Problems,
+) -> Option<Located<String>> {
+    let node = fields.take(key)?;
+    if matches!(node.value, Value::Sequence(_)) {
+        let reason = format!("a list for `{key}` is not supported by this version");
+        problems.add_with_hint(node.at, reason, Some("write one of them"));
+        return None;
+    }
+    yaml::string(node, "a string", problems)
+}
+
+fn set<T>(target: &mut T, value: Option<T>) {
+    if let Some(value) = value {
+        *target = value;
+    }
+}
+
+fn set_path(target: &mut PathBuf, fields: &mut Fields, key: &'static str, problems: &mut Problems) {
+    if let Some(text) = fields.string(key, problems) {
+        set(target, path(&text, problems));
+    }
+}
+
+fn path(text: &Located<String>, problems: &mut Problems) -> Option<PathBuf> {
+    match normalized(&text.value) {
+        Ok(path) => Some(path),
+        Err(error) => {
+            let reason = format!("{}: {error}", quoted(&text.value));
+            problems.add(text.at, reason);
+            None
+        }
+    }
+}
+
+/// A plain name, found on PATH, or an absolute path.
+fn binary(text: &Located<String>, problems: &mut Problems) -> Option<PathBuf> {
+    if !text.value.is_empty() && !text.value.contains('/') && !text.value.contains(char::is_control)
+    {
+        return Some(PathBuf::from(&text.value));
+    }
+    path(text, problems)
+}
+
+fn port(fields: &mut Fields, key: &'static str, problems: &mut Problems) -> Option<u16> {
+    let Located { value, at } = fields.integer(key, problems)?;
+    let port = u16::try_from(value).ok().filter(|port| *port > 0);
+    if port.is_none() {
+        problems.add(at, "not a port: a number from 1 to 65535");
+    }
+    port
+}
+
+/// `0.0.0.0`, `::` or, as nginx's `listen` writes it, `[::]`.
+fn addresses(texts: Vec<Located<String>>, problems: &mut Problems) -> Vec<IpAddr> {
+    let mut addresses = Vec::new();
+    for Located { value: text, at } in texts {
+        let bare = text
+            .strip_prefix('[')
+            .and_then(|rest| rest.strip_suffix(']'))
+            .filter(|inner| inner.contains(':'))
+            .unwrap_or(&text);
+        match bare.parse::<IpAddr>() {
+            Ok(address) if addresses.contains(&address) => {
+                problems.add(at, format!("`{address}` is listed twice"));
+            }
+            Ok(address) => addresses.push(address),
+            Err(_) => {
+                let hint = if text.parse::<SocketAddr>().is_ok() {
+                    "leave the port out: it is in `http_port` and `https_port`"
+                } else {
+                    "as in \"0.0.0.0\" or \"[::]\""
+                };
+                let reason = format!("{}: not an IP address", quoted(&text));
+                problems.add_with_hint(at, reason, Some(hint));
+            }
+        }
+    }
+    addresses
+}
+
+fn default_server(node: Node, problems: &mut Problems) -> Option<DefaultServer> {
+    // YAML 1.1: `on` and `off` are booleans
+    if let Value::Bool(on) = node.value {
+        return Some(if on {
+            DefaultServer::On
+        } else {
+            DefaultServer::Off
+        });
+    }
+    let text = yaml::string(node, "auto, on or off", problems)?;
+    match text.value.as_str() {
+        "auto" => Some(DefaultServer::Auto),
+        "on" => Some(DefaultServer::On),
+        "off" => Some(DefaultServer::Off),
+        other => {
+            problems.unknown_word(text.at, other, &["auto", "on", "off"]);
+            None
+        }
+    }
+}
+
+/// RFC 8555 §6.1 requires https. Plain http is for a test server on this host.
+fn directory_url(text: &Located<String>, problems: &mut Problems) -> Option<String> {
+    let refuse = |problems: &mut Problems, at: Position, reason: &str| {
+        let reason = format!("{}: {reason}", quoted(&text.value));
+        let hint = "as in https://acme-v02.api.letsencrypt.org/directory";
+        problems.add_with_hint(at, reason, Some(hint));
+        None
+    };
+    let Ok(url) = text.value.parse::<http::Uri>() else {
+        return refuse(problems, text.at, "not a URL");
+    };
+    let host = url.host().unwrap_or_default();
+    if host.is_empty() || url.authority().is_some_and(|it| it.as_str().contains('@')) {
+        return refuse(problems, text.at, "not a URL with a host");
+    }
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    let loopback = host == "localhost"
+        || bare
+            .parse()
+            .is_ok_and(|address: IpAddr| address.is_loopback());
+    match url.scheme_str() {
+        Some("https") => Some(text.value.clone()),
+        Some("http") if loopback => Some(text.value.clone()),
+        Some("http") => refuse(problems, text.at, "http:// only to a loopback address"),
+        _ => refuse(problems, text.at, "not an https:// URL"),
+    }
+}
+
+fn email(text: &Located<String>, problems: &mut Problems) -> Option<String> {
+    let plain = |part: &str| {
+        !part.is_empty()
+            && part
+                .bytes()
+                .all(|byte| byte.is_ascii_graphic() && !b",@?<>".contains(&byte))
+    };
+    let address = text.value.split_once('@');
+    if address.is_some_and(|(user, host)| plain(user) && plain(host))
+        && !text.value.starts_with("mailto:")
+    {
+        return Some(text.value.clone());
+    }
+    let reason = format!("{}: not an e-mail address", quoted(&text.value));
+    problems.add_with_hint(
+        text.at,
+        reason,
+        Some("as in admin@example.com, without mailto:"),
+    );
+    None
+}
+
+fn profile(text: &Located<String>, problems: &mut Problems) -> Option<String> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    if (1..=64).contains(&text.value.len()) && text.value.bytes().all(plain) {
+        return Some(text.value.clone());
+    }
+    let reason = format!("{}: not the name of a profile", quoted(&text.value));
+    problems.add_with_hint(
+        text.at,
+        reason,
+        Some("as in classic, tlsserver or shortlived"),
+    );
+    None
+}
+
+fn key_type(text: &Located<String>, problems: &mut Problems) -> Option<KeyType> {
+    match text.value.as_str() {
+        "ecdsa-p256" => Some(KeyType::EcdsaP256),
+        "ecdsa-p384" => Some(KeyType::EcdsaP384),
+        "rsa-2048" => Some(KeyType::Rsa2048),
+        other => {
+            let known = ["ecdsa-p256", "ecdsa-p384", "rsa-2048"];
+            problems.unknown_word(text.at, other, &known);
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vhost::TlsMode;
+
+    fn parsed(text: &str) -> Settings {
+        parse(Path::new("vhostd.yml"), text).unwrap()
+    }
+
+    fn refused(text: &str) -> String {
+        let diagnostics = parse(Path::new("vhostd.yml"), text).unwrap_err();
+        let lines: Vec<String> = diagnostics.iter().map(ToString::to_string).collect();
+        lines.join("\n")
+    }
+
+    #[test]
+    fn an_empty_file_and_sections_of_comments_are_the_defaults() {
+        for text in ["", "# nothing\n", "{}", "nginx:\n# http_port: 81\nacme:\n"] {
+            assert_eq!(parsed(text), Settings::default(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn every_key_is_read() {
+        let settings = parsed(
+            r#"vhosts_dir: /a/vhosts.d/
+state_dir: /a/state
+runtime_dir: /a/run
+templates_dir: /a/templates
+log_dir: /a/log
+nginx:
+  binary: /usr/sbin/nginx
+  config: /a/nginx.conf
+  include: /a/vhostd.conf
+  pid_file: /a/nginx.pid
+  http_port: 8080
+  https_port: 8443
+  listen: ["127.0.0.1", "[::1]"]
+  default_server: off
+acme:
+  directory: https://localhost:14000/dir
+  email: admin@example.com
+  ca_file: /a/pebble.pem
+  profile: shortlived
+  key_type: rsa-2048
+  renew: auto
+tls: internal
+roots: /a/sites
+"#,
+        );
+        let expected = Settings {
+            vhosts_dir: "/a/vhosts.d".into(),
+            state_dir: "/a/state".into(),
+            runtime_dir: "/a/run".into(),
+            templates_dir: "/a/templates".into(),
+            log_dir: "/a/log".into(),
+            nginx: NginxSettings {
+                binary: "/usr/sbin/nginx".into(),
+                config: "/a/nginx.conf".into(),
+                include: "/a/vhostd.conf".into(),
+                pid_file: Some("/a/nginx.pid".into()),
+                http_port: 8080,
+                https_port: 8443,
+                listen: Some(vec!["127.0.0.1".parse().unwrap(), "::1".parse().unwrap()]),
+                default_server: DefaultServer::Off,
+            },
+            acme: AcmeSettings {
+                directory: "https://localhost:14000/dir".into(),
+                email: Some("admin@example.com".into()),
+                ca_file: Some("/a/pebble.pem".into()),
+                profile: Some("shortlived".into()),
+                key_type: KeyType::Rsa2048,
+            },
+            tls: TlsMode::Internal,
+            roots: vec!["/a/sites".into()],
+        };
+        assert_eq!(settings, expected);
+    }
+
+    #[test]
+    fn every_error_is_reported_at_its_place() {
+        assert_eq!(
+            refused(
+                "state_dri: /a\nlog_dir: logs\nnginx: {http_port: 0, listen: ['127.0.0.1:80']}\n\
+                 acme:\n  directory: http://ca.example/dir\n  email: mailto:a@example.com\n"
+            ),
+            "vhostd.yml:1:1: unknown key `state_dri`\n\
+             vhostd.yml:2:10: `logs`: not an absolute path\n\
+             vhostd.yml:3:20: not a port: a number from 1 to 65535\n\
+             vhostd.yml:3:32: `127.0.0.1:80`: not an IP address\n\
+             vhostd.yml:5:14: `http://ca.example/dir`: http:// only to a loopback address\n\
+             vhostd.yml:6:10: `mailto:a@example.com`: not an e-mail address"
+        );
+    }
+
+    #[test]
+    fn what_a_later_version_brings_is_refused_as_such() {
+        for text in [
+            "hooks: {on_failure: []}\n",
+            "acme: {external_account: {}}\n",
+            "acme: {directory: [https://a.example/d]}\n",
+            "acme: {key_type: [ecdsa-p256, rsa-2048]}\n",
+            "acme: {renew: 30d}\n",
+            "tls: {challenge: dns-01}\n",
+        ] {
+            assert!(
+                refused(text).contains("not supported by this version"),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_refused() {
+        for text in [
+            "roots: [/srv/../etc]\n",
+            "roots: [/]\n",
+            "roots: []\n",
+            "state_dir: /a$b\n",
+            "state_dir: 1\n",
+            "nginx: {binary: ./nginx}\n",
+            "nginx: {binary: ''}\n",
+            "nginx: {http_port: 443}\n",
+            "nginx: {http_port: '80'}\n",
+            "nginx: {https_port: 65536}\n",
+            "nginx: {listen: []}\n",
+            "nginx: {listen: [localhost]}\n",
+            "nginx: {listen: ['[127.0.0.1]']}\n",
+            "nginx: {listen: ['::', '[::]']}\n",
+            "nginx: {default_server: maybe}\n",
+            "acme: {directory: /dir}\n",
+            "acme: {directory: 'https://'}\n",
+            "acme: {directory: 'https://u:p@a.example/'}\n",
+            "acme: {directory: 'ftp://127.0.0.1/'}\n",
+            "acme: {email: nobody}\n",
+            "acme: {profile: 'a b'}\n",
+            "acme: {key_type: rsa}\n",
+            "- a\n",
+        ] {
+            assert!(parse(Path::new("vhostd.yml"), text).is_err(), "{text}");
+        }
+        assert!(
+            parse(
+                Path::new("v"),
+                "acme: {directory: 'http://[::1]:14000/dir'}\n"
+            )
+            .is_ok()
+        );
+    }
+}

@@ -1,0 +1,105 @@
+//! P: what an operator asked for, parsed. (`source` and `root` read.)
+//!
+//! Every field is a newtype with private contents, made only by its parser: there is no later
+//! `validate()`. Words here are the operator's; nginx's begin in `render/block.rs`.
+
+pub mod parse; // P VhostFile → App | Vec<Diagnostic>
+pub mod root; // R a root's symbolic links and permissions
+pub mod source; // R directory → Vec<VhostFile>; the only reader of the vhosts directory
+
+mod address; // P addresses that no file may name
+mod name;
+mod path; // P directories and URL prefixes
+mod upstream;
+
+pub use name::{AppName, NameError, ServerName, VhostName};
+pub use path::PathError;
+pub(crate) use path::normalized;
+pub use upstream::{Upstream, UpstreamAddress, UpstreamError, UpstreamScheme};
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::diagnostic::{Located, Position};
+
+/// One vhost file, parsed: the vhosts of one app.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct App {
+    pub name: AppName,
+    /// As the user knows it: `/etc/vhostd/vhosts.d/hello.yml`.
+    pub file: PathBuf,
+    /// At least one. A mapping is named `hello`; the n-th of a list `hello#n`, from 1.
+    pub vhosts: Vec<VhostSpec>,
+    /// `pki__realms` of the Ansible form: each the identifiers of one certificate. Usually empty.
+    pub realms: Vec<Realm>,
+}
+
+/// One vhost: a set of names, and what answers them.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct VhostSpec {
+    pub name: VhostName,
+    /// Where the mapping begins.
+    pub at: Position,
+    /// At least one; the first is canonical; no name twice.
+    pub server_names: Vec<Located<ServerName>>,
+    /// Further names, which answer 301 to the canonical one.
+    pub redirect_from: Vec<Located<ServerName>>,
+    /// Files below it are served first; a miss goes to the app.
+    pub root: Option<RootDir>,
+    /// Empty for a static site. All of one scheme.
+    pub upstreams: Vec<Upstream>,
+    pub cache_assets: Option<CacheAssets>,
+    /// `None`: what the settings say.
+    pub tls: Option<TlsMode>,
+}
+
+impl VhostSpec {
+    /// The name that the others redirect to and that certificates are named after.
+    pub fn canonical(&self) -> &ServerName {
+        &self.server_names[0].value
+    }
+
+    /// Every name that this vhost answers, the canonical one first.
+    pub fn all_names(&self) -> impl Iterator<Item = &Located<ServerName>> {
+        self.server_names.iter().chain(&self.redirect_from)
+    }
+}
+
+/// The identifiers of one certificate, shared by the vhosts that it covers.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Realm {
+    /// At least one; each in one realm, and answered by a vhost of the same file.
+    pub domains: Vec<Located<ServerName>>,
+}
+
+/// Where a vhost's certificate comes from.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum TlsMode {
+    /// From the ACME server of the settings.
+    Auto,
+    /// From vhostd's own CA.
+    Internal,
+    /// No TLS at all: plain HTTP.
+    Off,
+}
+
+/// Which files below `root` get a long life.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct CacheAssets {
+    /// Path prefixes that begin and end with `/`; default `/assets/` and `/static/`.
+    pub paths: Vec<AssetPath>,
+    /// Whole seconds; default one year.
+    pub max_age: Duration,
+}
+
+/// A URL path prefix: `/`, then segments of unreserved characters, then `/`.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub struct AssetPath(String);
+
+/// An absolute, normalized directory below one of the settings' `roots`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct RootDir {
+    path: PathBuf,
+    /// Where the file says so.
+    at: Position,
+}

@@ -1,0 +1,230 @@
+//! R: the directories that vhosts name as `root`, as they are on this host.
+//!
+//! Their spelling was judged by the parser. Here symbolic links are resolved: a root must not lead
+//! out of the directories that the settings allow, whoever planted the link.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use super::path::is_below;
+use super::{App, RootDir};
+use crate::diagnostic::Diagnostic;
+
+/// What [`inspect`] found about an app's roots.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct RootFindings {
+    /// The app is rejected.
+    pub errors: Vec<Diagnostic>,
+    /// The app is served; its files perhaps not.
+    pub warnings: Vec<Diagnostic>,
+}
+
+/// Resolves each root of `app`. `roots` are the settings'.
+pub fn inspect(app: &App, roots: &[PathBuf]) -> RootFindings {
+    // an allowed directory may itself be a link, as /home is on some hosts
+    let allowed: Vec<PathBuf> = roots
+        .iter()
+        .map(|root| fs::canonicalize(root).unwrap_or_else(|_| root.clone()))
+        .collect();
+    let mut findings = RootFindings::default();
+    for root in app.vhosts.iter().filter_map(|vhost| vhost.root.as_ref()) {
+        inspect_one(app, root, &allowed, &mut findings);
+    }
+    findings
+}
+
+fn inspect_one(app: &App, root: &RootDir, allowed: &[PathBuf], findings: &mut RootFindings) {
+    let path = root.as_path();
+    let about = |reason: String| Diagnostic::new(&app.file, reason).at(root.at());
+    let resolved = match resolve(path) {
+        Ok(resolved) => resolved,
+        // run by somebody with less permissions than the daemon
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            let reason = "the root cannot be looked at: permission denied";
+            findings.warnings.push(about(reason.to_owned()));
+            return;
+        }
+        Err(error) => {
+            let reason = format!("the root leads nowhere: {}", error.kind());
+            findings.errors.push(
+                about(reason).hint("a symbolic link on the way has no target: create it first"),
+            );
+            return;
+        }
+    };
+    if !is_below(&resolved.path, allowed) {
+        let leads = resolved.path.display();
+        findings.errors.push(
+            about(format!("the root leads to {leads} through a symbolic link"))
+                .hint("move the files, or add that directory to `roots` in vhostd's settings"),
+        );
+        return;
+    }
+    if let Some(missing) = resolved.missing {
+        findings.warnings.push(
+            about(format!("{} does not exist yet", missing.display()))
+                .hint("its files are served as soon as it does"),
+        );
+    } else if !resolved.path.is_dir() {
+        let reason = format!("{} is not a directory", path.display());
+        findings.warnings.push(about(reason));
+    }
+    if let Some(closed) = closed_component(&resolved.path) {
+        findings.warnings.push(
+            about(format!("nginx's user may not enter {}", closed.display()))
+                .hint(format!("chmod o+x {}", closed.display())),
+        );
+    }
+}
+
+struct Resolved {
+    /// Without symbolic links, as far as it exists; the rest as written.
+    path: PathBuf,
+    /// The first component that does not exist, as written.
+    missing: Option<PathBuf>,
+}
+
+/// Resolves the longest part of `path` that exists.
+fn resolve(path: &Path) -> io::Result<Resolved> {
+    let mut missing = None;
+    for existing in path.ancestors() {
+        match fs::canonicalize(existing) {
+            Ok(resolved) => {
+                let rest = path.strip_prefix(existing).unwrap_or(Path::new(""));
+                return Ok(Resolved {
+                    path: resolved.components().chain(rest.components()).collect(),
+                    missing,
+                });
+            }
+            // a link to what is not there: nobody knows where it will lead
+            Err(error) if fs::symlink_metadata(existing).is_ok_and(|it| it.is_symlink()) => {
+                return Err(error);
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                missing = Some(existing.to_path_buf());
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Err(io::ErrorKind::NotFound.into())
+}
+
+/// The first directory on the way that others may not search: nginx's workers are among the others
+/// unless a group says otherwise, which only a warning can leave open.
+fn closed_component(path: &Path) -> Option<&Path> {
+    let mut parts: Vec<&Path> = path.ancestors().collect();
+    parts.reverse();
+    parts.into_iter().find(|part| {
+        fs::metadata(part)
+            .is_ok_and(|metadata| metadata.is_dir() && metadata.permissions().mode() & 0o001 == 0)
+    })
+}
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+    use crate::vhost::TlsMode;
+
+    /// A directory `srv` that is the only one allowed, and `other` beside it.
+    fn host() -> (tempfile::TempDir, PathBuf) {
+        let directory = tempfile::tempdir().unwrap();
+        for name in ["srv/app/public", "other/public"] {
+            fs::create_dir_all(directory.path().join(name)).unwrap();
+        }
+        let mode = fs::Permissions::from_mode(0o755);
+        fs::set_permissions(directory.path(), mode).unwrap();
+        let base = directory.path().canonicalize().unwrap();
+        (directory, base)
+    }
+
+    fn findings(base: &Path, root: &str) -> RootFindings {
+        let roots = [base.join("srv")];
+        let text = format!(
+            "server_name: a.example\nroot: {}\n",
+            roots[0].join(root).display()
+        );
+        let app = "a".parse().unwrap();
+        let app =
+            crate::vhost::parse::parse(&app, Path::new("a.yml"), &text, &roots, TlsMode::Auto);
+        inspect(&app.unwrap(), &roots)
+    }
+
+    #[test]
+    fn a_root_that_is_there_and_open_has_no_findings() {
+        let (_directory, base) = host();
+        assert_eq!(findings(&base, "app/public"), RootFindings::default());
+    }
+
+    #[test]
+    fn a_link_that_leaves_the_roots_is_an_error_at_the_root_and_one_that_stays_is_none() {
+        let (_directory, base) = host();
+        symlink(base.join("other"), base.join("srv/out")).unwrap();
+        symlink(base.join("srv/app"), base.join("srv/in")).unwrap();
+        for root in ["out/public", "out", "out/not/yet"] {
+            let found = findings(&base, root);
+            assert_eq!(found.errors[0].at.unwrap().line, 2, "{root}");
+            assert!(
+                found.errors[0].reason.contains("through a symbolic link"),
+                "{root}"
+            );
+        }
+        assert_eq!(findings(&base, "in/public"), RootFindings::default());
+        symlink(base.join("srv"), base.join("srv/itself")).unwrap();
+        assert_eq!(findings(&base, "itself").errors.len(), 1);
+    }
+
+    #[test]
+    fn a_link_without_a_target_or_to_itself_is_an_error() {
+        let (_directory, base) = host();
+        symlink(base.join("later"), base.join("srv/dangling")).unwrap();
+        symlink(base.join("srv/loop"), base.join("srv/loop")).unwrap();
+        for root in ["dangling", "dangling/public", "loop"] {
+            assert_eq!(findings(&base, root).errors.len(), 1, "{root}");
+        }
+    }
+
+    #[test]
+    fn allowed_directories_may_be_links_themselves() {
+        let (_directory, base) = host();
+        fs::rename(base.join("srv"), base.join("real")).unwrap();
+        symlink(base.join("real"), base.join("srv")).unwrap();
+        assert_eq!(findings(&base, "app/public"), RootFindings::default());
+    }
+
+    #[test]
+    fn a_root_that_does_not_exist_yet_is_a_warning_that_names_the_first_missing_part() {
+        let (_directory, base) = host();
+        let found = findings(&base, "app/build/public");
+        assert!(found.errors.is_empty());
+        let missing = base.join("srv/app/build");
+        assert_eq!(
+            found.warnings[0].reason,
+            format!("{} does not exist yet", missing.display())
+        );
+    }
+
+    #[test]
+    fn a_part_that_others_may_not_enter_and_a_file_are_warnings() {
+        let (_directory, base) = host();
+        let app = base.join("srv/app");
+        fs::set_permissions(&app, fs::Permissions::from_mode(0o750)).unwrap();
+        let found = findings(&base, "app/public");
+        assert_eq!(found.warnings.len(), 1);
+        assert_eq!(
+            found.warnings[0].hint,
+            Some(format!("chmod o+x {}", app.display()))
+        );
+        fs::set_permissions(&app, fs::Permissions::from_mode(0o755)).unwrap();
+        fs::write(app.join("file"), "").unwrap();
+        assert!(
+            findings(&base, "app/file").warnings[0]
+                .reason
+                .ends_with("is not a directory")
+        );
+    }
+}
