@@ -18,10 +18,12 @@ pub mod vhost; // P VhostSpec and its newtypes
 
 // specs → what nginx should serve
 pub mod desired; // P all specs resolved against each other and the certificates
+pub mod render; // P DesiredState → RenderedConfig
 
 // certificates: inventory → due → ACME order → stored → reconcile
 pub mod certificate; // P identifiers, certificates, inventory
 
 // rendered → staged → nginx -T → activated → reloaded → verified, or rolled back
+pub mod nginx; // X test, reload, ask: the only room that runs or signals nginx
 
 // around the flow

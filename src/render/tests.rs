@@ -1,0 +1,319 @@
+#![allow(clippy::disallowed_methods)]
+
+use std::time::Duration;
+
+use super::*;
+use crate::certificate::{Identifier, Issuer, WantedCertificate};
+use crate::desired::{CertificateFiles, Features, HostFacts, Listener, Probe, UnsetHttpDirectives};
+use crate::diagnostic::{Located, Position};
+use crate::vhost::{AssetPath, CacheAssets, RootDir, ServerName, Upstream, VhostSpec};
+
+/// Set it to write the snapshots instead of comparing with them.
+const UPDATE: &str = "VHOSTD_UPDATE_SNAPSHOTS";
+
+fn listener(address: &str, default_server: bool) -> Listener {
+    Listener {
+        address: address.parse().unwrap(),
+        default_server,
+    }
+}
+
+fn host() -> HostFacts {
+    HostFacts {
+        http: vec![listener("0.0.0.0:80", true), listener("[::]:80", false)],
+        https: vec![listener("0.0.0.0:443", true), listener("[::]:443", true)],
+        features: Features {
+            ssl_reject_handshake: true,
+            gzip_static: true,
+            ..Features::default()
+        },
+        thumbprint: Some("thumb-print_1".into()),
+        probe: Probe {
+            secret: "c2VjcmV0".into(),
+            certificate: certificate("vhostd.invalid"),
+        },
+        log_dir: "/var/log/nginx".into(),
+        unset_http_directives: UnsetHttpDirectives {
+            server_names_hash_bucket_size: true,
+            server_names_hash_max_size: true,
+        },
+    }
+}
+
+fn certificate(name: &str) -> CertificateFiles {
+    CertificateFiles {
+        chain: format!("/var/lib/vhostd/certificates/{name}/01/fullchain.pem").into(),
+        key: format!("/var/lib/vhostd/certificates/{name}/01/privkey.pem").into(),
+    }
+}
+
+fn names(texts: &[&str]) -> Vec<Located<ServerName>> {
+    texts
+        .iter()
+        .map(|text| Located {
+            value: text.parse::<ServerName>().unwrap(),
+            at: Position::default(),
+        })
+        .collect()
+}
+
+fn root(path: &str) -> Option<RootDir> {
+    Some(RootDir::parse(path, Position::default(), &["/srv".into(), "/opt".into()]).unwrap())
+}
+
+fn assets(paths: &[&str], seconds: u64) -> Option<CacheAssets> {
+    Some(CacheAssets {
+        paths: paths
+            .iter()
+            .map(|path| AssetPath::parse(path).unwrap())
+            .collect(),
+        max_age: Duration::from_secs(seconds),
+    })
+}
+
+fn vhost_name(app: &str, number: Option<usize>) -> VhostName {
+    let app: AppName = app.parse().unwrap();
+    number.map_or_else(
+        || VhostName::only(&app),
+        |number| VhostName::nth(&app, number - 1),
+    )
+}
+
+fn vhost(app: &str, number: Option<usize>, server_names: &[&str]) -> DesiredVhost {
+    DesiredVhost {
+        spec: VhostSpec {
+            name: vhost_name(app, number),
+            at: Position::default(),
+            server_names: names(server_names),
+            redirect_from: Vec::new(),
+            root: None,
+            upstreams: Vec::new(),
+            cache_assets: None,
+            tls: None,
+        },
+        tls: DesiredTls::Off,
+    }
+}
+
+fn with_tls(mut vhost: DesiredVhost, trusted: bool) -> DesiredVhost {
+    let name = vhost.spec.canonical().as_str().to_owned();
+    let wanted = WantedCertificate::new(vec![Identifier::Dns(name.clone())], Issuer::Acme).unwrap();
+    vhost.tls = DesiredTls::On {
+        wanted,
+        files: certificate(&name),
+        trusted,
+    };
+    vhost
+}
+
+/// The four-key file of the README.
+fn hello() -> DesiredVhost {
+    let mut vhost = with_tls(vhost("hello", None, &["hello.example.com"]), true);
+    vhost.spec.root = root("/srv/hello/public");
+    vhost.spec.upstreams = vec!["http://127.0.0.1:8000".parse::<Upstream>().unwrap()];
+    vhost.spec.cache_assets = assets(&["/assets/", "/static/"], 31_536_000);
+    vhost
+}
+
+/// Everything that the four-key file does not have.
+fn shop() -> [DesiredVhost; 2] {
+    let mut shop = with_tls(
+        vhost("shop", Some(1), &["shop.example.com", "shop.example.net"]),
+        false,
+    );
+    shop.spec.redirect_from = names(&["www.shop.example.com"]);
+    shop.spec.upstreams = vec![
+        "https://127.0.0.1:8443".parse::<Upstream>().unwrap(),
+        "https://[::1]:8443".parse::<Upstream>().unwrap(),
+    ];
+    let mut files = vhost("shop", Some(2), &["*.files.example.com"]);
+    files.spec.root = root("/srv/shop files");
+    files.spec.cache_assets = assets(&["/dist/v1.0/"], 3600);
+    [shop, files]
+}
+
+fn desired(vhosts: impl IntoIterator<Item = DesiredVhost>) -> DesiredState {
+    DesiredState {
+        host: host(),
+        vhosts: vhosts.into_iter().collect(),
+    }
+}
+
+fn rendered(desired: &DesiredState) -> RenderedConfig {
+    render(desired, &Templates::shipped().unwrap()).unwrap()
+}
+
+fn text<'a>(rendered: &'a RenderedConfig, file: &str) -> &'a str {
+    std::str::from_utf8(&rendered.files[Path::new(file)]).unwrap()
+}
+
+fn assert_snapshot(name: &str, found: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/snapshots")
+        .join(name);
+    if std::env::var_os(UPDATE).is_some() {
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, found).unwrap();
+    }
+    let expected = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        found == expected,
+        "{name} differs (set {UPDATE}=1 to accept):\n{found}"
+    );
+}
+
+#[test]
+fn the_rendered_files_are_those_of_the_snapshots() {
+    let [one, two] = shop();
+    let config = rendered(&desired([hello(), one, two]));
+    for file in ["base.conf", "vhosts/hello.conf", "vhosts/shop.conf"] {
+        assert_snapshot(file, text(&config, file));
+    }
+    let entry = entry(&config, 12, Path::new("/var/lib/vhostd/generations/12")).unwrap();
+    assert_snapshot("http.conf", std::str::from_utf8(&entry).unwrap());
+}
+
+#[test]
+fn a_newer_nginx_gets_its_own_syntax() {
+    let mut desired = desired([hello()]);
+    desired.host.features = Features {
+        http2_directive: true,
+        post_quantum_curve: true,
+        keepalive_min_timeout: true,
+        brotli_static: true,
+        ..Features::default()
+    };
+    desired.host.thumbprint = None;
+    desired.host.unset_http_directives = UnsetHttpDirectives::default();
+    let config = rendered(&desired);
+    assert_snapshot("newer/base.conf", text(&config, "base.conf"));
+    assert_snapshot(
+        "newer/vhosts/hello.conf",
+        text(&config, "vhosts/hello.conf"),
+    );
+}
+
+#[test]
+fn an_apps_bytes_do_not_depend_on_other_apps() {
+    let alone = rendered(&desired([hello()]));
+    let [one, two] = shop();
+    let together = rendered(&desired([one, hello(), two]));
+    assert_eq!(
+        text(&alone, "vhosts/hello.conf"),
+        text(&together, "vhosts/hello.conf")
+    );
+    assert_eq!(text(&alone, "base.conf"), text(&together, "base.conf"));
+    assert_ne!(alone.digest, together.digest);
+}
+
+#[test]
+fn the_order_of_the_vhosts_changes_nothing() {
+    let [one, two] = shop();
+    let there = rendered(&desired([one.clone(), two.clone(), hello()]));
+    let back = rendered(&desired([hello(), two, one]));
+    assert_eq!(there, back);
+}
+
+#[test]
+fn a_renewed_certificate_changes_the_digest() {
+    let before = rendered(&desired([hello()]));
+    let mut renewed = hello();
+    if let DesiredTls::On { files, .. } = &mut renewed.tls {
+        files.chain = "/var/lib/vhostd/certificates/x/02/fullchain.pem".into();
+    }
+    assert_ne!(before.digest, rendered(&desired([renewed])).digest);
+}
+
+#[test]
+fn the_digest_leaves_the_number_out_and_the_entry_has_it() {
+    let config = rendered(&desired([hello()]));
+    let entries = [1, 2].map(|number| entry(&config, number, Path::new("/g")).unwrap());
+    assert_ne!(entries[0], entries[1]);
+    assert_eq!(config.digest, rendered(&desired([hello()])).digest);
+}
+
+#[test]
+fn the_entry_never_includes_a_pattern() {
+    let config = rendered(&desired([hello()]));
+    for directory in ["/var/*/1", "/var/[a]", "/v?r"] {
+        let error = entry(&config, 1, Path::new(directory)).unwrap_err();
+        assert!(matches!(error, RenderError::Pattern(_)), "{error}");
+    }
+    let error = entry(&config, 1, Path::new("relative")).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "render http.conf: a path is not absolute"
+    );
+}
+
+#[test]
+fn a_redirect_keeps_the_name_where_several_serve() {
+    let [shop, _] = shop();
+    let config = rendered(&desired([with_tls(shop, true)]));
+    let text = text(&config, "vhosts/shop.conf");
+    assert!(text.contains("return 301 \"https://$host$request_uri\";"));
+    assert!(text.contains("return 301 \"https://shop.example.com$request_uri\";"));
+}
+
+#[test]
+fn names_that_redirect_go_to_an_exact_name_or_serve() {
+    let redirecting = |server_names: &[&str]| {
+        let mut vhost = with_tls(vhost("a", None, server_names), true);
+        vhost.spec.redirect_from = names(&["old.example.com"]);
+        vhost.spec.root = root("/srv/a");
+        let config = rendered(&desired([vhost]));
+        let text = text(&config, "vhosts/a.conf").to_owned();
+        let (_, redirect) = text.rsplit_once("server_name \"old.example.com\"").unwrap();
+        redirect.to_owned()
+    };
+    let wildcard_first = redirecting(&["*.example.com", "a.example.org"]);
+    assert!(wildcard_first.contains("return 301 \"https://a.example.org$request_uri\""));
+    let nowhere = redirecting(&["*.example.com"]);
+    assert!(!nowhere.contains("return 301") && nowhere.contains("root \"/srv/a\""));
+}
+
+#[test]
+fn other_ports_are_in_redirects_and_in_the_host_header() {
+    let mut desired = desired([hello()]);
+    desired.host.http = vec![listener("127.0.0.1:8080", true)];
+    desired.host.https = vec![listener("127.0.0.1:8443", true)];
+    let config = rendered(&desired);
+    let text = text(&config, "vhosts/hello.conf");
+    assert!(text.contains("return 301 \"https://hello.example.com:8443$request_uri\";"));
+    assert!(text.contains("proxy_set_header Host \"$host:$server_port\";"));
+}
+
+#[test]
+fn tls_without_a_listener_names_the_app() {
+    let mut desired = desired([hello()]);
+    desired.host.https.clear();
+    let error = render(&desired, &Templates::shipped().unwrap()).unwrap_err();
+    assert_eq!(error.app(), Some(&"hello".parse::<AppName>().unwrap()));
+}
+
+#[test]
+fn a_value_that_nginx_would_interpret_names_the_app() {
+    let mut desired = desired([hello()]);
+    desired.host.log_dir = "/var/log/$host".into();
+    let error = render(&desired, &Templates::shipped().unwrap()).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "render vhosts/hello.conf: the character '$' cannot be in nginx configuration"
+    );
+    assert_eq!(error.app(), Some(&"hello".parse::<AppName>().unwrap()));
+}
+
+#[test]
+fn an_override_that_leaves_the_allow_list_is_refused() {
+    for (text, reason) in [
+        ("include /etc/passwd;", "include"),
+        ("", "instead of"),
+        ("server { server_name hello.example.com; ", "unexpected end"),
+    ] {
+        let overrides = [("vhost.conf".to_owned(), text.to_owned())].into();
+        let templates = Templates::with_overrides(overrides).unwrap();
+        let error = render(&desired([hello()]), &templates).unwrap_err();
+        assert!(matches!(error, RenderError::Audit { .. }));
+        assert!(error.to_string().contains(reason), "{error}");
+    }
+}

@@ -1,0 +1,13 @@
+//! Real nginx, real Pebble, real sockets; one binary.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    clippy::unwrap_used,
+    reason = "tests"
+)]
+
+mod certificates;
+mod dump;
+mod served;
+mod support;
+mod token;

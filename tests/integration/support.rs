@@ -1,0 +1,22 @@
+//! What the tests stand on: an nginx and a Pebble of their own, an app, a client.
+
+pub mod app;
+pub mod challenges;
+pub mod client;
+pub mod nginx;
+pub mod pebble;
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Polls until `condition` gives something; panics with `what` after ten seconds.
+pub fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        if let Some(value) = condition() {
+            return value;
+        }
+        assert!(Instant::now() < deadline, "waited in vain for {what}");
+        thread::sleep(Duration::from_millis(2));
+    }
+}

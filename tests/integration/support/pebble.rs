@@ -1,0 +1,250 @@
+//! A private ACME server: Pebble and its DNS server, on loopback, in a temporary directory.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::ServerCertVerifier;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+
+/// Kills its processes when dropped. Every DNS name resolves to 127.0.0.1.
+pub struct Pebble {
+    directory: tempfile::TempDir,
+    port: u16,
+    management_port: u16,
+    _children: Vec<Running>,
+}
+
+/// What can be chosen; see [`Pebble::builder`].
+pub struct PebbleBuilder {
+    http01_port: u16,
+    refused_nonces: u8,
+    validity: Duration,
+}
+
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl PebbleBuilder {
+    /// In per cent; Pebble's own default is 5.
+    pub fn refused_nonces(mut self, per_cent: u8) -> Self {
+        self.refused_nonces = per_cent;
+        self
+    }
+
+    /// Of the certificates; Pebble's own default is five years, ours 90 days.
+    pub fn validity(mut self, validity: Duration) -> Self {
+        self.validity = validity;
+        self
+    }
+
+    pub fn start(self) -> Pebble {
+        // a port that was free a moment ago may be taken: then all of it is started again
+        for _ in 0..5 {
+            if let Some(pebble) = self.try_start() {
+                return pebble;
+            }
+        }
+        panic!("pebble does not start");
+    }
+
+    fn try_start(&self) -> Option<Pebble> {
+        let directory = tempfile::tempdir().unwrap();
+        let [port, management_port, dns_port, dns_management_port] = free_ports();
+        write_server_certificate(&directory);
+        let path = |name: &str| directory.path().join(name);
+        let config = serde_json::json!({"pebble": {
+            "listenAddress": format!("127.0.0.1:{port}"),
+            "managementListenAddress": format!("127.0.0.1:{management_port}"),
+            "certificate": path("server.pem"),
+            "privateKey": path("server.key"),
+            "httpPort": self.http01_port,
+            "tlsPort": 1,
+            "ocspResponderURL": "",
+            "externalAccountBindingRequired": false,
+            "certificateValidityPeriod": self.validity.as_secs(),
+        }});
+        fs::write(path("pebble.json"), config.to_string()).unwrap();
+        let log = || {
+            Stdio::from(
+                fs::File::options()
+                    .create(true)
+                    .append(true)
+                    .open(path("log"))
+                    .unwrap(),
+            )
+        };
+        let dns = Command::new("pebble-challtestsrv")
+            .args([
+                "-http01",
+                "",
+                "-https01",
+                "",
+                "-tlsalpn01",
+                "",
+                "-defaultIPv6",
+                "",
+            ])
+            .args(["-dns01", &format!("127.0.0.1:{dns_port}")])
+            .args(["-management", &format!("127.0.0.1:{dns_management_port}")])
+            .stdout(log())
+            .stderr(log())
+            .spawn()
+            .expect("pebble-challtestsrv is installed");
+        let pebble = Command::new("pebble")
+            .arg("-config")
+            .arg(path("pebble.json"))
+            .args(["-dnsserver", &format!("127.0.0.1:{dns_port}")])
+            .env("PEBBLE_VA_NOSLEEP", "1")
+            .env("PEBBLE_WFE_NONCEREJECT", self.refused_nonces.to_string())
+            .env("PEBBLE_AUTHZREUSE", "0")
+            .stdout(log())
+            .stderr(log())
+            .spawn()
+            .expect("pebble is installed");
+        let mut children = vec![Running(dns), Running(pebble)];
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let wanted = [port, management_port, dns_port, dns_management_port];
+        while !wanted
+            .iter()
+            .all(|port| TcpStream::connect(("127.0.0.1", *port)).is_ok())
+        {
+            let exited = children
+                .iter_mut()
+                .any(|child| child.0.try_wait().unwrap().is_some());
+            if exited || Instant::now() > deadline {
+                eprintln!("{}", fs::read_to_string(path("log")).unwrap_or_default());
+                return None;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Some(Pebble {
+            directory,
+            port,
+            management_port,
+            _children: children,
+        })
+    }
+}
+
+impl Pebble {
+    /// `http01_port`: where Pebble asks for the answers to challenges, on 127.0.0.1.
+    pub fn start(http01_port: u16) -> Self {
+        Self::builder(http01_port).start()
+    }
+
+    pub fn builder(http01_port: u16) -> PebbleBuilder {
+        PebbleBuilder {
+            http01_port,
+            refused_nonces: 0,
+            validity: Duration::from_secs(90 * 86400),
+        }
+    }
+
+    /// For `acme.directory`.
+    pub fn directory_url(&self) -> String {
+        format!("https://127.0.0.1:{}/dir", self.port)
+    }
+
+    /// For `acme.ca_file`: trust for the directory's own TLS.
+    pub fn ca_file(&self) -> PathBuf {
+        self.directory.path().join("ca.pem")
+    }
+
+    /// The root of the certificates that this Pebble issues; another one at every start.
+    pub fn issuing_root(&self) -> CertificateDer<'static> {
+        let pem = self.management("/roots/0");
+        CertificateDer::from_pem_slice(pem.as_bytes()).unwrap()
+    }
+
+    /// Panics unless the chain in the file is one that a browser accepts for `name` now, if it
+    /// trusts this Pebble's root and nothing else.
+    pub fn verify(&self, chain: &Path, name: &str) {
+        let chain: Vec<_> = CertificateDer::pem_file_iter(chain)
+            .unwrap()
+            .map(Result::unwrap)
+            .collect();
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(self.issuing_root()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
+            .build()
+            .unwrap()
+            .verify_server_cert(
+                &chain[0],
+                &chain[1..],
+                &ServerName::try_from(name).unwrap(),
+                &[],
+                UnixTime::now(),
+            )
+            .unwrap();
+    }
+
+    /// What the server has written so far.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
+    }
+
+    /// The body of a GET at the management interface.
+    fn management(&self, path: &str) -> String {
+        let mut roots = rustls::RootCertStore::empty();
+        roots
+            .add(CertificateDer::from_pem_file(self.ca_file()).unwrap())
+            .unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let name = ServerName::try_from("127.0.0.1").unwrap();
+        let connection = rustls::ClientConnection::new(Arc::new(config), name).unwrap();
+        let socket = TcpStream::connect(("127.0.0.1", self.management_port)).unwrap();
+        let mut stream = rustls::StreamOwned::new(connection, socket);
+        write!(stream, "GET {path} HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        // Go closes without a TLS close_notify
+        let _ = stream.read_to_string(&mut answer);
+        assert!(answer.contains(" 200 "), "{answer}");
+        answer.split_once("\r\n\r\n").unwrap().1.to_owned()
+    }
+}
+
+fn write_server_certificate(directory: &tempfile::TempDir) {
+    let path = |name: &str| directory.path().join(name);
+    let ca_key = KeyPair::generate().unwrap();
+    let mut ca = CertificateParams::default();
+    ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    ca.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    fs::write(path("ca.pem"), ca.self_signed(&ca_key).unwrap().pem()).unwrap();
+    let issuer = Issuer::new(ca, ca_key);
+    let key = KeyPair::generate().unwrap();
+    let server =
+        CertificateParams::new(vec!["127.0.0.1".to_owned(), "localhost".to_owned()]).unwrap();
+    fs::write(
+        path("server.pem"),
+        server.signed_by(&key, &issuer).unwrap().pem(),
+    )
+    .unwrap();
+    fs::write(path("server.key"), key.serialize_pem()).unwrap();
+}
+
+/// Free at this moment, and all different.
+fn free_ports<const N: usize>() -> [u16; N] {
+    let listeners: [TcpListener; N] =
+        std::array::from_fn(|_| TcpListener::bind("127.0.0.1:0").unwrap());
+    listeners.map(|listener| listener.local_addr().unwrap().port())
+}
