@@ -22,8 +22,20 @@ pub mod render; // P DesiredState → RenderedConfig
 
 // certificates: inventory → due → ACME order → stored → reconcile
 pub mod certificate; // P identifiers, certificates, inventory
+pub mod obtain; // N what is due → ordered in parallel, for the daemon and the commands
 
 // rendered → staged → nginx -T → activated → reloaded → verified, or rolled back
+pub mod generation; // W stage, activate, roll back, prune; owns `current` and the lock
 pub mod nginx; // X test, reload, ask: the only room that runs or signals nginx
+pub mod reconcile; // orchestrates the steps → Report
 
 // around the flow
+pub mod cli; // the commands; hints, colours and exit statuses exist only here
+pub mod clock; // R the only reader of the wall clock
+pub mod control; // N the socket that commands talk to
+pub mod daemon; // one loop, one closed enum of events
+pub mod installation; // R what every command works on, opened once
+pub mod preparation; // W `setup` and its undoing
+pub mod status; // W what the last reconcile found, per vhost
+pub mod systemd; // W READY, RELOADING, STATUS, WATCHDOG
+pub mod watch; // R inotify; an event is only a hint to read again

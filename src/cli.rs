@@ -1,0 +1,153 @@
+//! The commands: one verb each, thin. Hints, colours and exit statuses exist only here.
+
+pub mod diagnostic; // P a diagnostic as rustc would draw it
+
+mod check;
+mod history;
+mod output; // W lines for people on a terminal, data for programs
+mod reload;
+mod renew;
+mod rollback;
+mod setup;
+mod status;
+mod verdict; // P a report → last lines and exit status
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+use crate::clock;
+use crate::installation::Installation;
+use crate::settings::Settings;
+
+/// nginx for many small apps: drop a vhost file, and it is on HTTPS, tested, reloaded and proven
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100)]
+pub struct Arguments {
+    /// The settings file
+    #[arg(long, value_name = "FILE", env = "VHOSTD_CONFIG", global = true)]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// The daemon: watch, reconcile, order and renew
+    Run,
+    /// Parse and resolve vhost files, without nginx
+    Check(check::Check),
+    /// Read everything again, test, activate, reload, verify
+    Reload(reload::Reload),
+    /// Renew the certificates that are due (what the timer runs)
+    Renew(renew::Renew),
+    /// Vhosts, the serving generation, certificates and their next renewal
+    Status(status::Status),
+    /// The generations that were activated
+    History(history::History),
+    /// Serve an earlier generation's vhosts again, with today's certificates
+    Rollback(rollback::Rollback),
+    /// Prepare this host: directories, generation 0, the include line
+    Setup(setup::Setup),
+}
+
+/// The contract's exit statuses.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+#[repr(u8)]
+pub enum Exit {
+    /// Done, or nothing to do.
+    Done = 0,
+    /// Failed, nginx is down, or rolled back; what served before still serves.
+    Failed = 1,
+    /// Usage or settings error.
+    Usage = 2,
+    /// Done, but at least one vhost is rejected.
+    Rejected = 3,
+    /// Done, but at least one certificate is not there yet.
+    CertificateMissing = 4,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+impl Arguments {
+    /// Logs to standard error. The daemon tells what it changed; a command's own words are its
+    /// output, so it logs only what went wrong.
+    pub fn start_tracing(&self) {
+        let default = match self.command {
+            Command::Run => "info",
+            _ => "error",
+        };
+        let filter =
+            EnvFilter::try_from_env("VHOSTD_LOG").unwrap_or_else(|_| EnvFilter::new(default));
+        tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_writer(std::io::stderr)
+            .with_ansi(output::is_colourful(&std::io::stderr()))
+            .without_time()
+            .with_target(false)
+            .init();
+    }
+}
+
+pub fn run(arguments: Arguments) -> Exit {
+    let config = arguments.config.as_deref();
+    let settings = match Settings::load(config) {
+        Ok(settings) => settings,
+        Err(errors) => {
+            let text = std::fs::read_to_string(Settings::path(config)).ok();
+            for error in &errors {
+                output::diagnostic(error, text.as_deref());
+            }
+            return Exit::Usage;
+        }
+    };
+    match arguments.command {
+        Command::Run => daemon(config, settings),
+        Command::Check(check) => check.run(&settings),
+        Command::Reload(reload) => reload.run(settings),
+        Command::Renew(renew) => renew.run(settings),
+        Command::Status(status) => status.run(&settings),
+        Command::History(history) => history.run(&settings),
+        Command::Rollback(rollback) => rollback.run(settings),
+        Command::Setup(setup) => setup.run(settings),
+    }
+}
+
+fn daemon(config: Option<&Path>, settings: Settings) -> Exit {
+    let config = config.map(Path::to_path_buf);
+    let ended = runtime()
+        .map(|runtime| runtime.block_on(crate::daemon::run(config, settings, clock::system())));
+    match ended {
+        Some(Ok(())) => Exit::Done,
+        Some(Err(error)) => {
+            output::error(&format!("the daemon stops: failed to {error}"));
+            Exit::Failed
+        }
+        None => Exit::Failed,
+    }
+}
+
+/// One thread for the loop; what blocks goes to a few others.
+fn runtime() -> Option<tokio::runtime::Runtime> {
+    let built = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(8)
+        .build();
+    built
+        .inspect_err(|error| output::error(&format!("failed to start: {error}")))
+        .ok()
+}
+
+fn open(settings: Settings) -> Result<Installation, Exit> {
+    Installation::open(settings, clock::system()()).map_err(|error| {
+        output::error(&format!("failed to {error}"));
+        output::hint(error.hint());
+        Exit::Failed
+    })
+}

@@ -1,0 +1,209 @@
+//! `vhostd check`
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use serde::Serialize;
+
+use super::{Exit, output};
+use crate::desired::{self, Candidate, Owners};
+use crate::diagnostic::Diagnostic;
+use crate::reconcile::intent::parse_alone;
+use crate::reconcile::report::{Rejected, rejected};
+use crate::settings::Settings;
+use crate::vhost::source::{self, VhostFile};
+use crate::vhost::{App, AppName};
+
+#[derive(Args, Debug)]
+pub(super) struct Check {
+    /// Files with any name and place, or `-`; default: the whole directory
+    #[arg(value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// Print data for programs
+    #[arg(long)]
+    json: bool,
+}
+
+/// What was found.
+#[derive(Default)]
+struct Findings {
+    checked: usize,
+    rejected: Vec<Rejected>,
+    warnings: Vec<String>,
+    texts: BTreeMap<PathBuf, String>,
+    /// Files that could not be read at all.
+    unreadable: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct Shown<'a> {
+    checked: usize,
+    rejected: &'a [Rejected],
+    warnings: &'a [String],
+}
+
+impl Check {
+    pub(super) fn run(self, settings: &Settings) -> Exit {
+        let directory = match source::read(&settings.vhosts_dir) {
+            Ok(directory) => directory.files,
+            // a FILE can be checked anywhere
+            Err(_) if !self.files.is_empty() => Vec::new(),
+            Err(error) => {
+                output::error(&format!("failed to {error}"));
+                output::hint(Some("run `vhostd setup`, or name the files to check"));
+                return Exit::Failed;
+            }
+        };
+        let mut findings = Findings::default();
+        if self.files.is_empty() {
+            findings.examine(directory, settings);
+        } else {
+            for file in &self.files {
+                findings.examine_alone(file, &directory, settings);
+            }
+        }
+        if self.json {
+            output::json(&Shown {
+                checked: findings.checked,
+                rejected: &findings.rejected,
+                warnings: &findings.warnings,
+            });
+        } else {
+            findings.say();
+        }
+        match (findings.unreadable.is_empty(), findings.rejected.is_empty()) {
+            (false, _) => Exit::Failed,
+            (true, false) => Exit::Rejected,
+            (true, true) => Exit::Done,
+        }
+    }
+}
+
+impl Findings {
+    /// The whole directory, as a reload would see it.
+    fn examine(&mut self, files: Vec<VhostFile>, settings: &Settings) {
+        self.checked += files.len();
+        let mut candidates = Vec::new();
+        for file in &files {
+            self.remember(file);
+            match parse_alone(file, settings) {
+                Ok((app, warnings)) => {
+                    self.warnings.extend(warnings);
+                    candidates.push(candidate(app, file));
+                }
+                Err(errors) => self.reject(&file.app, errors),
+            }
+        }
+        let accepted = desired::accept(candidates, &owners(settings), &BTreeMap::new());
+        self.rejected.extend(rejected(&accepted.rejections));
+    }
+
+    /// One file that may replace one of the directory: the one of its name, or else the one that
+    /// has all of its names now.
+    fn examine_alone(&mut self, path: &Path, directory: &[VhostFile], settings: &Settings) {
+        self.checked += 1;
+        let file = match source::read_one(path) {
+            Ok(file) => file,
+            Err(error) => return self.unreadable.push(error.to_string()),
+        };
+        self.remember(&file);
+        let app = match parse_alone(&file, settings) {
+            Ok((app, warnings)) => {
+                self.warnings.extend(warnings);
+                app
+            }
+            Err(errors) => return self.reject(&file.app, errors),
+        };
+        let mut others: Vec<(App, &VhostFile)> = directory
+            .iter()
+            .filter(|other| other.app != app.name)
+            .filter_map(|other| Some((parse_alone(other, settings).ok()?.0, other)))
+            .collect();
+        let sharing: Vec<AppName> = others
+            .iter()
+            .filter(|(other, _)| share_a_name(&app, other))
+            .map(|(other, _)| other.name.clone())
+            .collect();
+        let same_name = directory.iter().any(|other| other.app == app.name);
+        if let ([replaced], false) = (sharing.as_slice(), same_name) {
+            others.retain(|(other, _)| other.name != *replaced);
+        }
+        let me = app.name.clone();
+        let mut candidates: Vec<_> = others
+            .into_iter()
+            .map(|(other, file)| candidate(other, file))
+            .collect();
+        candidates.push(candidate(app, &file));
+        let accepted = desired::accept(candidates, &owners(settings), &BTreeMap::new());
+        let mine = accepted
+            .rejections
+            .into_iter()
+            .filter(|rejection| rejection.app == me)
+            .collect::<Vec<_>>();
+        self.rejected.extend(rejected(&mine));
+    }
+
+    fn reject(&mut self, app: &AppName, diagnostics: Vec<Diagnostic>) {
+        let rejection = desired::Rejection {
+            app: app.clone(),
+            diagnostics,
+            stale: false,
+        };
+        self.rejected.extend(rejected(&[rejection]));
+    }
+
+    fn remember(&mut self, file: &VhostFile) {
+        if let Ok(text) = &file.text {
+            self.texts.insert(file.path.clone(), text.clone());
+        }
+    }
+
+    fn say(&self) {
+        for warning in &self.warnings {
+            output::warning(warning);
+        }
+        for rejected in &self.rejected {
+            output::rejected(rejected, self.texts.get(&rejected.file).map(String::as_str));
+        }
+        for error in &self.unreadable {
+            output::error(&format!("failed to {error}"));
+        }
+        let plural = |count: usize, word: &str| {
+            format!("{count} {word}{}", if count == 1 { "" } else { "s" })
+        };
+        let files = plural(self.checked, "file");
+        match self.rejected.len() {
+            0 => output::success(&format!("{files} checked, no errors")),
+            errors => output::error(&format!("{files} checked, {}", plural(errors, "error"))),
+        }
+    }
+}
+
+fn candidate(app: App, file: &VhostFile) -> Candidate {
+    Candidate {
+        app,
+        modified: file.modified,
+        fallback: None,
+    }
+}
+
+fn share_a_name(one: &App, other: &App) -> bool {
+    let names = |app: &App| -> Vec<String> {
+        let vhosts = app.vhosts.iter();
+        vhosts
+            .flat_map(|vhost| vhost.all_names())
+            .map(|name| name.value.to_string())
+            .collect()
+    };
+    let theirs = names(other);
+    names(one).iter().any(|name| theirs.contains(name))
+}
+
+/// `check` needs no privilege: where the owners cannot be read, files alone decide.
+fn owners(settings: &Settings) -> Owners {
+    std::fs::read(settings.state_dir.join("owners.json"))
+        .ok()
+        .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+        .unwrap_or_default()
+}

@@ -1,0 +1,103 @@
+//! W: lines for people on standard error or output; colour only where a terminal wants it.
+
+use std::io::{IsTerminal, Write};
+
+use anstream::{eprintln, println};
+use anstyle::{AnsiColor, Style};
+
+use super::diagnostic::render;
+use crate::diagnostic::Diagnostic;
+use crate::reconcile::report::{Rejected, Step, StepName};
+
+const RED: Style = AnsiColor::Red.on_default().bold();
+const GREEN: Style = AnsiColor::Green.on_default().bold();
+const YELLOW: Style = AnsiColor::Yellow.on_default().bold();
+const CYAN: Style = AnsiColor::Cyan.on_default().bold();
+const FAINT: Style = Style::new().dimmed();
+
+pub(super) fn success(text: &str) {
+    println!("{GREEN}success:{GREEN:#} {text}");
+}
+
+pub(super) fn error(text: &str) {
+    eprintln!("{RED}error:{RED:#} {text}");
+}
+
+pub(super) fn warning(text: &str) {
+    eprintln!("{YELLOW}warning:{YELLOW:#} {text}");
+}
+
+pub(super) fn hint(text: Option<&str>) {
+    if let Some(text) = text {
+        eprintln!("{CYAN}hint:{CYAN:#} {text}");
+    }
+}
+
+pub(super) fn line(text: &str) {
+    println!("{text}");
+}
+
+pub(super) fn faint(text: &str) -> String {
+    format!("{FAINT}{text}{FAINT:#}")
+}
+
+pub(super) fn good(text: &str) -> String {
+    format!("{GREEN}{text}{GREEN:#}")
+}
+
+pub(super) fn bad(text: &str) -> String {
+    format!("{RED}{text}{RED:#}")
+}
+
+pub(super) fn doubtful(text: &str) -> String {
+    format!("{YELLOW}{text}{YELLOW:#}")
+}
+
+/// One step, as it ends.
+pub(super) fn step(step: &Step) {
+    let name = match step.step {
+        StepName::Read => "read",
+        StepName::Render => "render",
+        StepName::Test => "test",
+        StepName::Activate => "activate",
+        StepName::Reload => "reload",
+        StepName::Verify => "verify",
+    };
+    let time = format!("{:.1} ms", step.ms);
+    println!("  {name:<9} {:<58} {FAINT}{time:>10}{FAINT:#}", step.detail);
+}
+
+/// A file's error with the line that it is about.
+pub(super) fn diagnostic(diagnostic: &Diagnostic, text: Option<&str>) {
+    let colour = is_colourful(&std::io::stderr());
+    let _ = std::io::stderr().write_all(render(diagnostic, text, colour).trim_end().as_bytes());
+    eprintln!("\n");
+}
+
+/// As [`diagnostic`], for what came from another process.
+pub(super) fn rejected(rejected: &Rejected, text: Option<&str>) {
+    let mut shown = Diagnostic::new(&rejected.file, rejected.reason.clone());
+    shown.hint.clone_from(&rejected.hint);
+    if let (Some(line), Some(column)) = (rejected.line, rejected.column) {
+        shown.at = Some(crate::diagnostic::Position {
+            line,
+            column,
+            offset: rejected.offset.unwrap_or_default(),
+            length: rejected.length.unwrap_or_default(),
+        });
+    }
+    diagnostic(&shown, text);
+}
+
+/// Data for a program, on standard output.
+pub(super) fn json(value: &impl serde::Serialize) {
+    match serde_json::to_string_pretty(value) {
+        Ok(text) => println!("{text}"),
+        Err(problem) => error(&format!("failed to write JSON: {problem}")),
+    }
+}
+
+pub(super) fn is_colourful(stream: &impl IsTerminal) -> bool {
+    let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    stream.is_terminal() && !refused
+}

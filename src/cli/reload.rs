@@ -1,0 +1,180 @@
+//! `vhostd reload`
+
+use std::time::Duration;
+
+use clap::Args;
+
+use super::{Exit, open, output, runtime, verdict};
+use crate::clock;
+use crate::control::{Line, Request, client};
+use crate::generation::manifest::Reason;
+use crate::obtain::{Obtaining, obtain_due};
+use crate::reconcile::report::{CertificateSummary, Report, Step};
+use crate::reconcile::{self, ReconcileError};
+use crate::settings::Settings;
+use crate::status::StatusRecord;
+
+#[derive(Args, Debug)]
+pub(super) struct Reload {
+    /// Let the exit status speak of these vhosts only
+    #[arg(value_name = "NAME")]
+    names: Vec<String>,
+    /// Also wait for the certificates
+    #[arg(long)]
+    wait: bool,
+    /// Print data for programs
+    #[arg(long)]
+    json: bool,
+}
+
+/// Whoever else reconciles is waited for this long.
+pub(super) const LOCK_LIMIT: Duration = Duration::from_secs(120);
+
+impl Reload {
+    pub(super) fn run(self, settings: Settings) -> Exit {
+        let Some(runtime) = runtime() else {
+            return Exit::Failed;
+        };
+        let state_dir = settings.state_dir.clone();
+        let request = Request::Reload { wait: self.wait };
+        let answer = runtime.block_on(through_daemon(&settings, &request, self.json));
+        let report = match answer {
+            Err(exit) => return exit,
+            Ok(Some(report)) => report,
+            Ok(None) => match self.by_itself(settings, &runtime) {
+                Err(exit) => return exit,
+                Ok(report) => report,
+            },
+        };
+        self.conclude(&report, StatusRecord::read(&state_dir).as_ref())
+    }
+
+    fn by_itself(
+        &self,
+        settings: Settings,
+        runtime: &tokio::runtime::Runtime,
+    ) -> Result<Report, Exit> {
+        let installation = open(settings)?;
+        let run = |reason| {
+            let request = request(reason);
+            let mut show = |step: &Step| announce(step, self.json);
+            reconcile::reconcile(&installation, &request, &mut show).map_err(|error| failed(&error))
+        };
+        let applied = run(Reason::Reload)?;
+        if !applied.report.succeeded() {
+            return Ok(applied.report);
+        }
+        let wanted = applied.wanted;
+        let summary = Obtaining::new(&installation, clock::system()).and_then(|obtaining| {
+            if self.wait {
+                return runtime.block_on(obtain_due(&obtaining, &wanted));
+            }
+            let mut summary = CertificateSummary::default();
+            summary.add_failing(&obtaining, &wanted)?;
+            Ok(summary)
+        });
+        let summary = summary.map_err(|error| {
+            output::error(&format!("failed to {error}"));
+            Exit::Failed
+        })?;
+        let mut report = match summary.ordered.is_empty() {
+            true => applied.report,
+            false => run(Reason::Certificate)?.report,
+        };
+        report.certificates = summary;
+        Ok(report)
+    }
+
+    fn conclude(&self, report: &Report, status: Option<&StatusRecord>) -> Exit {
+        if self.json {
+            output::json(report);
+        } else {
+            verdict::say(report, &self.names, self.wait);
+        }
+        let unknown = verdict::unknown(&self.names, report, status);
+        for name in &unknown {
+            output::error(&format!("there is no vhost `{name}`"));
+        }
+        match unknown.is_empty() {
+            true => verdict::exit(report, &self.names, self.wait),
+            false => Exit::Usage,
+        }
+    }
+}
+
+/// Asks the daemon, where one runs; `None` where none does.
+pub(super) async fn through_daemon(
+    settings: &Settings,
+    request: &Request,
+    quiet: bool,
+) -> Result<Option<Report>, Exit> {
+    let mut report = None;
+    let mut failure = None;
+    let asked = ask_daemon(settings, request, |line| match line {
+        Line::Step(step) => announce(&step, quiet),
+        Line::Report(ended) => report = Some(*ended),
+        Line::Error(error) => failure = Some(error),
+        Line::Renewed(_) => {}
+    });
+    if !asked.await? {
+        return Ok(None);
+    }
+    match (report, failure) {
+        (Some(report), _) => Ok(Some(report)),
+        (None, Some(failure)) => {
+            output::error(&format!("failed to {}", failure.message));
+            output::hint(failure.hint.as_deref());
+            Err(if failure.exit == 2 {
+                Exit::Usage
+            } else {
+                Exit::Failed
+            })
+        }
+        (None, None) => Err(Exit::Failed),
+    }
+}
+
+/// Whether a daemon was there to be asked.
+pub(super) async fn ask_daemon(
+    settings: &Settings,
+    request: &Request,
+    each: impl FnMut(Line),
+) -> Result<bool, Exit> {
+    let socket = settings.control_socket();
+    let failed = |error: client::ControlError| {
+        output::error(&format!("failed to {error}"));
+        if matches!(error, client::ControlError::Denied(_)) {
+            output::hint(Some(
+                "run it as root, or add yourself to the group: `adduser $USER vhostd`",
+            ));
+        }
+        Exit::Failed
+    };
+    let Some(stream) = client::connect(&socket).await.map_err(failed)? else {
+        return Ok(false);
+    };
+    client::ask(stream, &socket, request, each)
+        .await
+        .map_err(failed)?;
+    Ok(true)
+}
+
+pub(super) fn request(reason: Reason) -> reconcile::Request {
+    reconcile::Request {
+        reason,
+        now: clock::system()(),
+        lock_limit: LOCK_LIMIT,
+    }
+}
+
+pub(super) fn announce(step: &Step, quiet: bool) {
+    if !quiet {
+        output::step(step);
+    }
+}
+
+pub(super) fn failed(error: &ReconcileError) -> Exit {
+    output::error(&format!("failed to {error}"));
+    output::hint(Some("nothing was changed; what served before still serves"));
+    Exit::Failed
+}

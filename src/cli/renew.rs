@@ -1,0 +1,166 @@
+//! `vhostd renew`
+
+use clap::Args;
+
+use super::reload::{ask_daemon, failed, request};
+use super::{Exit, open, output, runtime};
+use crate::clock;
+use crate::control::{Line, RenewalResult, Renewed, Request};
+use crate::generation::manifest::Reason;
+use crate::obtain::{Obtaining, Selection, renew};
+use crate::reconcile;
+use crate::reconcile::report::Step;
+use crate::settings::Settings;
+use crate::status::StatusRecord;
+
+#[derive(Args, Debug)]
+pub(super) struct Renew {
+    /// Vhosts, server names or certificates; default: all that are due
+    #[arg(value_name = "NAME")]
+    names: Vec<String>,
+    /// Renew even what is not due
+    #[arg(long, requires = "names")]
+    force: bool,
+    /// Print data for programs
+    #[arg(long)]
+    json: bool,
+}
+
+impl Renew {
+    pub(super) fn run(self, settings: Settings) -> Exit {
+        let Some(runtime) = runtime() else {
+            return Exit::Failed;
+        };
+        let request = Request::Renew {
+            names: self.names.clone(),
+            force: self.force,
+        };
+        let (mut renewed, mut failure) = (None, None);
+        let asked = ask_daemon(&settings, &request, |line| match line {
+            Line::Renewed(ended) => renewed = Some(ended),
+            Line::Error(error) => failure = Some(error),
+            Line::Step(_) | Line::Report(_) => {}
+        });
+        let renewed = match runtime.block_on(asked) {
+            Err(exit) => return exit,
+            Ok(false) => match self.by_itself(settings, &runtime) {
+                Err(exit) => return exit,
+                Ok(renewed) => renewed,
+            },
+            Ok(true) => match (renewed, failure) {
+                (Some(renewed), _) => renewed,
+                (None, Some(failure)) => {
+                    output::error(&failure.message);
+                    output::hint(failure.hint.as_deref());
+                    return if failure.exit == 2 {
+                        Exit::Usage
+                    } else {
+                        Exit::Failed
+                    };
+                }
+                (None, None) => return Exit::Failed,
+            },
+        };
+        self.conclude(&renewed)
+    }
+
+    fn by_itself(
+        &self,
+        settings: Settings,
+        runtime: &tokio::runtime::Runtime,
+    ) -> Result<Renewed, Exit> {
+        let installation = open(settings)?;
+        let run = |reason| {
+            let mut quiet = |_: &Step| {};
+            reconcile::reconcile(&installation, &request(reason), &mut quiet)
+                .map_err(|error| failed(&error))
+        };
+        // what is wanted is what the vhost files say now
+        let applied = run(Reason::File)?;
+        if !applied.report.succeeded() {
+            output::warning(
+                applied
+                    .report
+                    .error
+                    .as_deref()
+                    .unwrap_or("the vhosts could not be activated"),
+            );
+        }
+        let record = StatusRecord::read(&installation.settings.state_dir);
+        let vhosts = record
+            .map(|record| record.certificate_of_vhosts())
+            .unwrap_or_default();
+        let selection =
+            Selection::new(&self.names, self.force, &applied.wanted, &vhosts).map_err(|name| {
+                output::error(&format!("there is no vhost or certificate `{name}`"));
+                Exit::Usage
+            })?;
+        let renewed = Obtaining::new(&installation, clock::system())
+            .and_then(|obtaining| runtime.block_on(renew(&obtaining, &applied.wanted, &selection)))
+            .map_err(|error| {
+                output::error(&format!("failed to {error}"));
+                Exit::Failed
+            })?;
+        let any = renewed
+            .certificates
+            .iter()
+            .any(|one| one.result == RenewalResult::Renewed);
+        if any {
+            let report = run(Reason::Certificate)?.report;
+            if let Some(error) = &report.error {
+                output::error(&format!("stored, but not served yet: {error}"));
+                output::hint(report.hint.as_deref());
+                return Err(Exit::Failed);
+            }
+        }
+        Ok(renewed)
+    }
+
+    fn conclude(&self, renewed: &Renewed) -> Exit {
+        let failed = renewed
+            .certificates
+            .iter()
+            .any(|one| one.result == RenewalResult::Failed);
+        if self.json {
+            output::json(renewed);
+        } else {
+            say(renewed);
+        }
+        match failed {
+            true => Exit::CertificateMissing,
+            false => Exit::Done,
+        }
+    }
+}
+
+fn say(renewed: &Renewed) {
+    let mut nothing = true;
+    for one in &renewed.certificates {
+        let until = one.not_after.as_deref().unwrap_or("-");
+        let next = one.next.as_deref().unwrap_or("-");
+        match one.result {
+            RenewalResult::Renewed => {
+                output::success(&format!("{} renewed, valid until {until}", one.name))
+            }
+            RenewalResult::NotDue => {
+                output::line(&format!(
+                    "  {} is valid until {until}, renewed at {next}",
+                    one.name
+                ));
+                continue;
+            }
+            RenewalResult::Failed => {
+                output::error(&format!(
+                    "{}: {}",
+                    one.name,
+                    one.error.as_deref().unwrap_or("failed")
+                ));
+                output::hint(Some(&format!("tried again at {next}")));
+            }
+        }
+        nothing = false;
+    }
+    if nothing {
+        output::success("no certificate is due");
+    }
+}

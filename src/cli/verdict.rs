@@ -1,0 +1,127 @@
+//! P: what a reconcile came to, in words and as an exit status.
+
+use super::Exit;
+use super::output;
+use crate::reconcile::report::{Outcome, Rejected, Report};
+use crate::status::StatusRecord;
+
+/// Whether a command's NAME means this vhost: its app, itself, or one of its names.
+pub(super) fn matches(name: &str, vhost: &str, server_names: &[String]) -> bool {
+    vhost == name
+        || vhost.split('#').next() == Some(name)
+        || server_names.iter().any(|server_name| server_name == name)
+}
+
+/// The rejections that a command with NAMEs speaks of; without NAMEs, all.
+pub(super) fn concerned<'a>(report: &'a Report, names: &[String]) -> Vec<&'a Rejected> {
+    let of = |rejected: &&Rejected| {
+        names.is_empty() || names.iter().any(|name| matches(name, &rejected.name, &[]))
+    };
+    report.rejected.iter().filter(of).collect()
+}
+
+/// The NAMEs that no vhost and no rejected file has.
+pub(super) fn unknown<'a>(
+    names: &'a [String],
+    report: &Report,
+    status: Option<&StatusRecord>,
+) -> Vec<&'a String> {
+    let known = |name: &&String| {
+        report
+            .rejected
+            .iter()
+            .any(|rejected| matches(name, &rejected.name, &[]))
+            || status.is_some_and(|status| {
+                let mut vhosts = status.vhosts.iter();
+                vhosts.any(|vhost| matches(name, &vhost.name, &vhost.server_names))
+            })
+    };
+    names.iter().filter(|name| !known(name)).collect()
+}
+
+pub(super) fn exit(report: &Report, names: &[String], wait: bool) -> Exit {
+    let missing = !report.certificates.pending.is_empty() || !report.certificates.failed.is_empty();
+    if !report.succeeded() {
+        Exit::Failed
+    } else if !concerned(report, names).is_empty() {
+        Exit::Rejected
+    } else if wait && missing {
+        Exit::CertificateMissing
+    } else {
+        Exit::Done
+    }
+}
+
+/// The lines after the steps.
+pub(super) fn say(report: &Report, names: &[String], wait: bool) {
+    for warning in &report.warnings {
+        output::warning(warning);
+    }
+    for rejected in concerned(report, names) {
+        output::rejected(rejected, text_of(&rejected.file).as_deref());
+        output::warning(&match rejected.stale {
+            true => format!(
+                "{} is rejected; its last good version keeps serving",
+                rejected.name
+            ),
+            false => format!("{} is rejected and not served", rejected.name),
+        });
+    }
+    if let Some(error) = &report.error {
+        output::error(error);
+        output::hint(report.hint.as_deref());
+    }
+    let generation = report.generation;
+    let ms: f64 = report.steps.iter().map(|step| step.ms).sum();
+    match (report.outcome, report.error.is_some()) {
+        (Outcome::Unchanged, false) => {
+            output::success(&format!("already up to date (generation {generation})"))
+        }
+        (Outcome::Activated, false) => {
+            output::success(&format!("generation {generation} serves, after {ms:.0} ms"))
+        }
+        (Outcome::Rejected | Outcome::RolledBack, _) => {
+            output::error(&format!(
+                "nothing changed, generation {generation} is still active"
+            ));
+        }
+        (_, true) => {}
+    }
+    certificates(report, wait);
+}
+
+fn certificates(report: &Report, wait: bool) {
+    let summary = &report.certificates;
+    if !summary.ordered.is_empty() {
+        output::success(&format!(
+            "certificates obtained: {}",
+            summary.ordered.join(", ")
+        ));
+    }
+    if !summary.failed.is_empty() {
+        output::warning(&format!(
+            "certificates not obtained: {}",
+            summary.failed.join(", ")
+        ));
+        output::hint(Some("`vhostd status` says why, and when it is tried again"));
+    }
+    if !summary.pending.is_empty() {
+        output::warning(&format!(
+            "certificates still to come: {}",
+            summary.pending.join(", ")
+        ));
+        if !wait {
+            output::hint(Some("`vhostd reload --wait` waits for them"));
+        }
+    }
+}
+
+/// The file again, for the picture of its error; only what the reconcile would read, too.
+fn text_of(file: &std::path::Path) -> Option<String> {
+    let listing = crate::vhost::source::read(file.parent()?).ok()?;
+    let found = listing
+        .files
+        .into_iter()
+        .find(|candidate| candidate.path == file)?;
+    found.text.ok()
+}

@@ -1,0 +1,121 @@
+//! N: the control socket that commands talk to: HTTP/1.1 over a unix socket, versioned by path,
+//! each answer a stream of JSON lines.
+//!
+//! `POST /v1/reload`, `/v1/renew`, `/v1/rollback`; `GET /v1/daemon`. An older daemon answers 404 to
+//! a newer command's path, and unknown keys of a line are ignored: old and new understand each
+//! other.
+
+pub mod client; // N what a command does with it
+mod server; // N what the daemon does with it
+
+pub use server::{ListenError, listen};
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+
+use crate::reconcile::report::{Report, Step};
+
+/// What a command asks of the daemon.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Request {
+    Reload {
+        /// Also wait for the certificates.
+        #[serde(default)]
+        wait: bool,
+    },
+    Renew {
+        /// Vhosts, server names or certificates; none: all that are due.
+        #[serde(default)]
+        names: Vec<String>,
+        /// Renew what is named even when it is not due.
+        #[serde(default)]
+        force: bool,
+    },
+    Rollback {
+        generation: Option<u64>,
+    },
+}
+
+impl Request {
+    fn path(&self) -> &'static str {
+        match self {
+            Self::Reload { .. } => "/v1/reload",
+            Self::Renew { .. } => "/v1/renew",
+            Self::Rollback { .. } => "/v1/rollback",
+        }
+    }
+}
+
+/// One line of an answer.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Line {
+    Step(Step),
+    /// The last line of a reload or a rollback.
+    Report(Box<Report>),
+    /// The last line of a renewal.
+    Renewed(Renewed),
+    /// The last line of what could not be done.
+    Error(Failure),
+}
+
+/// Why a request could not be carried out.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Failure {
+    pub message: String,
+    pub hint: Option<String>,
+    /// Exit status for the command: 1 failed, 2 usage or settings.
+    pub exit: u8,
+}
+
+/// What became of each certificate, as `vhostd renew --json` prints it.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Renewed {
+    pub certificates: Vec<RenewedCertificate>,
+}
+
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct RenewedCertificate {
+    pub name: String,
+    pub result: RenewalResult,
+    /// RFC 3339.
+    pub not_after: Option<String>,
+    pub error: Option<String>,
+    /// When it is tried again, or next renewed. RFC 3339.
+    pub next: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RenewalResult {
+    Renewed,
+    NotDue,
+    Failed,
+}
+
+/// A request on its way to the daemon's loop, and where its answer goes.
+#[derive(Debug)]
+pub struct Call {
+    pub request: Request,
+    pub answer: Answer,
+}
+
+/// Sends lines to whoever asked. A caller that has gone away is no error: the work goes on.
+#[derive(Clone, Debug)]
+pub struct Answer(mpsc::UnboundedSender<Line>);
+
+impl Answer {
+    pub fn send(&self, line: Line) {
+        let _ = self.0.send(line);
+    }
+
+    pub fn fail(&self, message: impl Into<String>, hint: Option<String>, exit: u8) {
+        let message = message.into();
+        self.send(Line::Error(Failure {
+            message,
+            hint,
+            exit,
+        }));
+    }
+}

@@ -1,0 +1,90 @@
+//! N: a command's end of the control socket.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper_util::rt::TokioIo;
+use tokio::net::UnixStream;
+
+use super::{Line, Request};
+
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    #[error(
+        "the daemon ended the conversation before the last line; look at `journalctl -u vhostd`"
+    )]
+    Cut,
+    #[error("no permission to talk to the daemon at {}", .0.display())]
+    Denied(PathBuf),
+    #[error(
+        "the daemon does not know this request: it is of another version; restart it with `systemctl restart vhostd`"
+    )]
+    OtherVersion,
+    #[error("talk to the daemon at {}: {why}", path.display())]
+    Talk { path: PathBuf, why: String },
+}
+
+/// Whether a daemon listens there. A socket file that nobody serves is none.
+pub async fn connect(path: &Path) -> Result<Option<UnixStream>, ControlError> {
+    match UnixStream::connect(path).await {
+        Ok(stream) => Ok(Some(stream)),
+        Err(error) => match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Ok(None),
+            io::ErrorKind::PermissionDenied => Err(ControlError::Denied(path.to_path_buf())),
+            _ => Err(ControlError::Talk {
+                path: path.to_path_buf(),
+                why: error.to_string(),
+            }),
+        },
+    }
+}
+
+/// Sends `request` and calls `each` with every line up to the last.
+pub async fn ask(
+    stream: UnixStream,
+    path: &Path,
+    request: &Request,
+    mut each: impl FnMut(Line),
+) -> Result<(), ControlError> {
+    let failed = |why: String| ControlError::Talk {
+        path: path.to_path_buf(),
+        why,
+    };
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(|error| failed(error.to_string()))?;
+    tokio::spawn(connection);
+    let body = serde_json::to_vec(request).map_err(|error| failed(error.to_string()))?;
+    let message = hyper::Request::post(request.path())
+        .header("host", "vhostd")
+        .header("content-type", "application/json")
+        .body(Full::new(Bytes::from(body)))
+        .map_err(|error| failed(error.to_string()))?;
+    let response = sender
+        .send_request(message)
+        .await
+        .map_err(|_| ControlError::Cut)?;
+    if response.status() == hyper::StatusCode::NOT_FOUND {
+        return Err(ControlError::OtherVersion);
+    }
+    let (mut body, mut text, mut ended) = (response.into_body(), Vec::new(), false);
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| ControlError::Cut)?;
+        text.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
+        while let Some(end) = text.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = text.drain(..=end).collect();
+            // a line of a newer daemon that we do not know is skipped
+            if let Ok(line) = serde_json::from_slice::<Line>(&line) {
+                ended |= !matches!(line, Line::Step(_));
+                each(line);
+            }
+        }
+    }
+    if ended {
+        Ok(())
+    } else {
+        Err(ControlError::Cut)
+    }
+}

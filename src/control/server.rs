@@ -1,0 +1,186 @@
+//! N: the daemon's end of the control socket.
+
+use std::convert::Infallible;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Limited};
+use hyper::body::{Body, Frame, Incoming};
+use hyper::service::service_fn;
+use hyper::{Method, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use nix::unistd::Group;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::mpsc;
+
+use super::{Answer, Call, Failure, Line, Request};
+use crate::atomic_file::{self, WriteError};
+
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    #[error("listen on {}: {source}", path.display())]
+    Bind {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("listen on {}: another vhostd runs already", .0.display())]
+    Taken(PathBuf),
+    #[error(transparent)]
+    Write(#[from] WriteError),
+}
+
+/// More than any request of ours.
+const LARGEST: usize = 64 * 1024;
+/// A peer that sends its request slower than this is cut off.
+const HEADER_LIMIT: Duration = Duration::from_secs(10);
+
+/// Accepts connections for ever; each request becomes a [`Call`].
+///
+/// The socket is for root and the group `vhostd` (root alone where there is no such group).
+pub async fn listen(
+    path: &Path,
+    calls: mpsc::UnboundedSender<Call>,
+) -> Result<Infallible, ListenError> {
+    let listener = bind(path).await?;
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                tokio::spawn(serve(stream, calls.clone()));
+            }
+            Err(error) => {
+                tracing::warn!("control connection: {error}");
+                // out of file handles: give them time to come back
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn bind(path: &Path) -> Result<UnixListener, ListenError> {
+    let failed = |source| ListenError::Bind {
+        path: path.to_path_buf(),
+        source,
+    };
+    if let Some(directory) = path.parent() {
+        atomic_file::create_directory(directory, 0o755)?;
+    }
+    if UnixStream::connect(path).await.is_ok() {
+        return Err(ListenError::Taken(path.to_path_buf()));
+    }
+    // nobody answers: what is left of an earlier run
+    atomic_file::remove(path)?;
+    let group = Group::from_name("vhostd").ok().flatten();
+    let temporary = atomic_file::temporary_beside(path)?;
+    atomic_file::remove(&temporary)?;
+    let listener = UnixListener::bind(&temporary).map_err(failed)?;
+    // it gets its name only when strangers are kept out
+    let (mode, gid) = match group {
+        Some(group) => (0o660, Some(group.gid.as_raw())),
+        None => (0o600, None),
+    };
+    atomic_file::restrict(&temporary, mode, gid)?;
+    atomic_file::rename(&temporary, path)?;
+    Ok(listener)
+}
+
+async fn serve(stream: UnixStream, calls: mpsc::UnboundedSender<Call>) {
+    let service = service_fn(|request| respond(request, calls.clone()));
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_LIMIT)
+        .serve_connection(TokioIo::new(stream), service);
+    if let Err(error) = connection.await {
+        tracing::debug!("control connection: {error}");
+    }
+}
+
+async fn respond(
+    request: hyper::Request<Incoming>,
+    calls: mpsc::UnboundedSender<Call>,
+) -> Result<Response<Lines>, Infallible> {
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    if method == Method::GET && path == "/v1/daemon" {
+        let line =
+            serde_json::json!({"version": env!("CARGO_PKG_VERSION"), "pid": std::process::id()});
+        return Ok(response(StatusCode::OK, Lines::one(line.to_string())));
+    }
+    let body = Limited::new(request.into_body(), LARGEST).collect();
+    let Ok(Ok(body)) = tokio::time::timeout(HEADER_LIMIT, body).await else {
+        return Ok(refusal(
+            StatusCode::BAD_REQUEST,
+            "the request is too large or too slow",
+        ));
+    };
+    let parsed = serde_json::from_slice::<Request>(&body.to_bytes());
+    Ok(match parsed {
+        Ok(request) if method == Method::POST && request.path() == path => {
+            let (sender, lines) = mpsc::unbounded_channel();
+            let answer = Answer(sender);
+            if calls.send(Call { request, answer }).is_err() {
+                refusal(StatusCode::SERVICE_UNAVAILABLE, "the daemon is stopping")
+            } else {
+                response(StatusCode::OK, Lines::Stream(lines))
+            }
+        }
+        Ok(_) => refusal(StatusCode::NOT_FOUND, "no such request"),
+        Err(error) => refusal(StatusCode::BAD_REQUEST, &format!("not a request: {error}")),
+    })
+}
+
+fn response(status: StatusCode, body: Lines) -> Response<Lines> {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    let kind = hyper::header::HeaderValue::from_static("application/x-ndjson");
+    response
+        .headers_mut()
+        .insert(hyper::header::CONTENT_TYPE, kind);
+    response
+}
+
+fn refusal(status: StatusCode, message: &str) -> Response<Lines> {
+    let failure = Failure {
+        message: message.into(),
+        hint: None,
+        exit: 1,
+    };
+    response(status, Lines::one(to_json(&Line::Error(failure))))
+}
+
+fn to_json(line: &Line) -> String {
+    serde_json::to_string(line).unwrap_or_default()
+}
+
+/// A body of JSON lines, sent as they come.
+enum Lines {
+    One(Option<String>),
+    Stream(mpsc::UnboundedReceiver<Line>),
+}
+
+impl Lines {
+    fn one(line: String) -> Self {
+        Self::One(Some(line))
+    }
+}
+
+impl Body for Lines {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let next = match self.get_mut() {
+            Self::One(line) => Poll::Ready(line.take()),
+            Self::Stream(lines) => lines
+                .poll_recv(context)
+                .map(|line| line.map(|line| to_json(&line))),
+        };
+        next.map(|line| line.map(|line| Ok(Frame::data(Bytes::from(line + "\n")))))
+    }
+}

@@ -1,0 +1,174 @@
+//! P: what has been asked for since the last batch began.
+
+use super::{is_change, send_step};
+use crate::control::{Call, Request};
+use crate::generation::manifest::Reason;
+use crate::reconcile::report::{Outcome, Report, Step};
+use crate::settings::Settings;
+
+/// What the next batch will be about.
+#[derive(Default)]
+pub(super) struct Pending {
+    pub start: bool,
+    pub files: bool,
+    pub rescan: bool,
+    pub certificate: bool,
+    pub reopen: bool,
+    pub calls: Vec<Call>,
+}
+
+/// What one reconcile is about, and who asked for it.
+pub(super) struct Batch {
+    reason: Reason,
+    reopens: bool,
+    pub calls: Vec<Call>,
+}
+
+impl Pending {
+    pub(super) fn at_start() -> Self {
+        Self {
+            start: true,
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        !(self.start || self.files || self.rescan || self.certificate || self.reopen)
+            && self.calls.is_empty()
+    }
+
+    /// Takes all that one reconcile can do. A rollback is a batch of its own, in its turn.
+    pub(super) fn take(&mut self) -> Option<Batch> {
+        if self.is_empty() {
+            return None;
+        }
+        if self.calls.first().is_some_and(is_rollback) {
+            let calls = vec![self.calls.remove(0)];
+            return Some(Batch {
+                reason: Reason::Rollback,
+                reopens: false,
+                calls,
+            });
+        }
+        let next_rollback = self
+            .calls
+            .iter()
+            .position(is_rollback)
+            .unwrap_or(self.calls.len());
+        let calls: Vec<Call> = self.calls.drain(..next_rollback).collect();
+        let rest = std::mem::take(&mut self.calls);
+        let asked = std::mem::take(self);
+        self.calls = rest;
+        let reason = match asked {
+            _ if !calls.is_empty() || asked.reopen => Reason::Reload,
+            _ if asked.start => Reason::Start,
+            _ if asked.files => Reason::File,
+            _ if asked.certificate => Reason::Certificate,
+            _ => Reason::File,
+        };
+        Some(Batch {
+            reopens: reason == Reason::Reload,
+            reason,
+            calls,
+        })
+    }
+}
+
+impl Batch {
+    pub(super) fn reason(&self) -> Reason {
+        self.reason
+    }
+
+    pub(super) fn is_manual(&self) -> bool {
+        self.reason == Reason::Reload
+    }
+
+    /// A manual reload reads the settings again, too.
+    pub(super) fn reopens(&self) -> bool {
+        self.reopens
+    }
+
+    /// For a rollback: the generation that was named, if one was.
+    pub(super) fn rollback(&self) -> Option<Option<u64>> {
+        match self.calls.first().map(|call| &call.request) {
+            Some(Request::Rollback { generation }) => Some(*generation),
+            _ => None,
+        }
+    }
+
+    /// Sends each step to everyone who asked.
+    pub(super) fn observer(&self) -> impl FnMut(&Step) + Send + 'static {
+        let calls: Vec<_> = self
+            .calls
+            .iter()
+            .map(|call| Call {
+                request: call.request.clone(),
+                answer: call.answer.clone(),
+            })
+            .collect();
+        move |step| calls.iter().for_each(|call| send_step(call, step))
+    }
+
+    pub(super) fn fail(self, message: &str, hint: Option<String>, exit: u8) {
+        for call in self.calls {
+            call.answer.fail(message, hint.clone(), exit);
+        }
+    }
+}
+
+fn is_rollback(call: &Call) -> bool {
+    matches!(call.request, Request::Rollback { .. })
+}
+
+/// One line per reconcile that did something.
+pub(super) fn log(report: &Report, reason: Reason) {
+    for rejected in &report.rejected {
+        let at = rejected
+            .line
+            .map_or_else(String::new, |line| format!(":{line}"));
+        tracing::warn!(app = %rejected.name, "rejected: {}{at}: {}", rejected.file.display(), rejected.reason);
+    }
+    let ms: f64 = report.steps.iter().map(|step| step.ms).sum();
+    let generation = report.generation;
+    match (&report.error, report.outcome) {
+        (Some(error), Outcome::Activated) => tracing::warn!(generation, "{error}"),
+        (Some(error), Outcome::Unchanged) => tracing::debug!(generation, "{error}"),
+        (Some(error), _) => tracing::error!(generation, "nothing changed for visitors: {error}"),
+        (None, outcome) if is_change(outcome) => {
+            tracing::info!(
+                generation,
+                "generation {generation} serves after {ms:.0} ms ({reason})"
+            );
+        }
+        (None, _) => tracing::debug!(generation, "nothing to change ({reason})"),
+    }
+}
+
+/// `systemctl status` shows it.
+pub(super) fn status_line(report: &Report) -> String {
+    let rejected = match report.rejected.len() {
+        0 => String::new(),
+        count => format!(", {count} rejected"),
+    };
+    match &report.error {
+        Some(error) => format!("generation {}{rejected}: {error}", report.generation),
+        None => format!("generation {} serves{rejected}", report.generation),
+    }
+}
+
+/// The directories and the socket are opened once.
+pub(super) fn warn_of_directories(old: &Settings, new: &Settings) {
+    let pairs = [
+        ("vhosts_dir", &old.vhosts_dir, &new.vhosts_dir),
+        ("state_dir", &old.state_dir, &new.state_dir),
+        ("runtime_dir", &old.runtime_dir, &new.runtime_dir),
+    ];
+    for (key, old, new) in pairs {
+        if old != new {
+            tracing::warn!(
+                "`{key}` changed to {}: that needs `systemctl restart vhostd`",
+                new.display()
+            );
+        }
+    }
+}

@@ -1,0 +1,333 @@
+//! N: the certificates that are being obtained, and who waits for them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::Event;
+use super::batch::Batch;
+use crate::certificate::renew::Obtained;
+use crate::certificate::{CertificateName, CertificateRequest, WantedCertificate};
+use crate::clock::Clock;
+use crate::control::{Answer, Line, Renewed, Request};
+use crate::desired;
+use crate::installation::Installation;
+use crate::obtain::{Obtaining, ObtainingError, Selection, is_good, outcome};
+use crate::reconcile::intent::Intent;
+use crate::reconcile::report::{CertificateSummary, Report};
+use crate::status::StatusRecord;
+
+/// A clock may jump: however far away the next renewal is, it is looked for this often.
+const LOOK_AGAIN: Duration = Duration::from_secs(3600);
+
+pub(super) struct Orders {
+    clock: Clock,
+    obtaining: Option<Obtaining>,
+    wanted: Vec<WantedCertificate>,
+    in_flight: BTreeSet<CertificateName>,
+    /// What ended since somebody began to wait.
+    ended: BTreeMap<CertificateName, Obtained>,
+    next_due: Option<Instant>,
+    waiters: Vec<Waiter>,
+}
+
+/// A command that waits for certificates, and for what they bring to be served.
+struct Waiter {
+    answer: Answer,
+    names: BTreeSet<CertificateName>,
+    purpose: Purpose,
+}
+
+enum Purpose {
+    Reload(Box<Report>),
+    Renew(Selection),
+}
+
+impl Orders {
+    pub(super) fn new(clock: Clock) -> Self {
+        Self {
+            clock,
+            obtaining: None,
+            wanted: Vec::new(),
+            in_flight: BTreeSet::new(),
+            ended: BTreeMap::new(),
+            next_due: None,
+            waiters: Vec::new(),
+        }
+    }
+
+    /// The settings changed: the next order is made by a new client.
+    pub(super) fn forget_client(&mut self) {
+        self.obtaining = None;
+    }
+
+    pub(super) fn want(&mut self, wanted: Vec<WantedCertificate>) {
+        self.wanted = wanted;
+        self.next_due = Some(Instant::now());
+    }
+
+    pub(super) fn next_due(&self) -> Option<Instant> {
+        self.next_due
+    }
+
+    /// Starts what is due now, unless it is not time to look yet.
+    pub(super) fn start_due(
+        &mut self,
+        installation: &Installation,
+        events: &UnboundedSender<Event>,
+    ) {
+        let now = Instant::now();
+        if self.next_due.is_none_or(|next| next > now) {
+            return;
+        }
+        self.next_due = Some(now + LOOK_AGAIN);
+        let obtaining = match self.obtaining(installation) {
+            Ok(obtaining) => obtaining,
+            Err(error) => return tracing::error!("failed to prepare for orders: {error}"),
+        };
+        match obtaining.schedule(&self.wanted) {
+            Ok(schedule) => {
+                if let Some(next) = schedule.next {
+                    let wait = (next - obtaining.now())
+                        .try_into()
+                        .unwrap_or(Duration::ZERO);
+                    self.next_due = Some(now + wait.clamp(Duration::from_millis(100), LOOK_AGAIN));
+                }
+                self.start(&obtaining, schedule.due, events);
+            }
+            Err(error) => tracing::error!("failed to find what is due: {error}"),
+        }
+    }
+
+    /// Starts the orders of vhosts that do not serve yet. Returns what a new vhost lacks.
+    pub(super) fn start_early(
+        &mut self,
+        intent: &Intent,
+        installation: &Installation,
+        events: &UnboundedSender<Event>,
+    ) -> Vec<CertificateName> {
+        let early = installation
+            .owners()
+            .map_err(|error| error.to_string())
+            .and_then(|owners| {
+                let candidates = intent.candidates.clone();
+                let apps = desired::accept(candidates, &owners, &BTreeMap::new()).apps;
+                let default = installation.settings.tls;
+                let wanted: Vec<_> = apps
+                    .iter()
+                    .flat_map(|app| desired::wanted(app, default))
+                    .flatten()
+                    .collect();
+                if wanted.iter().all(|wanted| self.wanted.contains(wanted)) {
+                    return Ok(Vec::new());
+                }
+                let obtaining = self
+                    .obtaining(installation)
+                    .map_err(|error| error.to_string())?;
+                let schedule = obtaining
+                    .schedule(&wanted)
+                    .map_err(|error| error.to_string())?;
+                let inventory = obtaining.inventory().map_err(|error| error.to_string())?;
+                let now = obtaining.now();
+                let lacking = schedule
+                    .due
+                    .iter()
+                    .map(|request| request.name.clone())
+                    .filter(|name| {
+                        let wanted = wanted.iter().find(|wanted| wanted.name == *name);
+                        wanted.is_some_and(|wanted| {
+                            !is_good(wanted, inventory.certificates.get(name), now)
+                        })
+                    });
+                let lacking = lacking.collect();
+                self.start(&obtaining, schedule.due, events);
+                Ok(lacking)
+            });
+        early.unwrap_or_else(|error| {
+            tracing::warn!("orders start only after the vhosts are served: {error}");
+            Vec::new()
+        })
+    }
+
+    /// Notes the end of an order. Returns whether there is something new to serve.
+    pub(super) fn finished(&mut self, name: &CertificateName, obtained: &Obtained) -> bool {
+        self.in_flight.remove(name);
+        self.next_due = Some(Instant::now());
+        if let Obtained::Failed { error, next, .. } = obtained {
+            tracing::warn!(identifier = %name, next = %next, "failed to {error}");
+        }
+        if !self.waiters.is_empty() {
+            self.ended.insert(name.clone(), obtained.clone());
+        }
+        !matches!(obtained, Obtained::Failed { .. })
+    }
+
+    /// `vhostd renew`.
+    pub(super) fn renew(
+        &mut self,
+        names: &[String],
+        force: bool,
+        answer: Answer,
+        installation: &Installation,
+        events: &UnboundedSender<Event>,
+    ) {
+        let record = StatusRecord::read(&installation.settings.state_dir);
+        let vhosts = record
+            .map(|record| record.certificate_of_vhosts())
+            .unwrap_or_default();
+        let selection = match Selection::new(names, force, &self.wanted, &vhosts) {
+            Ok(selection) => selection,
+            Err(name) => {
+                return answer.fail(
+                    format!("there is no vhost or certificate `{name}`"),
+                    None,
+                    2,
+                );
+            }
+        };
+        let started = self.obtaining(installation).and_then(|obtaining| {
+            let requests = selection.requests(&obtaining, &self.wanted)?;
+            self.start(&obtaining, requests, events);
+            Ok(())
+        });
+        if let Err(error) = started {
+            return answer.fail(format!("failed to {error}"), None, 1);
+        }
+        let names = self
+            .wanted
+            .iter()
+            .filter(|wanted| selection.includes(wanted));
+        self.waiters.push(Waiter {
+            answer,
+            names: names.map(|wanted| wanted.name.clone()).collect(),
+            purpose: Purpose::Renew(selection),
+        });
+    }
+
+    /// Answers everyone of a finished batch, or lets them wait for the certificates.
+    pub(super) fn answer_batch(
+        &mut self,
+        batch: Batch,
+        report: Report,
+        installation: &Installation,
+    ) {
+        for call in batch.calls {
+            let waits = matches!(call.request, Request::Reload { wait: true, .. });
+            if waits && report.succeeded() {
+                self.waiters.push(Waiter {
+                    answer: call.answer,
+                    names: self
+                        .wanted
+                        .iter()
+                        .map(|wanted| wanted.name.clone())
+                        .collect(),
+                    purpose: Purpose::Reload(Box::new(report.clone())),
+                });
+            } else {
+                let mut report = report.clone();
+                report.certificates = self.summary(installation);
+                call.answer.send(Line::Report(Box::new(report)));
+            }
+        }
+    }
+
+    /// Answers those for whom nothing is under way any more. `settled`: what was obtained is served.
+    pub(super) fn answer_waiters(&mut self, settled: bool, installation: &Installation) {
+        if !settled || self.waiters.is_empty() {
+            return;
+        }
+        let flying = |waiter: &Waiter, in_flight: &BTreeSet<CertificateName>| {
+            waiter.names.iter().any(|name| in_flight.contains(name))
+        };
+        let (waiting, done): (Vec<_>, Vec<_>) = std::mem::take(&mut self.waiters)
+            .into_iter()
+            .partition(|waiter| flying(waiter, &self.in_flight));
+        self.waiters = waiting;
+        for waiter in done {
+            self.answer(waiter, installation);
+        }
+        if self.waiters.is_empty() {
+            self.ended.clear();
+        }
+    }
+
+    fn answer(&mut self, waiter: Waiter, installation: &Installation) {
+        match waiter.purpose {
+            Purpose::Reload(mut report) => {
+                report.certificates = self.summary(installation);
+                let served = installation.generations.active_number();
+                report.generation = served.unwrap_or(report.generation);
+                waiter.answer.send(Line::Report(report));
+            }
+            Purpose::Renew(selection) => match self.renewed(&selection, installation) {
+                Ok(renewed) => waiter.answer.send(Line::Renewed(renewed)),
+                Err(error) => waiter.answer.fail(format!("failed to {error}"), None, 1),
+            },
+        }
+    }
+
+    fn renewed(
+        &mut self,
+        selection: &Selection,
+        installation: &Installation,
+    ) -> Result<Renewed, ObtainingError> {
+        let obtaining = self.obtaining(installation)?;
+        let mine = self
+            .wanted
+            .iter()
+            .filter(|wanted| selection.includes(wanted));
+        let certificates =
+            mine.map(|wanted| outcome(&obtaining, wanted, self.ended.get(&wanted.name)));
+        Ok(Renewed {
+            certificates: certificates.collect::<Result<_, _>>()?,
+        })
+    }
+
+    fn summary(&mut self, installation: &Installation) -> CertificateSummary {
+        let stored = |obtained: &Obtained| !matches!(obtained, Obtained::Failed { .. });
+        let mut summary = CertificateSummary::default();
+        let ended = self.ended.iter().filter(|(_, obtained)| stored(obtained));
+        summary
+            .ordered
+            .extend(ended.map(|(name, _)| name.to_string()));
+        summary
+            .pending
+            .extend(self.in_flight.iter().map(ToString::to_string));
+        let added = self
+            .obtaining(installation)
+            .and_then(|obtaining| summary.add_failing(&obtaining, &self.wanted));
+        if let Err(error) = added {
+            tracing::warn!("failed to {error}");
+        }
+        summary
+    }
+
+    fn start(
+        &mut self,
+        obtaining: &Obtaining,
+        requests: Vec<CertificateRequest>,
+        events: &UnboundedSender<Event>,
+    ) {
+        for request in requests {
+            if !self.in_flight.insert(request.name.clone()) {
+                continue;
+            }
+            tracing::info!(identifier = %request.name, "obtaining a certificate");
+            let (obtaining, events) = (obtaining.clone(), events.clone());
+            tokio::spawn(async move {
+                let name = request.name.clone();
+                let obtained = obtaining.obtain(request).await;
+                let _ = events.send(Event::Obtained(name, obtained));
+            });
+        }
+    }
+
+    fn obtaining(&mut self, installation: &Installation) -> Result<Obtaining, ObtainingError> {
+        if let Some(obtaining) = &self.obtaining {
+            return Ok(obtaining.clone());
+        }
+        let obtaining = Obtaining::new(installation, self.clock.clone())?;
+        Ok(self.obtaining.insert(obtaining).clone())
+    }
+}

@@ -1,0 +1,93 @@
+//! W: what was activated when, and how that ended; what `vhostd history` shows.
+//!
+//! It is written after the proof. A generation that `current` names and that is not in it was
+//! activated by somebody who was killed: the next run proves it or rolls it back.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+
+use super::manifest::Reason;
+use crate::atomic_file::{self, WriteError};
+
+/// Oldest first.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub struct History {
+    entries: Vec<HistoryEntry>,
+    #[serde(skip)]
+    path: PathBuf,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct HistoryEntry {
+    pub generation: u64,
+    #[serde(with = "time::serde::rfc3339")]
+    pub at: OffsetDateTime,
+    pub reason: Reason,
+    pub result: Proof,
+    /// Apps that came, changed or went: `+shop ~hello -old`.
+    pub changes: String,
+    /// Why it was rolled back.
+    pub why: Option<String>,
+}
+
+/// How an activation ended.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Proof {
+    /// It was seen to serve.
+    Proven,
+    /// nginx was down: it serves when nginx comes up.
+    NginxDown,
+    RolledBack,
+}
+
+const MOST: usize = 200;
+
+impl History {
+    /// A damaged history is an empty one: it is a record, nothing depends on it but `rollback`.
+    pub fn read(state_dir: &Path) -> Self {
+        let path = state_dir.join("history.json");
+        let read = fs::read(&path).ok();
+        let history = read.and_then(|bytes| serde_json::from_slice::<Self>(&bytes).ok());
+        Self {
+            path,
+            ..history.unwrap_or_default()
+        }
+    }
+
+    pub fn record(&mut self, entry: HistoryEntry) -> Result<(), WriteError> {
+        self.entries.push(entry);
+        let surplus = self.entries.len().saturating_sub(MOST);
+        self.entries.drain(..surplus);
+        let bytes = serde_json::to_vec_pretty(&self).unwrap_or_default();
+        atomic_file::write(&self.path, &bytes, 0o600)
+    }
+
+    pub fn entries(&self) -> &[HistoryEntry] {
+        &self.entries
+    }
+
+    pub fn proven(&self) -> impl Iterator<Item = u64> {
+        let proven = self
+            .entries
+            .iter()
+            .filter(|entry| entry.result == Proof::Proven);
+        proven.map(|entry| entry.generation)
+    }
+
+    /// The highest number that was ever activated.
+    pub fn newest(&self) -> Option<u64> {
+        self.entries.iter().map(|entry| entry.generation).max()
+    }
+
+    /// The newest entry about `generation`.
+    pub fn last(&self, generation: u64) -> Option<&HistoryEntry> {
+        self.entries
+            .iter()
+            .rev()
+            .find(|entry| entry.generation == generation)
+    }
+}

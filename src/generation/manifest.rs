@@ -1,0 +1,110 @@
+//! P: what a generation was made from: enough to prove it, to return to it, and to keep an app's
+//! last good version when its newest file is broken.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+
+use crate::nginx::dump::Survey;
+use crate::vhost::{AppName, VhostName};
+
+/// `manifest.json` of a generation.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Manifest {
+    /// Of this format; a newer one is not read.
+    pub format: u32,
+    pub number: u64,
+    pub digest: String,
+    #[serde(with = "time::serde::rfc3339")]
+    pub created_at: OffsetDateTime,
+    pub reason: Reason,
+    /// The apps in it, each with the text it was made from.
+    pub apps: BTreeMap<AppName, AppSource>,
+    /// Relative name of each vhost file → its app.
+    pub files: BTreeMap<PathBuf, AppName>,
+    /// The listening sockets, plain ones first.
+    pub http: Vec<SocketAddr>,
+    pub https: Vec<SocketAddr>,
+    /// Which block must answer which name.
+    pub names: Vec<ServedName>,
+    /// The version directories of the certificates that it names.
+    pub certificates: Vec<PathBuf>,
+    /// The hand-written configuration that it was made for.
+    pub survey: Survey,
+}
+
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct AppSource {
+    pub file: PathBuf,
+    pub text: String,
+    /// Not the newest file: that one was rejected.
+    pub stale: bool,
+}
+
+/// A name, the vhost whose block answers it, and with what certificate.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct ServedName {
+    pub vhost: VhostName,
+    /// As a client would say it; a wildcard by a name that it covers.
+    pub host: String,
+    /// SHA-256 of the leaf's DER, hex; `None` without TLS.
+    pub leaf: Option<String>,
+    /// SHA-256 of the vhost file that answers: another one is to be proven anew.
+    pub config: String,
+}
+
+/// Why a generation was made.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reason {
+    /// The first of all.
+    Setup,
+    /// The daemon came up.
+    Start,
+    /// A vhost file came, changed or went.
+    File,
+    /// `vhostd reload`.
+    Reload,
+    /// A certificate came, or a placeholder had to.
+    Certificate,
+    /// `vhostd rollback`.
+    Rollback,
+}
+
+impl std::fmt::Display for Reason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Setup => "setup",
+            Self::Start => "start",
+            Self::File => "file",
+            Self::Reload => "reload",
+            Self::Certificate => "certificate",
+            Self::Rollback => "rollback",
+        })
+    }
+}
+
+pub const FORMAT: u32 = 1;
+
+impl Manifest {
+    /// A draft that `stage` completes.
+    pub fn draft(created_at: OffsetDateTime, reason: Reason, survey: Survey) -> Self {
+        Self {
+            format: FORMAT,
+            number: 0,
+            digest: String::new(),
+            created_at,
+            reason,
+            apps: BTreeMap::new(),
+            files: BTreeMap::new(),
+            http: Vec::new(),
+            https: Vec::new(),
+            names: Vec::new(),
+            certificates: Vec::new(),
+            survey,
+        }
+    }
+}

@@ -1,0 +1,251 @@
+//! R: what every command works on: the settings, nginx, the stores and the secrets, opened once.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use time::OffsetDateTime;
+
+use crate::atomic_file::{self, WriteError};
+use crate::certificate::account::{AccountError, AccountKey};
+use crate::certificate::internal::InternalCa;
+use crate::certificate::ledger::Ledger;
+use crate::certificate::store::{CertificateStore, StoreError};
+use crate::certificate::{CertificateName, Identifier, Issuer, WantedCertificate};
+use crate::desired::{CertificateFiles, Features, Owners, Probe, RESERVED_NAME};
+use crate::generation::manifest::{Manifest, Reason};
+use crate::generation::{GenerationError, GenerationStore};
+use crate::nginx::dump::Survey;
+use crate::nginx::features::{ProbeFeaturesError, features};
+use crate::nginx::process::NoMaster;
+use crate::nginx::{HostNginx, LocateError, Nginx};
+use crate::render::{TemplateError, Templates};
+use crate::settings::Settings;
+
+/// vhostd on this host.
+#[derive(Debug)]
+pub struct Installation {
+    pub settings: Settings,
+    pub host_nginx: HostNginx,
+    pub generations: GenerationStore,
+    pub certificates: CertificateStore,
+    pub ledger: Ledger,
+    pub internal_ca: InternalCa,
+    pub templates: Templates,
+    /// Of the ACME account key (RFC 8555 §8.1).
+    pub thumbprint: String,
+    pub has_ipv6: bool,
+    probe_secret: String,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error(transparent)]
+    Account(#[from] AccountError),
+    #[error(transparent)]
+    Generation(#[from] GenerationError),
+    #[error(transparent)]
+    Nginx(#[from] LocateError),
+    #[error("read {}: {source}", path.display())]
+    Read {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("draw a secret: the system gave no randomness")]
+    Randomness,
+    #[error(transparent)]
+    Template(#[from] TemplateError),
+    #[error(transparent)]
+    Write(#[from] WriteError),
+}
+
+/// Whose a name is could not be read; guessing could give it away.
+#[derive(Debug, thiserror::Error)]
+pub enum OwnersError {
+    #[error("read the owners of names in {}: {source}", path.display())]
+    Read {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("read the owners of names in {}: {source}", path.display())]
+    Damaged {
+        path: PathBuf,
+        #[source]
+        source: serde_json::Error,
+    },
+    #[error(transparent)]
+    Write(#[from] WriteError),
+}
+
+impl OpenError {
+    /// What to do about it.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Nginx(LocateError::NoBinary(_)) => {
+                Some("install nginx (`apt install nginx`), or set `nginx.binary`")
+            }
+            Self::Write(_) | Self::Generation(_) => Some("run it as root, after `vhostd setup`"),
+            _ => None,
+        }
+    }
+}
+
+impl Installation {
+    /// Opens the state directory, creating what is missing in it; runs `nginx -V`.
+    pub fn open(settings: Settings, now: OffsetDateTime) -> Result<Self, OpenError> {
+        let state = &settings.state_dir;
+        atomic_file::create_directory(state, 0o700)?;
+        let generations = GenerationStore::new(state);
+        atomic_file::create_directory(&generations.directory(), 0o700)?;
+        let probe_secret = probe_secret(state)?;
+        let installation = Self {
+            host_nginx: HostNginx::locate(&settings.nginx, state, &probe_secret)?,
+            certificates: CertificateStore::new(state),
+            ledger: Ledger::new(state),
+            internal_ca: InternalCa::new(state),
+            templates: Templates::with_overrides(overrides(&settings.templates_dir)?)?,
+            thumbprint: AccountKey::open(state, &settings.acme.directory)?
+                .thumbprint()
+                .to_owned(),
+            has_ipv6: has_ipv6(),
+            probe_secret,
+            generations,
+            settings,
+        };
+        installation.found(now)?;
+        Ok(installation)
+    }
+
+    pub fn nginx(&self) -> &dyn Nginx {
+        &self.host_nginx
+    }
+
+    pub fn nginx_is_down(&self, survey: &Survey) -> bool {
+        matches!(
+            self.host_nginx.master(survey),
+            Err(NoMaster::NotRunning { .. })
+        )
+    }
+
+    /// What this nginx can do with those modules.
+    pub fn features(
+        &self,
+        modules: &[String],
+        probe: &Probe,
+    ) -> Result<Features, ProbeFeaturesError> {
+        features(
+            &self.host_nginx.binary,
+            modules,
+            &probe.certificate,
+            &self.settings.state_dir,
+        )
+    }
+
+    /// What is known of the hand-written configuration: what the active generation was made for, or,
+    /// before the first, what nginx says now.
+    pub fn survey(&self) -> Result<Survey, GenerationError> {
+        let active = self.generations.active()?.manifest;
+        if active.number > 0 {
+            return Ok(active.survey);
+        }
+        let path = self.generations.path(0);
+        let accepted = self.host_nginx.test(&path, &path);
+        Ok(accepted.map(|accepted| accepted.survey).unwrap_or_default())
+    }
+
+    /// The location that proves a generation, and the certificate of the reserved name.
+    pub fn probe(&self, now: OffsetDateTime) -> Result<Probe, StoreError> {
+        let first = Identifier::Dns(RESERVED_NAME.into());
+        let reserved = WantedCertificate {
+            name: CertificateName::of(&first),
+            identifiers: vec![first],
+            issuer: Issuer::Internal,
+        };
+        let stored = self.certificates.ensure_placeholder(&reserved, now)?;
+        Ok(Probe {
+            secret: self.probe_secret.clone(),
+            certificate: CertificateFiles::from(&stored),
+        })
+    }
+
+    /// Who had each name first. A missing file is a fresh start, a damaged one is not.
+    pub fn owners(&self) -> Result<Owners, OwnersError> {
+        let path = self.owners_path();
+        match fs::read(&path) {
+            Ok(bytes) => serde_json::from_slice(&bytes)
+                .map_err(|source| OwnersError::Damaged { path, source }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Owners::default()),
+            Err(source) => Err(OwnersError::Read { path, source }),
+        }
+    }
+
+    pub fn save_owners(&self, owners: &Owners) -> Result<(), OwnersError> {
+        if self.owners().is_ok_and(|known| known == *owners) {
+            return Ok(());
+        }
+        let bytes = serde_json::to_vec_pretty(owners).unwrap_or_default();
+        Ok(atomic_file::write(&self.owners_path(), &bytes, 0o600)?)
+    }
+
+    fn owners_path(&self) -> PathBuf {
+        self.settings.state_dir.join("owners.json")
+    }
+
+    fn found(&self, now: OffsetDateTime) -> Result<(), GenerationError> {
+        let founded = self.generations.path(0).join("http.conf").is_file();
+        if founded && self.generations.active_number().is_ok() {
+            return Ok(());
+        }
+        let locked = self.generations.lock(std::time::Duration::from_secs(60))?;
+        locked.found(&Manifest::draft(now, Reason::Setup, Survey::default()))
+    }
+}
+
+/// 128 random bits, kept: the location under which nginx tells its generation is nobody else's to
+/// know.
+fn probe_secret(state_dir: &Path) -> Result<String, OpenError> {
+    let path = state_dir.join("probe-secret");
+    if let Ok(known) = fs::read_to_string(&path)
+        && known.len() == 32
+        && known.bytes().all(|byte| byte.is_ascii_hexdigit())
+    {
+        return Ok(known);
+    }
+    let mut bytes = [0_u8; 16];
+    let random = rustls::crypto::aws_lc_rs::default_provider().secure_random;
+    random.fill(&mut bytes).map_err(|_| OpenError::Randomness)?;
+    let secret: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    atomic_file::write(&path, secret.as_bytes(), 0o600)?;
+    Ok(secret)
+}
+
+/// The admin's templates, by name; a missing directory has none.
+fn overrides(directory: &Path) -> Result<BTreeMap<String, String>, OpenError> {
+    let failed = |path: &Path| {
+        let path = path.to_path_buf();
+        move |source| OpenError::Read { path, source }
+    };
+    let entries = match fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
+        entries => entries.map_err(failed(directory))?,
+    };
+    let mut overrides = BTreeMap::new();
+    for entry in entries {
+        let path = entry.map_err(failed(directory))?.path();
+        let name = path
+            .file_name()
+            .map(|name| name.to_string_lossy().into_owned());
+        if let Some(name) = name.filter(|name| name.ends_with(".conf")) {
+            let text = fs::read_to_string(&path).map_err(failed(&path))?;
+            overrides.insert(name, text);
+        }
+    }
+    Ok(overrides)
+}
+
+fn has_ipv6() -> bool {
+    fs::read_to_string("/proc/net/if_inet6").is_ok_and(|addresses| !addresses.trim().is_empty())
+}

@@ -1,0 +1,204 @@
+//! X: lets a child nginx read a candidate generation exactly where the active one is read.
+//!
+//! On a host: a mount namespace of the child's own, with the candidate bound over the active
+//! generation, so the very same main file is tested and the live tree never holds an untested
+//! file. Without the privilege (a demo, some containers): a copy of the main file beside it, whose
+//! one include leads to the candidate.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+
+use super::command::{CommandError, Finished};
+use super::syntax::{self, Directive};
+use crate::atomic_file::{self, TEMPORARY_PREFIX, WriteError};
+
+#[derive(Debug, thiserror::Error)]
+pub enum CandidateError {
+    #[error("bind {} over {}: {source}", candidate.display(), active.display())]
+    Bind {
+        candidate: PathBuf,
+        active: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error(transparent)]
+    Command(#[from] CommandError),
+    #[error("read {}: {source}", path.display())]
+    Read {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error(
+        "test without the privilege to mount: {} does not include {} by a line of its own",
+        config.display(), include.display()
+    )]
+    Unreachable { config: PathBuf, include: PathBuf },
+    #[error("no namespace for the test: {0}")]
+    Unshare(#[source] io::Error),
+    #[error(transparent)]
+    Write(#[from] WriteError),
+}
+
+impl CandidateError {
+    /// The host does not allow a mount namespace: the other way remains.
+    pub fn lacks_privilege(&self) -> bool {
+        match self {
+            Self::Unshare(source) | Self::Bind { source, .. } => matches!(
+                source.raw_os_error(),
+                Some(libc_error::EPERM | libc_error::EACCES | libc_error::ENOSYS)
+            ),
+            _ => false,
+        }
+    }
+}
+
+mod libc_error {
+    pub const EPERM: i32 = nix::errno::Errno::EPERM as i32;
+    pub const EACCES: i32 = nix::errno::Errno::EACCES as i32;
+    pub const ENOSYS: i32 = nix::errno::Errno::ENOSYS as i32;
+}
+
+/// Runs `child` in a thread that has its own mount namespace, in which `candidate` is what is read
+/// at `active`. A namespace belongs to a thread and is inherited by what it starts; it is gone with
+/// the last of them.
+pub fn in_namespace(
+    candidate: &Path,
+    active: &Path,
+    child: impl FnOnce() -> Result<Finished, CommandError> + Send,
+) -> Result<Finished, CandidateError> {
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNS).map_err(|e| CandidateError::Unshare(e.into()))?;
+            bind(candidate, active).map_err(|errno| CandidateError::Bind {
+                candidate: candidate.to_path_buf(),
+                active: active.to_path_buf(),
+                source: errno.into(),
+            })?;
+            Ok(child()?)
+        });
+        thread
+            .join()
+            .unwrap_or_else(|_| Err(CandidateError::Unshare(io::Error::other("the thread died"))))
+    })
+}
+
+fn bind(candidate: &Path, active: &Path) -> nix::Result<()> {
+    let none: Option<&str> = None;
+    // nothing that is mounted here may reach the host's own namespace
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
+    mount(Some(candidate), active, none, MsFlags::MS_BIND, none)
+}
+
+/// The main file once more, beside itself (elsewhere relative includes break), leading to the
+/// candidate. Removed on drop.
+#[derive(Debug)]
+pub struct RewrittenMain {
+    pub path: PathBuf,
+    mirror: PathBuf,
+    config: PathBuf,
+    mirrored: PathBuf,
+}
+
+impl RewrittenMain {
+    /// `include` is the one-line file of ours; the main file itself must include its directory.
+    pub fn create(config: &Path, include: &Path, candidate: &Path) -> Result<Self, CandidateError> {
+        let unreachable = || CandidateError::Unreachable {
+            config: config.to_path_buf(),
+            include: include.to_path_buf(),
+        };
+        let beside = config.parent().ok_or_else(unreachable)?;
+        let ours = include.parent().ok_or_else(unreachable)?;
+        let text = fs::read_to_string(config).map_err(read(config))?;
+        let directives = syntax::parse(text.as_bytes()).map_err(|_| unreachable())?;
+        let mut patterns = Vec::new();
+        includes(&directives, &mut patterns);
+        let pattern = patterns
+            .iter()
+            .find(|pattern| beside.join(pattern).parent() == Some(ours))
+            .ok_or_else(unreachable)?;
+        let id = std::process::id();
+        let rewritten = Self {
+            path: beside.join(format!("{TEMPORARY_PREFIX}{id}.conf")),
+            mirror: beside.join(format!("{TEMPORARY_PREFIX}{id}")),
+            config: config.to_path_buf(),
+            mirrored: ours.to_path_buf(),
+        };
+        rewritten.build_mirror(ours, include, candidate)?;
+        let last = Path::new(pattern).file_name().ok_or_else(unreachable)?;
+        let replaced = rewritten.mirror.join(last);
+        let text = text.replace(pattern.as_str(), &replaced.to_string_lossy());
+        atomic_file::write(&rewritten.path, text.as_bytes(), 0o600)?;
+        Ok(rewritten)
+    }
+
+    /// What nginx said, with the paths that the admin knows.
+    pub fn original_names(&self, finished: Finished) -> Finished {
+        let pairs = [(&self.path, &self.config), (&self.mirror, &self.mirrored)];
+        let restore = |text: String| {
+            pairs.iter().fold(text, |text, (from, to)| {
+                text.replace(&*from.to_string_lossy(), &to.to_string_lossy())
+            })
+        };
+        Finished {
+            stdout: match String::from_utf8(finished.stdout) {
+                Ok(text) => restore(text).into_bytes(),
+                Err(not_text) => not_text.into_bytes(),
+            },
+            stderr: restore(finished.stderr),
+            status: finished.status,
+        }
+    }
+
+    /// The include directory again: links to the admin's files, and ours leading to the candidate.
+    fn build_mirror(
+        &self,
+        ours: &Path,
+        include: &Path,
+        candidate: &Path,
+    ) -> Result<(), CandidateError> {
+        atomic_file::remove(&self.mirror)?;
+        atomic_file::create_directory(&self.mirror, 0o700)?;
+        for entry in fs::read_dir(ours).map_err(read(ours))? {
+            let entry = entry.map_err(read(ours))?;
+            let hidden = entry.file_name().to_string_lossy().starts_with('.');
+            if entry.path() != include && !hidden {
+                atomic_file::symlink(&self.mirror.join(entry.file_name()), &entry.path())?;
+            }
+        }
+        let line = format!("include {}/http.conf;\n", candidate.display());
+        if let Some(name) = include.file_name() {
+            atomic_file::write(&self.mirror.join(name), line.as_bytes(), 0o600)?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for RewrittenMain {
+    fn drop(&mut self) {
+        // what cannot be removed now is a dot-file that no include pattern matches
+        let _ = atomic_file::remove(&self.path);
+        let _ = atomic_file::remove(&self.mirror);
+    }
+}
+
+/// The arguments of every `include`, as written.
+fn includes(directives: &[Directive], found: &mut Vec<String>) {
+    for directive in directives {
+        if directive.name == "include" {
+            found.extend(directive.args.first().cloned());
+        }
+        includes(directive.children(), found);
+    }
+}
+
+fn read(path: &Path) -> impl Fn(io::Error) -> CandidateError + '_ {
+    move |source| CandidateError::Read {
+        path: path.to_path_buf(),
+        source,
+    }
+}

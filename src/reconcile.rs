@@ -1,0 +1,277 @@
+//! The orchestration: read → render → test → activate → reload → verify, or roll back.
+//!
+//! The daemon and every command run this one function, under one lock.
+
+pub mod grace; // P a removed file's vhost goes after a second
+pub mod intent; // R files → candidates, each with its last good version
+pub mod pin; // W a rollback holds until something changes
+pub mod plan; // P what there is to do
+pub mod proof; // N the new generation is seen to answer
+pub mod report; // P what a reconcile did
+
+mod activation;
+pub(crate) mod candidate;
+pub(crate) mod neighbours; // P what the hand-written sites mean for us
+
+use std::time::{Duration, Instant};
+
+use time::OffsetDateTime;
+
+use crate::atomic_file::WriteError;
+use crate::certificate::WantedCertificate;
+use crate::generation::manifest::{Manifest, Reason};
+use crate::generation::{GenerationError, LockedStore};
+use crate::installation::Installation;
+use crate::nginx::features::ProbeFeaturesError;
+use crate::render::RenderError;
+use crate::status::StatusRecord;
+use crate::vhost::source::SourceError;
+
+use candidate::{Candidate, Judgement};
+use intent::Intent;
+use pin::Pin;
+use plan::Serving;
+use report::{CertificateSummary, Outcome, Report, Step, StepName};
+
+/// Why a reconcile is run, and when.
+#[derive(Clone, Copy, Debug)]
+pub struct Request {
+    pub reason: Reason,
+    pub now: OffsetDateTime,
+    /// How long to wait for another reconcile.
+    pub lock_limit: Duration,
+}
+
+impl Request {
+    /// A person asked: nothing that was remembered about the host is trusted.
+    pub fn is_manual(&self) -> bool {
+        matches!(self.reason, Reason::Reload | Reason::Rollback)
+    }
+}
+
+/// What was done, and what it leaves to do.
+#[derive(Clone, Debug)]
+pub struct Applied {
+    pub report: Report,
+    /// The certificates that the accepted vhosts should have.
+    pub wanted: Vec<WantedCertificate>,
+    /// Whether a challenge for a name without a vhost is answered already.
+    pub answers_early_challenges: bool,
+}
+
+/// What kept a reconcile from even deciding; what served before still serves.
+#[derive(Debug, thiserror::Error)]
+pub enum ReconcileError {
+    #[error(transparent)]
+    Certificate(#[from] crate::certificate::store::StoreError),
+    #[error(transparent)]
+    Desired(#[from] crate::desired::DesiredError),
+    #[error(transparent)]
+    Features(#[from] ProbeFeaturesError),
+    #[error(transparent)]
+    Generation(#[from] GenerationError),
+    #[error(transparent)]
+    Internal(#[from] crate::certificate::internal::InternalError),
+    #[error(transparent)]
+    Ledger(#[from] crate::certificate::ledger::LedgerError),
+    #[error("roll back: there is no generation {} to return to", .0)]
+    NoSuchGeneration(u64),
+    #[error(transparent)]
+    Owners(#[from] crate::installation::OwnersError),
+    #[error(transparent)]
+    Render(#[from] RenderError),
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    #[error(transparent)]
+    Write(#[from] WriteError),
+}
+
+/// Called with each finished step.
+pub type Observer<'a> = dyn FnMut(&Step) + Send + 'a;
+
+/// Measures and announces the steps.
+pub(crate) struct Progress<'a> {
+    steps: Vec<Step>,
+    begin: Instant,
+    observer: &'a mut Observer<'a>,
+}
+
+impl<'a> Progress<'a> {
+    fn start(observer: &'a mut Observer<'a>) -> Self {
+        Self {
+            steps: Vec::new(),
+            begin: Instant::now(),
+            observer,
+        }
+    }
+
+    /// How long `step` has taken so far.
+    pub(crate) fn spent(&self, step: StepName) -> Duration {
+        let known = self.steps.iter().find(|known| known.step == step);
+        Duration::from_secs_f64(known.map_or(0.0, |known| known.ms) / 1000.0)
+    }
+
+    pub(crate) fn finished(&mut self, step: StepName, detail: impl Into<String>) {
+        let now = Instant::now();
+        let ms = (now - self.begin).as_secs_f64() * 1000.0;
+        self.begin = now;
+        let detail = detail.into();
+        // a second attempt adds to the step that it repeats
+        if let Some(known) = self.steps.iter_mut().find(|known| known.step == step) {
+            known.ms += ms;
+            known.detail = detail;
+            return;
+        }
+        let step = Step { step, ms, detail };
+        (self.observer)(&step);
+        self.steps.push(step);
+    }
+}
+
+/// Reads everything anew and makes it serve: what `vhostd reload` does.
+pub fn reconcile<'a>(
+    installation: &Installation,
+    request: &Request,
+    observer: &'a mut Observer<'a>,
+) -> Result<Applied, ReconcileError> {
+    let mut progress = Progress::start(observer);
+    let locked = installation.generations.lock(request.lock_limit)?;
+    let manual = request.is_manual();
+    let reading = intent::Reading {
+        absences: None,
+        manual,
+    };
+    let intent = intent::read(installation, reading)?;
+    run(installation, &locked, intent, request, &mut progress)
+}
+
+/// Makes what was read serve.
+pub fn apply<'a>(
+    installation: &Installation,
+    intent: Intent,
+    request: &Request,
+    observer: &'a mut Observer<'a>,
+) -> Result<Applied, ReconcileError> {
+    let mut progress = Progress::start(observer);
+    let locked = installation.generations.lock(request.lock_limit)?;
+    run(installation, &locked, intent, request, &mut progress)
+}
+
+/// Makes the vhosts of generation `number` (default: the one that served before) serve again, with today's certificates, until a vhost
+/// file changes or `vhostd reload`.
+pub fn roll_back_to<'a>(
+    installation: &Installation,
+    number: Option<u64>,
+    request: &Request,
+    observer: &'a mut Observer<'a>,
+) -> Result<Applied, ReconcileError> {
+    let mut progress = Progress::start(observer);
+    let locked = installation.generations.lock(request.lock_limit)?;
+    let number = match number {
+        Some(number) => number,
+        None => locked.newest_proven_before(installation.generations.active_number()?),
+    };
+    if number == 0 || !installation.generations.numbers()?.contains(&number) {
+        return Err(ReconcileError::NoSuchGeneration(number));
+    }
+    let manifest = installation.generations.manifest(number)?;
+    let files = crate::vhost::source::read(&installation.settings.vhosts_dir)?.files;
+    let mut intent = Intent::of_generation(&manifest, &installation.settings);
+    let pin = Pin::new(number, &files);
+    intent.pin = Some(pin.clone());
+    let applied = run(installation, &locked, intent, request, &mut progress)?;
+    if applied.report.succeeded() {
+        pin.write(&installation.settings.state_dir)?;
+    }
+    Ok(applied)
+}
+
+fn run(
+    installation: &Installation,
+    locked: &LockedStore,
+    intent: Intent,
+    request: &Request,
+    progress: &mut Progress<'_>,
+) -> Result<Applied, ReconcileError> {
+    let active = installation.generations.active()?.manifest;
+    progress.finished(StepName::Read, read_detail(&intent));
+    let pin = intent.pin.clone();
+    let mut candidate = Candidate::new(installation, intent, request, &active)?;
+    let judgement = candidate.judge(locked, progress)?;
+    let mut report = match judgement {
+        Judgement::Unchanged => unchanged(installation, &active),
+        Judgement::Prove(manifest) => {
+            activation::prove_again(installation, locked, *manifest, request, progress)?
+        }
+        Judgement::Tested(tested) => {
+            activation::activate(installation, locked, *tested, request, progress)?
+        }
+        Judgement::Refused { error, hint } => Report {
+            error: Some(error),
+            hint,
+            outcome: Outcome::Rejected,
+            ..base_report(active.number)
+        },
+    };
+    report.steps = std::mem::take(&mut progress.steps);
+    report.rejected = report::rejected(&candidate.rejections);
+    report.warnings = std::mem::take(&mut candidate.warnings);
+    if pin.is_none() {
+        Pin::remove(&installation.settings.state_dir)?;
+    }
+    let pinned = pin.map(|pin| pin.generation);
+    StatusRecord::of(&candidate, &report, pinned, request.now)
+        .write(&installation.settings.state_dir)?;
+    locked.prune(&pinned.into_iter().collect::<Vec<_>>())?;
+    Ok(Applied {
+        report,
+        answers_early_challenges: candidate.answers_early_challenges(),
+        wanted: candidate.wanted,
+    })
+}
+
+fn unchanged(installation: &Installation, active: &Manifest) -> Report {
+    let down = activation::serving(installation, active) == Serving::NginxDown;
+    let mut report = base_report(active.number);
+    if down {
+        activation::say_nginx_is_down(&mut report);
+    }
+    report
+}
+
+pub(crate) fn base_report(generation: u64) -> Report {
+    Report {
+        outcome: Outcome::Unchanged,
+        generation,
+        steps: Vec::new(),
+        rejected: Vec::new(),
+        warnings: Vec::new(),
+        certificates: CertificateSummary::default(),
+        error: None,
+        hint: None,
+        nginx_running: true,
+    }
+}
+
+fn read_detail(intent: &Intent) -> String {
+    let changed = intent
+        .sources
+        .iter()
+        .filter(|(app, source)| {
+            intent
+                .last_good
+                .get(*app)
+                .is_none_or(|good| good.text != source.text)
+        })
+        .count();
+    let all = intent.sources.len();
+    let refused = intent.refused.len();
+    let mut words = format!(
+        "{all} {}, {changed} changed",
+        if all == 1 { "app" } else { "apps" }
+    );
+    if refused > 0 {
+        words.push_str(&format!(", {refused} refused"));
+    }
+    words
+}

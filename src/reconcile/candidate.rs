@@ -1,0 +1,457 @@
+//! Candidates → a tested generation: accept, render, stage, let nginx judge, and learn from a no.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+use time::OffsetDateTime;
+
+use super::intent::Intent;
+use super::plan::{Plan, plan};
+use super::proof::fingerprint;
+use super::report::StepName;
+use super::{Progress, ReconcileError, Request, activation, neighbours};
+use crate::certificate::{CertificateInventory, CertificateRequest, Issuer, WantedCertificate};
+use crate::desired::{self, Accepted, DesiredState, DesiredTls, HostFacts, Owners, Rejection};
+use crate::diagnostic::Diagnostic;
+use crate::generation::manifest::{Manifest, Reason, ServedName};
+use crate::generation::{LockedStore, StagedGeneration, TestedGeneration};
+use crate::installation::Installation;
+use crate::nginx::TestError;
+use crate::nginx::dump::Survey;
+use crate::render::{RenderedConfig, render};
+use crate::vhost::{App, AppName, ServerName, TlsMode};
+
+/// Everything that a reconcile knows while it decides.
+pub(crate) struct Candidate<'a> {
+    installation: &'a Installation,
+    request: &'a Request,
+    active: &'a Manifest,
+    intent: Intent,
+    pub(crate) apps: Vec<App>,
+    owners: Owners,
+    pub(crate) rejections: Vec<Rejection>,
+    /// Apps that nginx refused in this run.
+    quarantined: BTreeMap<AppName, Diagnostic>,
+    pub(crate) wanted: Vec<WantedCertificate>,
+    pub(crate) inventory: CertificateInventory,
+    pub(crate) warnings: Vec<String>,
+    survey: Survey,
+}
+
+/// What the candidate came to.
+pub(crate) enum Judgement {
+    Unchanged,
+    /// `current` holds these bytes already, but they are not proven to serve.
+    Prove(Box<Manifest>),
+    Tested(Box<TestedGeneration>),
+    Refused {
+        error: String,
+        hint: Option<String>,
+    },
+}
+
+/// What a refusal taught.
+enum Lesson {
+    TryAgain,
+    GiveUp { error: String, hint: Option<String> },
+}
+
+/// Each attempt quarantines an app or learns what changed in the hand-written files.
+const ATTEMPTS: usize = 12;
+
+impl<'a> Candidate<'a> {
+    pub(crate) fn new(
+        installation: &'a Installation,
+        intent: Intent,
+        request: &'a Request,
+        active: &'a Manifest,
+    ) -> Result<Self, ReconcileError> {
+        let (inventory, problems) = installation.certificates.inventory()?;
+        let mut warnings = intent.warnings.clone();
+        warnings.extend(problems.iter().map(ToString::to_string));
+        Ok(Self {
+            installation,
+            request,
+            active,
+            apps: Vec::new(),
+            owners: Owners::default(),
+            rejections: Vec::new(),
+            quarantined: BTreeMap::new(),
+            wanted: Vec::new(),
+            inventory,
+            warnings,
+            survey: active.survey.clone(),
+            intent,
+        })
+    }
+
+    pub(crate) fn judge(
+        &mut self,
+        locked: &LockedStore,
+        progress: &mut Progress<'_>,
+    ) -> Result<Judgement, ReconcileError> {
+        // a person asked: the hand-written files may have changed too
+        let blind = self.request.is_manual() || self.active.number == 0;
+        if blind && let Lesson::GiveUp { error, hint } = self.survey_again(locked) {
+            progress.finished(
+                StepName::Test,
+                "nginx refuses the hand-written configuration",
+            );
+            return Ok(Judgement::Refused { error, hint });
+        }
+        for _ in 0..ATTEMPTS {
+            let (rendered, draft) = self.render()?;
+            let count = self.apps.iter().map(|app| app.vhosts.len()).sum::<usize>();
+            progress.finished(
+                StepName::Render,
+                format!("{count} {}", if count == 1 { "vhost" } else { "vhosts" }),
+            );
+            match self.plan(&rendered.digest) {
+                Plan::Unchanged => return self.settled(Judgement::Unchanged),
+                Plan::Prove => {
+                    return self.settled(Judgement::Prove(Box::new(self.active.clone())));
+                }
+                Plan::Activate => {}
+            }
+            let staged = locked.stage(&rendered, draft)?;
+            let number = staged.manifest().number;
+            let lesson = match locked.test(staged, self.installation.nginx()) {
+                Ok((tested, accepted)) if accepted.survey == self.survey => {
+                    progress.finished(StepName::Test, format!("nginx accepts generation {number}"));
+                    self.warnings.extend(accepted.warnings);
+                    return self.settled(Judgement::Tested(Box::new(tested)));
+                }
+                Ok((tested, accepted)) => {
+                    self.survey = accepted.survey;
+                    locked.discard_tested(tested)?;
+                    Lesson::TryAgain
+                }
+                Err(refused) => {
+                    let (staged, error) = *refused;
+                    let lesson = self.learn(locked, &staged, error);
+                    locked.discard(staged)?;
+                    lesson
+                }
+            };
+            progress.finished(StepName::Test, format!("nginx refuses generation {number}"));
+            if let Lesson::GiveUp { error, hint } = lesson {
+                return Ok(Judgement::Refused { error, hint });
+            }
+        }
+        Ok(Judgement::Refused {
+            error: format!("no acceptable configuration was found in {ATTEMPTS} attempts"),
+            hint: Some("run `vhostd reload` to try again".into()),
+        })
+    }
+
+    /// Whether challenges for names without a vhost are answered by the active generation.
+    pub(crate) fn answers_early_challenges(&self) -> bool {
+        let settings = &self.installation.settings.nginx;
+        let ours = neighbours::listeners(
+            settings,
+            &self.survey,
+            self.installation.has_ipv6,
+            settings.http_port,
+        );
+        ours.iter().all(|listener| listener.default_server)
+    }
+
+    fn plan(&self, digest: &str) -> Plan {
+        let history = self.installation.generations.history();
+        let number = self.active.number;
+        // an activation without an entry is one whose proof was interrupted
+        let proven = history.last(number).is_some();
+        let serving = activation::serving(self.installation, self.active);
+        plan(digest, self.active, proven, serving)
+    }
+
+    /// Claims are written before anything serves: a name once served has an owner.
+    fn settled(&self, judgement: Judgement) -> Result<Judgement, ReconcileError> {
+        if self.request.reason != Reason::Rollback && self.intent.pin.is_none() {
+            self.installation.save_owners(&self.owners)?;
+        }
+        Ok(judgement)
+    }
+
+    fn render(&mut self) -> Result<(RenderedConfig, Manifest), ReconcileError> {
+        let Accepted {
+            apps,
+            rejections,
+            owners,
+        } = self.accept()?;
+        self.apps = apps;
+        self.owners = owners;
+        self.rejections = self.intent.refused.clone();
+        self.rejections.extend(rejections);
+        self.rejections
+            .extend(self.quarantined.iter().map(|(app, diagnostic)| Rejection {
+                app: app.clone(),
+                diagnostics: vec![diagnostic.clone()],
+                stale: self.apps.iter().any(|accepted| accepted.name == *app),
+            }));
+        let default_tls = self.installation.settings.tls;
+        let wanted = self
+            .apps
+            .iter()
+            .flat_map(|app| desired::wanted(app, default_tls));
+        self.wanted = wanted.flatten().fold(Vec::new(), |mut all, one| {
+            if !all.contains(&one) {
+                all.push(one);
+            }
+            all
+        });
+        self.provide_certificates()?;
+        let host = self.host()?;
+        let state = desired::desired(
+            &self.apps,
+            host,
+            default_tls,
+            &self.inventory,
+            self.request.now,
+        )?;
+        let rendered = render(&state, &self.installation.templates)?;
+        let draft = self.draft(&state, &rendered);
+        Ok((rendered, draft))
+    }
+
+    fn taken_names(&self) -> BTreeMap<ServerName, String> {
+        neighbours::names(&self.survey, &self.installation.settings.nginx)
+    }
+
+    pub(crate) fn default_tls(&self) -> TlsMode {
+        self.installation.settings.tls
+    }
+
+    fn accept(&self) -> Result<Accepted, ReconcileError> {
+        let mut candidates = Vec::new();
+        for candidate in &self.intent.candidates {
+            let mut candidate = candidate.clone();
+            if self.quarantined.contains_key(&candidate.app.name) {
+                let Some(fallback) = candidate.fallback.take() else {
+                    continue;
+                };
+                candidate.app = fallback;
+            }
+            candidates.push(candidate);
+        }
+        let owners = self.installation.owners()?;
+        Ok(desired::accept(candidates, &owners, &self.taken_names()))
+    }
+
+    /// Every vhost with TLS has something to serve: from our own CA at once, else a placeholder.
+    fn provide_certificates(&mut self) -> Result<(), ReconcileError> {
+        let (store, now) = (&self.installation.certificates, self.request.now);
+        for wanted in &self.wanted {
+            let served = self.inventory.serving(wanted, now);
+            let internal = wanted.issuer == Issuer::Internal;
+            let right = served.is_some_and(|served| !internal || served.issuer == Issuer::Internal);
+            if right {
+                continue;
+            }
+            // whoever holds the lock is about to store one
+            let lock = match internal {
+                true => self.installation.ledger.try_lock(&wanted.name)?,
+                false => None,
+            };
+            if let Some(_lock) = lock {
+                let request = CertificateRequest {
+                    key_type: Some(self.installation.settings.acme.key_type),
+                    ..CertificateRequest::new(wanted, served, None)
+                };
+                let issued = self.installation.internal_ca.issue(&request, now)?;
+                let stored = store.store(&issued, &request, now)?;
+                self.inventory
+                    .certificates
+                    .insert(wanted.name.clone(), stored);
+            } else if served.is_none() {
+                let placeholder = store.ensure_placeholder(wanted, now)?;
+                self.inventory
+                    .placeholders
+                    .insert(wanted.name.clone(), placeholder);
+            }
+        }
+        Ok(())
+    }
+
+    fn host(&self) -> Result<HostFacts, ReconcileError> {
+        let installation = self.installation;
+        let settings = &installation.settings.nginx;
+        let at = |port| neighbours::listeners(settings, &self.survey, installation.has_ipv6, port);
+        let probe = installation.probe(self.request.now)?;
+        Ok(HostFacts {
+            http: at(settings.http_port),
+            https: at(settings.https_port),
+            features: installation.features(&self.survey.load_modules, &probe)?,
+            thumbprint: Some(installation.thumbprint.clone()),
+            probe,
+            log_dir: installation.settings.log_dir.clone(),
+            unset_http_directives: neighbours::unset_http_directives(&self.survey),
+        })
+    }
+
+    fn draft(&self, state: &DesiredState, rendered: &RenderedConfig) -> Manifest {
+        let now: OffsetDateTime = self.request.now;
+        let mut manifest = Manifest::draft(now, self.request.reason, self.survey.clone());
+        manifest.http = state
+            .host
+            .http
+            .iter()
+            .map(|listener| listener.address)
+            .collect();
+        manifest.https = state
+            .host
+            .https
+            .iter()
+            .map(|listener| listener.address)
+            .collect();
+        for app in &self.apps {
+            let fell_back = self
+                .rejections
+                .iter()
+                .any(|rejection| rejection.app == app.name);
+            let texts = if fell_back {
+                &self.intent.last_good
+            } else {
+                &self.intent.sources
+            };
+            if let Some(source) = texts.get(&app.name) {
+                let mut source = source.clone();
+                source.stale |= fell_back;
+                manifest.apps.insert(app.name.clone(), source);
+            }
+        }
+        manifest.names = self.served_names(state, rendered);
+        manifest.certificates = version_directories(state);
+        manifest
+    }
+
+    fn served_names(&self, state: &DesiredState, rendered: &RenderedConfig) -> Vec<ServedName> {
+        let configs: BTreeMap<&AppName, String> = rendered
+            .apps
+            .iter()
+            .filter_map(|(path, app)| Some((app, hex(&Sha256::digest(rendered.files.get(path)?)))))
+            .collect();
+        let mut names = Vec::new();
+        for vhost in &state.vhosts {
+            let leaf = match &vhost.tls {
+                DesiredTls::Off => None,
+                DesiredTls::On { wanted, .. } => self.inventory.serving(wanted, self.request.now),
+            };
+            let leaf = leaf.map(|stored| fingerprint(&stored.leaf));
+            for name in vhost.spec.all_names() {
+                let host = name.value.as_str();
+                names.push(ServedName {
+                    vhost: vhost.spec.name.clone(),
+                    host: host.replacen('*', "vhostd-probe", 1),
+                    leaf: leaf.clone(),
+                    config: configs
+                        .get(vhost.spec.name.app())
+                        .cloned()
+                        .unwrap_or_default(),
+                });
+            }
+        }
+        names
+    }
+
+    fn learn(
+        &mut self,
+        locked: &LockedStore,
+        staged: &StagedGeneration,
+        error: TestError,
+    ) -> Lesson {
+        let TestError::Refused { messages, place } = error else {
+            return Lesson::GiveUp {
+                error: error.to_string(),
+                hint: None,
+            };
+        };
+        let message = messages.first().cloned().unwrap_or_default();
+        let named = place
+            .as_ref()
+            .and_then(|(path, _)| self.app_of(staged, path));
+        if let Some(app) = named.filter(|app| !self.quarantined.contains_key(app)) {
+            let file = self
+                .intent
+                .sources
+                .get(&app)
+                .map(|source| source.file.clone());
+            let reason = format!("nginx refuses it: {message}");
+            self.quarantined
+                .insert(app, Diagnostic::new(file.unwrap_or_default(), reason));
+            return Lesson::TryAgain;
+        }
+        let known = self.survey.clone();
+        match self.survey_again(locked) {
+            Lesson::TryAgain if self.survey != known => Lesson::TryAgain,
+            Lesson::TryAgain => Lesson::GiveUp {
+                error: format!("nginx refuses the configuration: {message}"),
+                hint: place.map(|(path, line)| whose(&path, line, locked)),
+            },
+            give_up => give_up,
+        }
+    }
+
+    /// What the hand-written files say without us: generation 0 serves nothing.
+    fn survey_again(&mut self, locked: &LockedStore) -> Lesson {
+        let store = locked.store();
+        let active = store.path(self.active.number);
+        match self.installation.nginx().test(&store.path(0), &active) {
+            Ok(accepted) => {
+                self.survey = accepted.survey;
+                Lesson::TryAgain
+            }
+            Err(TestError::Refused { messages, place }) => Lesson::GiveUp {
+                error: format!(
+                    "nginx refuses the hand-written configuration, without any of vhostd's files: {}",
+                    messages.first().map_or("no reason given", String::as_str)
+                ),
+                hint: Some(match place {
+                    Some((path, line)) => {
+                        format!("fix {}:{line}, then run `vhostd reload`", path.display())
+                    }
+                    None => "run `nginx -t`, fix what it names, then run `vhostd reload`".into(),
+                }),
+            },
+            Err(error) => Lesson::GiveUp {
+                error: error.to_string(),
+                hint: None,
+            },
+        }
+    }
+
+    fn app_of(&self, staged: &StagedGeneration, path: &Path) -> Option<AppName> {
+        let manifest = staged.manifest();
+        let directory = self.installation.generations.path(manifest.number);
+        let relative = path.strip_prefix(&directory).ok()?;
+        manifest.files.get(relative).cloned()
+    }
+}
+
+fn whose(path: &Path, line: usize, locked: &LockedStore) -> String {
+    let at = format!("{}:{line}", path.display());
+    if path.starts_with(locked.store().directory()) {
+        format!("{at} is vhostd's own file: please report this")
+    } else {
+        format!("{at} is a hand-written file: fix it, then run `vhostd reload`")
+    }
+}
+
+fn version_directories(state: &DesiredState) -> Vec<PathBuf> {
+    let vhosts = state.vhosts.iter().filter_map(|vhost| match &vhost.tls {
+        DesiredTls::Off => None,
+        DesiredTls::On { files, .. } => Some(&files.chain),
+    });
+    let mut directories: Vec<PathBuf> = vhosts
+        .chain([&state.host.probe.certificate.chain])
+        .filter_map(|chain| chain.parent().map(Path::to_path_buf))
+        .collect();
+    directories.sort();
+    directories.dedup();
+    directories
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,231 @@
+//! R: the vhosts directory (or a pinned generation) → candidates, each with its last good version.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
+
+use time::OffsetDateTime;
+
+use super::grace::Absences;
+use super::pin::Pin;
+use super::{Installation, ReconcileError};
+use crate::desired::{Candidate, Rejection};
+use crate::diagnostic::Diagnostic;
+use crate::generation::manifest::{AppSource, Manifest};
+use crate::settings::Settings;
+use crate::vhost::source::VhostFile;
+use crate::vhost::{App, AppName, ServerName, parse, root, source};
+
+/// What the files ask for, before conflicts between apps are decided.
+#[derive(Debug)]
+pub struct Intent {
+    pub candidates: Vec<Candidate>,
+    /// Files that could not become a candidate of their own; `stale` where the last good version
+    /// is one instead.
+    pub refused: Vec<Rejection>,
+    pub warnings: Vec<String>,
+    /// The text of each candidate as its file has it now.
+    pub sources: BTreeMap<AppName, AppSource>,
+    /// The text of each last good version.
+    pub last_good: BTreeMap<AppName, AppSource>,
+    /// The pin that is in force.
+    pub pin: Option<Pin>,
+    /// When an absent file becomes a removed one.
+    pub next_removal: Option<Instant>,
+}
+
+/// How to read.
+#[derive(Debug)]
+pub struct Reading<'a> {
+    /// The daemon's memory of missing files; a command acts on a removal at once.
+    pub absences: Option<&'a mut Absences>,
+    /// A manual reload ends a pin.
+    pub manual: bool,
+}
+
+/// Reads and parses every vhost file.
+pub fn read(installation: &Installation, reading: Reading<'_>) -> Result<Intent, ReconcileError> {
+    let active = installation.generations.active()?.manifest;
+    let listing = source::read(&installation.settings.vhosts_dir)?;
+    let mut intent = Intent::empty();
+    if let Some(pin) = Pin::read(&installation.settings.state_dir)
+        && !reading.manual
+        && pin.holds(&listing.files)
+    {
+        let pinned = installation.generations.manifest(pin.generation)?;
+        intent.take_pinned(&pinned, &installation.settings);
+        intent.pin = Some(pin);
+        return Ok(intent);
+    }
+    intent.last_good = active.apps.clone();
+    let present = listing.files.iter().map(|file| file.app.clone()).collect();
+    let kept = keep_absent(reading.absences, &active, &present, &mut intent);
+    for file in listing.files {
+        intent.take(file, &installation.settings);
+    }
+    for app in kept {
+        intent.keep_unless_renamed(&app, &installation.settings);
+    }
+    for diagnostic in listing.refused {
+        intent.warnings.push(format!("ignored {diagnostic}"));
+    }
+    Ok(intent)
+}
+
+fn keep_absent(
+    absences: Option<&mut Absences>,
+    active: &Manifest,
+    present: &BTreeSet<AppName>,
+    intent: &mut Intent,
+) -> BTreeSet<AppName> {
+    let Some(absences) = absences else {
+        return BTreeSet::new();
+    };
+    let serving = active.apps.keys().cloned().collect();
+    let now = Instant::now();
+    let kept = absences.observe(&serving, present, now);
+    intent.next_removal = absences.next(now);
+    kept
+}
+
+impl Intent {
+    fn empty() -> Self {
+        Self {
+            candidates: Vec::new(),
+            refused: Vec::new(),
+            warnings: Vec::new(),
+            sources: BTreeMap::new(),
+            last_good: BTreeMap::new(),
+            pin: None,
+            next_removal: None,
+        }
+    }
+
+    /// The generation that a pin or a rollback names, as it was.
+    pub fn of_generation(manifest: &Manifest, settings: &Settings) -> Self {
+        let mut intent = Self::empty();
+        intent.take_pinned(manifest, settings);
+        intent
+    }
+
+    fn take_pinned(&mut self, manifest: &Manifest, settings: &Settings) {
+        self.last_good = manifest.apps.clone();
+        for app in manifest.apps.keys().cloned().collect::<Vec<_>>() {
+            self.keep(&app, settings);
+        }
+    }
+
+    fn take(&mut self, file: VhostFile, settings: &Settings) {
+        let fallback = self.last_good_app(&file.app, settings);
+        match parsed(&file, settings) {
+            Ok((app, text, warnings)) => {
+                self.warnings.extend(warnings);
+                let source = AppSource {
+                    file: file.path,
+                    text,
+                    stale: false,
+                };
+                // the same text is no other version to fall back to
+                let other = self
+                    .last_good
+                    .get(&file.app)
+                    .is_some_and(|good| good.text != source.text);
+                self.sources.insert(file.app, source);
+                self.candidates.push(Candidate {
+                    app,
+                    modified: file.modified,
+                    fallback: fallback.filter(|_| other),
+                });
+            }
+            Err(diagnostics) => {
+                let stale = fallback.is_some();
+                if let Some(app) = fallback {
+                    self.push_last_good(app, file.modified, true);
+                }
+                self.refused.push(Rejection {
+                    app: file.app,
+                    diagnostics,
+                    stale,
+                });
+            }
+        }
+    }
+
+    /// A file that is missing for less than a second keeps serving, unless a new file has taken its
+    /// names: then it was renamed.
+    fn keep_unless_renamed(&mut self, name: &AppName, settings: &Settings) {
+        let Some(app) = self.last_good_app(name, settings) else {
+            return;
+        };
+        let taken: BTreeSet<_> = self
+            .candidates
+            .iter()
+            .filter(|candidate| !self.last_good.contains_key(&candidate.app.name))
+            .flat_map(|candidate| names(&candidate.app))
+            .collect();
+        if names(&app).all(|name| !taken.contains(name)) {
+            self.push_last_good(app, OffsetDateTime::UNIX_EPOCH, false);
+        }
+    }
+
+    fn keep(&mut self, name: &AppName, settings: &Settings) {
+        if let Some(app) = self.last_good_app(name, settings) {
+            self.push_last_good(app, OffsetDateTime::UNIX_EPOCH, false);
+        }
+    }
+
+    fn push_last_good(&mut self, app: App, modified: OffsetDateTime, stale: bool) {
+        if let Some(source) = self.last_good.get(&app.name) {
+            let stale = stale || source.stale;
+            let source = AppSource {
+                stale,
+                ..source.clone()
+            };
+            self.sources.insert(app.name.clone(), source);
+            self.candidates.push(Candidate {
+                app,
+                modified,
+                fallback: None,
+            });
+        }
+    }
+
+    fn last_good_app(&self, name: &AppName, settings: &Settings) -> Option<App> {
+        let source = self.last_good.get(name)?;
+        parse::parse(
+            name,
+            &source.file,
+            &source.text,
+            &settings.roots,
+            settings.tls,
+        )
+        .ok()
+    }
+}
+
+type Parsed = (App, String, Vec<String>);
+
+fn parsed(file: &VhostFile, settings: &Settings) -> Result<Parsed, Vec<Diagnostic>> {
+    let text = file.text.clone().map_err(|diagnostic| vec![diagnostic])?;
+    let app = parse::parse(&file.app, &file.path, &text, &settings.roots, settings.tls)?;
+    let findings = root::inspect(&app, &settings.roots);
+    if !findings.errors.is_empty() {
+        return Err(findings.errors);
+    }
+    let warnings = findings.warnings.iter().map(ToString::to_string).collect();
+    Ok((app, text, warnings))
+}
+
+/// The parsed form of one file that may be anywhere (`check FILE`).
+pub fn parse_alone(
+    file: &VhostFile,
+    settings: &Settings,
+) -> Result<(App, Vec<String>), Vec<Diagnostic>> {
+    parsed(file, settings).map(|(app, _, warnings)| (app, warnings))
+}
+
+fn names(app: &App) -> impl Iterator<Item = &ServerName> {
+    app.vhosts
+        .iter()
+        .flat_map(|vhost| vhost.all_names())
+        .map(|name| &name.value)
+}

@@ -1,0 +1,193 @@
+//! N: a reload is done when the new generation is seen to answer, and only then.
+//!
+//! In the order of what it costs to look: the master says nothing bad, no worker of the old
+//! generation accepts any more (they answer for about 100 ms after the new ones do), the new
+//! number answers five times in a row on every ordinary listener, and each changed name is
+//! answered by our block, with the certificate that it should have.
+
+use std::net::SocketAddr;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use sha2::{Digest, Sha256};
+
+use crate::desired::RESERVED_NAME;
+use crate::generation::manifest::{Manifest, ServedName};
+use crate::nginx::error_log::Verdict;
+use crate::nginx::probe::{Answer, ProbeError, Question, reachable};
+use crate::nginx::{Nginx, Reloading};
+
+/// Why a generation is not serving.
+#[derive(Debug, thiserror::Error)]
+pub enum ProofError {
+    #[error("{name} at {address}: {why}")]
+    NotOurs {
+        name: String,
+        address: SocketAddr,
+        why: String,
+    },
+    /// nginx kept the old configuration and said why.
+    #[error("nginx keeps the old configuration: {}", lines.join("; "))]
+    Refused { lines: Vec<String> },
+    #[error("{} did not answer with generation {generation} within {:.1} s ({last})", address, waited.as_secs_f32())]
+    TimedOut {
+        generation: u64,
+        address: SocketAddr,
+        waited: Duration,
+        last: String,
+    },
+}
+
+/// Old and new workers share the sockets for a while: one right answer proves nothing.
+const IN_A_ROW: usize = 5;
+const POLL: Duration = Duration::from_millis(2);
+
+/// Waits until `manifest`'s generation is proven, or it is certain or too late that it is not.
+pub fn prove(
+    nginx: &dyn Nginx,
+    reloading: &dyn Reloading,
+    manifest: &Manifest,
+    names: &[&ServedName],
+    limit: Duration,
+) -> Result<(), ProofError> {
+    let begin = Instant::now();
+    loop {
+        let stage = look(nginx, reloading, manifest);
+        match stage {
+            Ok(()) => return names_answer(nginx, manifest, names),
+            Err(Unproven::Never(error)) => return Err(error),
+            Err(Unproven::NotYet { address, last }) if begin.elapsed() > limit => {
+                // a port that stays taken: nginx's own words say more than our clock
+                if let Verdict::Retrying(lines) = reloading.verdict() {
+                    return Err(ProofError::Refused { lines });
+                }
+                return Err(ProofError::TimedOut {
+                    generation: manifest.number,
+                    address,
+                    waited: begin.elapsed(),
+                    last,
+                });
+            }
+            Err(Unproven::NotYet { .. }) => thread::sleep(POLL),
+        }
+    }
+}
+
+/// The generation that answers on every listener of `manifest` now; `None` where they disagree or
+/// somebody else answers.
+pub fn answering(nginx: &dyn Nginx, manifest: &Manifest) -> Option<u64> {
+    let mut answers =
+        listeners(manifest).map(|question| nginx.ask(&question).ok().map(|a| a.generation));
+    let first = answers.next()??;
+    answers.all(|answer| answer == Some(first)).then_some(first)
+}
+
+enum Unproven {
+    NotYet { address: SocketAddr, last: String },
+    Never(ProofError),
+}
+
+fn look(nginx: &dyn Nginx, reloading: &dyn Reloading, manifest: &Manifest) -> Result<(), Unproven> {
+    if let Verdict::Refused(lines) = reloading.verdict() {
+        return Err(Unproven::Never(ProofError::Refused { lines }));
+    }
+    if reloading.old_workers_accept() {
+        return Err(Unproven::NotYet {
+            address: first_address(manifest),
+            last: "workers of the old generation still accept".into(),
+        });
+    }
+    for question in listeners(manifest) {
+        for _ in 0..IN_A_ROW {
+            let answer = nginx.ask(&question);
+            if !matches!(&answer, Ok(answer) if answer.generation == manifest.number) {
+                return Err(Unproven::NotYet {
+                    address: question.address,
+                    last: in_words(&answer),
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
+fn names_answer(
+    nginx: &dyn Nginx,
+    manifest: &Manifest,
+    names: &[&ServedName],
+) -> Result<(), ProofError> {
+    for name in names {
+        for address in &manifest.http {
+            name_answers(nginx, manifest, name, *address, false)?;
+        }
+        if name.leaf.is_some() {
+            for address in &manifest.https {
+                name_answers(nginx, manifest, name, *address, true)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn name_answers(
+    nginx: &dyn Nginx,
+    manifest: &Manifest,
+    name: &ServedName,
+    address: SocketAddr,
+    tls: bool,
+) -> Result<(), ProofError> {
+    let question = Question {
+        address: reachable(address),
+        host: name.host.clone(),
+        tls,
+    };
+    let wrong = |why: String| ProofError::NotOurs {
+        name: name.host.clone(),
+        address: question.address,
+        why,
+    };
+    let answer = nginx
+        .ask(&question)
+        .map_err(|error| wrong(error.to_string()))?;
+    let served = answer.leaf.as_ref().map(|leaf| fingerprint(leaf));
+    if answer.vhost != name.vhost.to_string() || answer.generation != manifest.number {
+        Err(wrong(in_words(&Ok(answer))))
+    } else if tls && served != name.leaf {
+        Err(wrong("another certificate is served".into()))
+    } else {
+        Ok(())
+    }
+}
+
+/// SHA-256 of a leaf's DER, as manifests hold it.
+pub fn fingerprint(leaf: &[u8]) -> String {
+    Sha256::digest(leaf)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+fn listeners(manifest: &Manifest) -> impl Iterator<Item = Question> + '_ {
+    let plain = manifest.http.iter().map(|address| (address, false));
+    let secure = manifest.https.iter().map(|address| (address, true));
+    plain.chain(secure).map(|(address, tls)| Question {
+        address: reachable(*address),
+        host: RESERVED_NAME.into(),
+        tls,
+    })
+}
+
+fn first_address(manifest: &Manifest) -> SocketAddr {
+    let first = manifest.http.first().copied();
+    reachable(first.unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], 0))))
+}
+
+fn in_words(answer: &Result<Answer, ProbeError>) -> String {
+    match answer {
+        Ok(answer) => format!(
+            "generation {} answers, by the block of {}",
+            answer.generation, answer.vhost
+        ),
+        Err(error) => error.to_string(),
+    }
+}

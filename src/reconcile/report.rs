@@ -1,0 +1,111 @@
+//! P: what a reconcile did, as `vhostd reload --json` prints it and as the control socket sends it.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::desired::Rejection;
+
+/// How a reconcile ended.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// What should serve serves already; nothing was reloaded.
+    Unchanged,
+    /// A new generation serves (or will, as soon as nginx runs: see `error`).
+    Activated,
+    /// nginx refused the whole; nothing was activated.
+    Rejected,
+    /// It was activated, did not serve, and the previous generation is back.
+    RolledBack,
+}
+
+/// One finished step, in the order read, render, test, activate, reload, verify.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Step {
+    pub step: StepName,
+    pub ms: f64,
+    /// For people: `4 apps, 1 changed`.
+    pub detail: String,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StepName {
+    Read,
+    Render,
+    Test,
+    Activate,
+    Reload,
+    Verify,
+}
+
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Report {
+    pub outcome: Outcome,
+    /// The active generation.
+    pub generation: u64,
+    pub steps: Vec<Step>,
+    pub rejected: Vec<Rejected>,
+    pub warnings: Vec<String>,
+    pub certificates: CertificateSummary,
+    /// Why the outcome is bad, in whole sentences without a final full stop.
+    pub error: Option<String>,
+    pub hint: Option<String>,
+    pub nginx_running: bool,
+}
+
+/// A vhost file that is not served as it is now.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Rejected {
+    pub name: String,
+    pub file: PathBuf,
+    pub line: Option<usize>,
+    pub column: Option<usize>,
+    pub reason: String,
+    pub hint: Option<String>,
+    /// Whether its last good version serves.
+    pub stale: bool,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub offset: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub length: Option<usize>,
+}
+
+/// Names of certificates.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct CertificateSummary {
+    pub ordered: Vec<String>,
+    pub pending: Vec<String>,
+    pub failed: Vec<String>,
+}
+
+impl Report {
+    /// Whether what should serve does, as far as it was accepted.
+    pub fn succeeded(&self) -> bool {
+        matches!(self.outcome, Outcome::Unchanged | Outcome::Activated) && self.error.is_none()
+    }
+}
+
+/// One entry per diagnostic: a file may have several errors, and all are shown.
+pub fn rejected(rejections: &[Rejection]) -> Vec<Rejected> {
+    let one = |rejection: &Rejection| {
+        let (name, stale) = (rejection.app.to_string(), rejection.stale);
+        rejection
+            .diagnostics
+            .iter()
+            .map(move |diagnostic| Rejected {
+                name: name.clone(),
+                file: diagnostic.file.clone(),
+                line: diagnostic.at.map(|at| at.line),
+                column: diagnostic.at.map(|at| at.column),
+                reason: diagnostic.reason.clone(),
+                hint: diagnostic.hint.clone(),
+                stale,
+                offset: diagnostic.at.map(|at| at.offset),
+                length: diagnostic.at.map(|at| at.length),
+            })
+            .collect::<Vec<_>>()
+    };
+    rejections.iter().flat_map(one).collect()
+}

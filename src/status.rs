@@ -1,0 +1,172 @@
+//! W: what the last reconcile found, per vhost; what `vhostd status` shows beside the live nginx.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+
+use crate::atomic_file::{self, WriteError};
+use crate::certificate::{CertificateName, WantedCertificate};
+use crate::desired::wanted;
+use crate::reconcile::candidate::Candidate;
+use crate::reconcile::report::{Outcome, Rejected, Report};
+use crate::vhost::AppName;
+
+/// `status.json` in the state directory.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct StatusRecord {
+    #[serde(with = "time::serde::rfc3339")]
+    pub at: OffsetDateTime,
+    pub generation: u64,
+    pub vhosts: Vec<VhostStatus>,
+    /// The certificates that they should have.
+    pub wanted: Vec<WantedCertificate>,
+    pub warnings: Vec<String>,
+    /// The generation that a rollback pinned.
+    pub pinned: Option<u64>,
+    /// Why the last reconcile did not make its candidate serve.
+    pub error: Option<String>,
+}
+
+/// One vhost, in the contract's form.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct VhostStatus {
+    pub name: String,
+    pub file: PathBuf,
+    pub server_names: Vec<String>,
+    pub state: VhostState,
+    pub reason: Option<String>,
+    pub line: Option<usize>,
+    pub column: Option<usize>,
+    #[serde(default)]
+    pub hint: Option<String>,
+    /// The name of its certificate.
+    pub certificate: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VhostState {
+    Serving,
+    /// Accepted, not served yet.
+    Pending,
+    /// The operator's fault, until the file changes.
+    Rejected,
+    /// The newest file was rejected; the last good version serves.
+    Stale,
+}
+
+impl StatusRecord {
+    pub(crate) fn of(
+        candidate: &Candidate<'_>,
+        report: &Report,
+        pinned: Option<u64>,
+        now: OffsetDateTime,
+    ) -> Self {
+        Self {
+            at: now,
+            generation: report.generation,
+            vhosts: vhosts(candidate, report),
+            wanted: candidate.wanted.clone(),
+            warnings: report.warnings.clone(),
+            pinned,
+            error: report.error.clone(),
+        }
+    }
+
+    /// Each vhost with TLS, and the name of its certificate.
+    pub fn certificate_of_vhosts(&self) -> Vec<(String, CertificateName)> {
+        let certificate = |name: &String| {
+            self.wanted
+                .iter()
+                .find(|wanted| wanted.name.as_str() == name)
+        };
+        let mut all = Vec::new();
+        for vhost in &self.vhosts {
+            if let Some(wanted) = vhost.certificate.as_ref().and_then(certificate) {
+                all.push((vhost.name.clone(), wanted.name.clone()));
+            }
+        }
+        all
+    }
+
+    /// `None` where no reconcile has ended yet.
+    pub fn read(state_dir: &Path) -> Option<Self> {
+        let bytes = fs::read(path(state_dir)).ok()?;
+        serde_json::from_slice(&bytes).ok()
+    }
+
+    pub(crate) fn write(&self, state_dir: &Path) -> Result<(), WriteError> {
+        let bytes = serde_json::to_vec_pretty(self).unwrap_or_default();
+        atomic_file::write(&path(state_dir), &bytes, 0o600)
+    }
+}
+
+fn path(state_dir: &Path) -> PathBuf {
+    state_dir.join("status.json")
+}
+
+fn vhosts(candidate: &Candidate<'_>, report: &Report) -> Vec<VhostStatus> {
+    let served =
+        report.nginx_running && matches!(report.outcome, Outcome::Unchanged | Outcome::Activated);
+    let mut all = Vec::new();
+    for app in &candidate.apps {
+        let fault = report
+            .rejected
+            .iter()
+            .find(|rejected| rejected.name == app.name.as_str());
+        let state = match (fault, served) {
+            (Some(_), _) => VhostState::Stale,
+            (None, true) => VhostState::Serving,
+            (None, false) => VhostState::Pending,
+        };
+        let wanted = wanted(app, candidate.default_tls());
+        for (spec, wanted) in app.vhosts.iter().zip(wanted) {
+            all.push(VhostStatus {
+                name: spec.name.to_string(),
+                server_names: spec
+                    .server_names
+                    .iter()
+                    .map(|name| name.value.to_string())
+                    .collect(),
+                certificate: wanted.map(|wanted| wanted.name.to_string()),
+                ..VhostStatus::of(&app.name, &app.file, state, fault)
+            });
+        }
+    }
+    let unserved = report.rejected.iter().filter(|rejected| !rejected.stale);
+    let mut named = std::collections::BTreeSet::new();
+    for fault in unserved.filter(|fault| named.insert(&fault.name)) {
+        let file = fault.file.clone();
+        all.push(VhostStatus {
+            name: fault.name.clone(),
+            ..VhostStatus::blank(file, VhostState::Rejected, Some(fault))
+        });
+    }
+    all.sort_by(|a, b| a.name.cmp(&b.name));
+    all
+}
+
+impl VhostStatus {
+    fn of(app: &AppName, file: &Path, state: VhostState, fault: Option<&Rejected>) -> Self {
+        Self {
+            name: app.to_string(),
+            ..Self::blank(file.to_path_buf(), state, fault)
+        }
+    }
+
+    fn blank(file: PathBuf, state: VhostState, fault: Option<&Rejected>) -> Self {
+        Self {
+            name: String::new(),
+            file,
+            server_names: Vec::new(),
+            state,
+            reason: fault.map(|fault| fault.reason.clone()),
+            line: fault.and_then(|fault| fault.line),
+            column: fault.and_then(|fault| fault.column),
+            hint: fault.and_then(|fault| fault.hint.clone()),
+            certificate: None,
+        }
+    }
+}
