@@ -7,6 +7,7 @@
 )]
 
 mod certificates;
+mod drop;
 mod dump;
 mod served;
 mod support;

@@ -3,6 +3,7 @@
 pub mod app;
 pub mod challenges;
 pub mod client;
+pub mod host;
 pub mod nginx;
 pub mod pebble;
 

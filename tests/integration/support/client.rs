@@ -19,6 +19,14 @@ pub enum Trust {
     Root(CertificateDer<'static>),
 }
 
+impl Trust {
+    /// The first certificate of a PEM text.
+    pub fn pem(text: &str) -> Self {
+        use rustls::pki_types::pem::PemObject;
+        Self::Root(CertificateDer::from_pem_slice(text.as_bytes()).unwrap())
+    }
+}
+
 #[derive(Debug)]
 pub struct Response {
     pub status: u16,

@@ -1,0 +1,251 @@
+//! A host with vhostd: a private nginx, a settings file, a vhosts directory, the real binary.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use serde_json::Value;
+
+use super::app::App;
+use super::client::{self, Response, Trust};
+use super::nginx::NginxHost;
+use super::pebble::Pebble;
+use super::wait_for;
+
+pub struct Host {
+    pub nginx: NginxHost,
+    /// Further lines of the settings file.
+    settings: String,
+}
+
+/// A command that has ended.
+#[derive(Debug)]
+pub struct Ended {
+    pub status: i32,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+/// A running `vhostd run`; killed when dropped.
+pub struct Daemon {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Host {
+    /// nginx runs, `vhostd setup` is done, certificates come from the internal CA.
+    pub fn new() -> Self {
+        Self::with_settings("tls: internal\n")
+    }
+
+    /// Certificates come from `pebble`, which must have been started with this host's HTTP port:
+    /// see [`Host::with_pebble`].
+    pub fn with_pebble() -> (Self, Pebble) {
+        let nginx = NginxHost::new();
+        let pebble = Pebble::start(nginx.http_port);
+        let host = Self::on(nginx, &acme(&pebble));
+        (host, pebble)
+    }
+
+    pub fn with_settings(settings: &str) -> Self {
+        Self::on(NginxHost::new(), settings)
+    }
+
+    /// As the others, on a prepared nginx (sites written, Pebble chosen), which is started here.
+    pub fn on(nginx: NginxHost, settings: &str) -> Self {
+        let host = Self {
+            nginx,
+            settings: settings.to_owned(),
+        };
+        for name in ["vhosts.d", "srv"] {
+            fs::create_dir(host.path(name)).unwrap();
+            fs::set_permissions(host.path(name), fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        host.configure(&host.settings);
+        host.nginx.start();
+        let setup = host.vhostd(&["setup"]);
+        assert_eq!(setup.status, 0, "{setup:?}");
+        host
+    }
+
+    /// Writes the settings file anew, with `further` lines.
+    pub fn configure(&self, further: &str) {
+        let at = |name: &str| self.path(name).display().to_string();
+        let text = format!(
+            "vhosts_dir: {}\nstate_dir: {}\nruntime_dir: {}\ntemplates_dir: {}\nlog_dir: {}\n\
+             nginx: {{config: {}, include: {}, http_port: {}, https_port: {}}}\nroots: [{}]\n{further}",
+            at("vhosts.d"),
+            at("state"),
+            at("run"),
+            at("templates"),
+            at("logs"),
+            at("nginx.conf"),
+            at("conf.d/vhostd.conf"),
+            self.nginx.http_port,
+            self.nginx.https_port,
+            at("srv"),
+        );
+        fs::write(self.path("vhostd.yml"), text).unwrap();
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.nginx.path(name)
+    }
+
+    /// Writes a vhost file in one step, as a careful tool would.
+    pub fn drop_file(&self, name: &str, text: &str) {
+        let temporary = self.path("vhosts.d").join(format!(".{name}.new"));
+        fs::write(&temporary, text).unwrap();
+        fs::rename(temporary, self.path("vhosts.d").join(name)).unwrap();
+    }
+
+    pub fn remove_file(&self, name: &str) {
+        fs::remove_file(self.path("vhosts.d").join(name)).unwrap();
+    }
+
+    /// `NAME.yml` for `server_name`, proxied to `app`.
+    pub fn drop_app(&self, name: &str, server_name: &str, app: &App) {
+        let text = format!(
+            "server_name: {server_name}\nproxy_pass_url: {}\n",
+            app.url()
+        );
+        self.drop_file(&format!("{name}.yml"), &text);
+    }
+
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_vhostd"));
+        command
+            .args(arguments)
+            .env("VHOSTD_CONFIG", self.path("vhostd.yml"))
+            .env_remove("NO_COLOR")
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Runs a command to its end.
+    pub fn vhostd(&self, arguments: &[&str]) -> Ended {
+        let output = self.command(arguments).output().unwrap();
+        Ended {
+            status: output.status.code().unwrap_or(-1),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+
+    /// Runs a command with `--json`; its exit status and what it printed.
+    pub fn json(&self, arguments: &[&str]) -> (i32, Value) {
+        let ended = self.vhostd(&[arguments, &["--json"]].concat());
+        let value = serde_json::from_str(&ended.stdout);
+        (
+            ended.status,
+            value.unwrap_or_else(|error| panic!("{error}: {ended:?}")),
+        )
+    }
+
+    /// Starts the daemon, and waits until it answers on its socket and has reconciled once.
+    pub fn daemon(&self) -> Daemon {
+        let log = self.path("vhostd.log");
+        let file = fs::File::create(&log).unwrap();
+        let child = self
+            .command(&["run"])
+            .env("VHOSTD_LOG", "vhostd=debug")
+            .stdout(Stdio::null())
+            .stderr(file)
+            .spawn()
+            .unwrap();
+        let daemon = Daemon { child, log };
+        wait_for("the daemon's first reconcile", || {
+            daemon.log().contains("watching ").then_some(())
+        });
+        daemon
+    }
+
+    pub fn http(&self) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], self.nginx.http_port))
+    }
+
+    pub fn https(&self) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], self.nginx.https_port))
+    }
+
+    /// Trust in the internal CA's root.
+    pub fn internal_root(&self) -> Trust {
+        Trust::pem(&fs::read_to_string(self.path("state/internal-ca/root.pem")).unwrap())
+    }
+
+    /// What `https://NAME/PATH` answers, once it verifies and answers 200; waits for that.
+    pub fn wait_for_https(&self, name: &str, path: &str, trust: &Trust) -> Response {
+        wait_for(&format!("https://{name}{path}"), || {
+            client::get_tls(self.https(), name, path, trust)
+                .ok()
+                .filter(|response| response.status == 200)
+        })
+    }
+
+    /// The generation that `current` names.
+    pub fn active(&self) -> u64 {
+        let target = fs::read_link(self.path("state/current")).unwrap();
+        target
+            .file_name()
+            .unwrap()
+            .to_str()
+            .unwrap()
+            .parse()
+            .unwrap()
+    }
+
+    /// The bytes of an app's rendered file in the active generation.
+    pub fn rendered(&self, app: &str) -> Option<String> {
+        let file = Path::new("state/current/vhosts").join(format!("{app}.conf"));
+        fs::read_to_string(self.path(file.to_str().unwrap())).ok()
+    }
+}
+
+/// Settings lines for certificates from `pebble`.
+pub fn acme(pebble: &Pebble) -> String {
+    format!(
+        "acme: {{directory: {}, ca_file: {}}}\n",
+        pebble.directory_url(),
+        pebble.ca_file().display()
+    )
+}
+
+impl Daemon {
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// SIGTERM; returns its exit status.
+    pub fn stop(mut self) -> i32 {
+        self.signal("TERM");
+        self.child.wait().unwrap().code().unwrap_or(-1)
+    }
+
+    /// SIGKILL, and gone.
+    pub fn kill(mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    pub fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        Command::new("kill")
+            .args([&format!("-{name}"), &pid])
+            .status()
+            .unwrap();
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // our own child, not yet waited for
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
