@@ -249,10 +249,12 @@ impl Daemon {
 
     fn reopen(&mut self, batch: Batch) {
         let (config, now, events) = (self.config.clone(), (self.clock)(), self.events.clone());
+        let installation = self.installation.clone();
         self.phase = Phase::Reopening(batch);
         spawn_blocking(move || {
             let opened = Settings::load(config.as_deref())
                 .map_err(Reopen::Settings)
+                .map(|settings| batch::keep_directories(&installation.settings, settings))
                 .and_then(|settings| Installation::open(settings, now).map_err(Reopen::Open));
             let _ = events.send(Event::Reopened(opened.map(Box::new)));
         });
@@ -264,7 +266,6 @@ impl Daemon {
         };
         match opened {
             Ok(installation) => {
-                batch::warn_of_directories(&self.installation.settings, &installation.settings);
                 self.installation = Arc::new(*installation);
                 self.orders.forget_client();
                 self.read(batch);

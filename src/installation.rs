@@ -1,6 +1,6 @@
 //! R: what every command works on: the settings, nginx, the stores and the secrets, opened once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use time::OffsetDateTime;
 use crate::atomic_file::{self, WriteError};
 use crate::certificate::account::{AccountError, AccountKey};
 use crate::certificate::internal::InternalCa;
-use crate::certificate::ledger::Ledger;
+use crate::certificate::ledger::{Ledger, LedgerError};
 use crate::certificate::store::{CertificateStore, StoreError};
 use crate::certificate::{CertificateName, Identifier, Issuer, WantedCertificate};
 use crate::desired::{CertificateFiles, Features, Owners, Probe, RESERVED_NAME};
@@ -59,6 +59,17 @@ pub enum OpenError {
     Template(#[from] TemplateError),
     #[error(transparent)]
     Write(#[from] WriteError),
+}
+
+/// Nothing is lost but space; the next run tries again.
+#[derive(Debug, thiserror::Error)]
+pub enum PruneError {
+    #[error(transparent)]
+    Generation(#[from] GenerationError),
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
 }
 
 /// Whose a name is could not be read; guessing could give it away.
@@ -158,13 +169,9 @@ impl Installation {
 
     /// The location that proves a generation, and the certificate of the reserved name.
     pub fn probe(&self, now: OffsetDateTime) -> Result<Probe, StoreError> {
-        let first = Identifier::Dns(RESERVED_NAME.into());
-        let reserved = WantedCertificate {
-            name: CertificateName::of(&first),
-            identifiers: vec![first],
-            issuer: Issuer::Internal,
-        };
-        let stored = self.certificates.ensure_placeholder(&reserved, now)?;
+        let stored = self
+            .certificates
+            .ensure_placeholder(&reserved_certificate(), now)?;
         Ok(Probe {
             secret: self.probe_secret.clone(),
             certificate: CertificateFiles::from(&stored),
@@ -194,6 +201,28 @@ impl Installation {
         self.settings.state_dir.join("owners.json")
     }
 
+    /// Removes certificates and placeholders that neither a vhost nor a kept generation needs, and
+    /// what interrupted writes left. Call it under the lock of the generations.
+    pub fn prune_certificates(
+        &self,
+        wanted: &[WantedCertificate],
+        now: OffsetDateTime,
+    ) -> Result<(), PruneError> {
+        self.ledger.sweep()?;
+        self.certificates.sweep(&self.ledger)?;
+        let mut keep = BTreeSet::new();
+        for number in self.generations.numbers()? {
+            keep.extend(self.generations.manifest(number)?.certificates);
+        }
+        let mut names: BTreeSet<CertificateName> =
+            wanted.iter().map(|wanted| wanted.name.clone()).collect();
+        names.insert(reserved_certificate().name);
+        for removed in self.certificates.prune(&keep, &names, now)? {
+            tracing::debug!("removed {}, which nothing needs", removed.display());
+        }
+        Ok(())
+    }
+
     fn found(&self, now: OffsetDateTime) -> Result<(), GenerationError> {
         let founded = self.generations.path(0).join("http.conf").is_file();
         if founded && self.generations.active_number().is_ok() {
@@ -201,6 +230,15 @@ impl Installation {
         }
         let locked = self.generations.lock(std::time::Duration::from_secs(60))?;
         locked.found(&Manifest::draft(now, Reason::Setup, Survey::default()))
+    }
+}
+
+fn reserved_certificate() -> WantedCertificate {
+    let first = Identifier::Dns(RESERVED_NAME.into());
+    WantedCertificate {
+        name: CertificateName::of(&first),
+        identifiers: vec![first],
+        issuer: Issuer::Internal,
     }
 }
 

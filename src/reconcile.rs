@@ -223,6 +223,11 @@ fn run(
     StatusRecord::of(&candidate, &report, pinned, request.now)
         .write(&installation.settings.state_dir)?;
     locked.prune(&pinned.into_iter().collect::<Vec<_>>())?;
+    if matches!(request.reason, Reason::Start | Reason::Certificate)
+        && let Err(error) = installation.prune_certificates(&candidate.wanted, request.now)
+    {
+        tracing::warn!("failed to tidy up certificates: {error}");
+    }
     Ok(Applied {
         report,
         answers_early_challenges: candidate.answers_early_challenges(),

@@ -156,12 +156,12 @@ pub(super) fn status_line(report: &Report) -> String {
     }
 }
 
-/// The directories and the socket are opened once.
-pub(super) fn warn_of_directories(old: &Settings, new: &Settings) {
+/// The directories and the socket are opened once: a change of theirs waits for a restart.
+pub(super) fn keep_directories(old: &Settings, mut new: Settings) -> Settings {
     let pairs = [
-        ("vhosts_dir", &old.vhosts_dir, &new.vhosts_dir),
-        ("state_dir", &old.state_dir, &new.state_dir),
-        ("runtime_dir", &old.runtime_dir, &new.runtime_dir),
+        ("vhosts_dir", &old.vhosts_dir, &mut new.vhosts_dir),
+        ("state_dir", &old.state_dir, &mut new.state_dir),
+        ("runtime_dir", &old.runtime_dir, &mut new.runtime_dir),
     ];
     for (key, old, new) in pairs {
         if old != new {
@@ -169,6 +169,8 @@ pub(super) fn warn_of_directories(old: &Settings, new: &Settings) {
                 "`{key}` changed to {}: that needs `systemctl restart vhostd`",
                 new.display()
             );
+            new.clone_from(old);
         }
     }
+    new
 }

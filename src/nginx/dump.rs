@@ -93,7 +93,10 @@ pub fn survey(dump: &[u8], ours: &Path) -> Result<Survey, DumpError> {
             .collect(),
         survey: Survey::default(),
     };
-    for section in &sections {
+    for section in sections
+        .iter()
+        .filter(|section| !section.path.starts_with(ours))
+    {
         match syntax::parse(section.text) {
             Ok(directives) => {
                 walk.files.insert(section.path.clone(), directives);

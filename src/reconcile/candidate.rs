@@ -162,8 +162,9 @@ impl<'a> Candidate<'a> {
         let number = self.active.number;
         // an activation without an entry is one whose proof was interrupted
         let proven = history.last(number).is_some();
-        let serving = activation::serving(self.installation, self.active);
-        plan(digest, self.active, proven, serving)
+        plan(digest, self.active, proven, || {
+            activation::serving(self.installation, self.active)
+        })
     }
 
     /// Claims are written before anything serves: a name once served has an owner.

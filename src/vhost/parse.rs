@@ -162,7 +162,8 @@ impl Reading<'_> {
         let names = || server_names.iter().chain(&redirect_from);
         match tls.unwrap_or(self.default_tls) {
             TlsMode::Auto => refuse_unobtainable(names(), problems),
-            TlsMode::Internal | TlsMode::Off => {}
+            TlsMode::Internal => refuse_addresses(names(), problems),
+            TlsMode::Off => {}
         }
         (!server_names.is_empty()).then_some(VhostSpec {
             name,
@@ -264,23 +265,36 @@ pub(crate) fn tls_mode(node: Node, problems: &mut Problems) -> Option<TlsMode> {
 /// What only challenges of a later version can prove (RFC 8555 §8.4, RFC 8738), and what no public
 /// CA puts into one certificate.
 fn refuse_unobtainable<'a>(
-    names: impl Iterator<Item = &'a Located<ServerName>>,
+    names: impl Iterator<Item = &'a Located<ServerName>> + Clone,
     problems: &mut Problems,
 ) {
+    refuse_addresses(names.clone(), problems);
     const HINT: &str = "set `tls: internal` (vhostd's own CA) or `tls: off` for this vhost";
     for (index, name) in names.enumerate() {
         let shown = &name.value;
         let reason = if name.value.is_wildcard() {
             format!("a certificate for `{shown}` needs dns-01, which this version does not have")
-        } else if name.value.is_address() {
-            format!(
-                "certificates for addresses such as `{shown}` are not supported by this version"
-            )
         } else if index == MAX_CERTIFICATE_NAMES {
             format!("a certificate holds at most {MAX_CERTIFICATE_NAMES} names")
         } else {
             continue;
         };
+        problems.add_with_hint(name.at, reason, Some(HINT));
+    }
+}
+
+/// A client sends no SNI for an address (RFC 6066 §3), so its certificate would have to be the default
+/// server's, whoever signed it.
+fn refuse_addresses<'a>(
+    names: impl Iterator<Item = &'a Located<ServerName>>,
+    problems: &mut Problems,
+) {
+    const HINT: &str = "set `tls: off` for this vhost, or give the address a vhost of its own";
+    for name in names.filter(|name| name.value.is_address()) {
+        let shown = &name.value;
+        let reason = format!(
+            "certificates for addresses such as `{shown}` are not supported by this version"
+        );
         problems.add_with_hint(name.at, reason, Some(HINT));
     }
 }

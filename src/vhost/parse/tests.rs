@@ -203,8 +203,17 @@ fn a_name_twice_in_a_file_is_refused_with_its_first_line() {
 }
 
 #[test]
-fn wildcards_and_addresses_need_another_tls_than_auto() {
-    for name in ["\"*.example.org\"", "203.0.113.7"] {
+fn addresses_are_served_without_tls_only() {
+    let text = "server_name: 203.0.113.7\nroot: /srv/a\n";
+    assert!(parsed_with(text, TlsMode::Off).is_ok());
+    for tls in [TlsMode::Auto, TlsMode::Internal] {
+        assert!(parsed_with(text, tls).is_err(), "{tls:?}");
+    }
+}
+
+#[test]
+fn wildcards_need_another_tls_than_auto() {
+    for name in ["\"*.example.org\""] {
         let text = format!("server_name: {name}\nroot: /srv/a\n");
         assert!(
             refused(&text).starts_with("hello.yml:1:14: "),
