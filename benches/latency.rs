@@ -48,8 +48,8 @@ fn main() {
     let chosen =
         |name: &str| wanted.is_empty() || wanted.iter().any(|word| name.contains(word.as_str()));
     println!(
-        "{:<52} {:>9} {:>9} {:>7}  {}",
-        "", "ours", "floor", "ratio", "limit"
+        "{:<52} {:>9} {:>9} {:>7}  limit",
+        "", "ours", "floor", "ratio"
     );
     if chosen("drop") {
         drop::run().print();

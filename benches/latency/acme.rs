@@ -62,7 +62,7 @@ impl Minimal {
             "{{\"crv\":\"P-256\",\"kty\":\"EC\",\"x\":{},\"y\":{}}}",
             jwk["x"], jwk["y"]
         );
-        encode(&Sha256::digest(canonical))
+        encode(Sha256::digest(canonical))
     }
 
     /// Chain and key, PEM.

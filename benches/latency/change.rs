@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -51,28 +52,41 @@ pub fn run(vhosts: usize) -> Figure {
 /// nginx alone, with the very bytes that vhostd rendered.
 struct Floor {
     nginx: NginxHost,
-    hello: std::path::PathBuf,
+    hello: PathBuf,
 }
 
 fn copy_of(host: &Host) -> Floor {
     let nginx = NginxHost::new();
+    let tree = copy_tree(host, &nginx, &|text| text);
+    nginx.start();
+    let hello = tree.join("vhosts/hello.conf");
+    Floor { nginx, hello }
+}
+
+/// Makes `nginx` read a copy of what `host` serves, on its own ports; `adapt` is the last to touch
+/// each file's text. Returns the directory of the copy.
+pub fn copy_tree(host: &Host, nginx: &NginxHost, adapt: &dyn Fn(String) -> String) -> PathBuf {
     let tree = nginx.path("tree");
     fs::create_dir_all(tree.join("vhosts")).unwrap();
     let source = fs::canonicalize(host.path("state/current")).unwrap();
+    let words = |path: PathBuf| path.display().to_string();
+    let pairs = [
+        (words(source.clone()), words(tree.clone())),
+        (
+            host.nginx.http_port.to_string(),
+            nginx.http_port.to_string(),
+        ),
+        (
+            host.nginx.https_port.to_string(),
+            nginx.https_port.to_string(),
+        ),
+        (words(host.path("logs")), words(nginx.path("logs"))),
+    ];
     let adapt = |text: String| {
-        text.replace(source.to_str().unwrap(), tree.to_str().unwrap())
-            .replace(
-                &host.nginx.http_port.to_string(),
-                &nginx.http_port.to_string(),
-            )
-            .replace(
-                &host.nginx.https_port.to_string(),
-                &nginx.https_port.to_string(),
-            )
-            .replace(
-                host.path("logs").to_str().unwrap(),
-                nginx.path("logs").to_str().unwrap(),
-            )
+        let text = pairs
+            .iter()
+            .fold(text, |text, (from, to)| text.replace(from, to));
+        adapt(text)
     };
     for name in ["http.conf", "base.conf"] {
         fs::write(
@@ -87,9 +101,7 @@ fn copy_of(host: &Host) -> Floor {
         fs::write(tree.join("vhosts").join(path.file_name().unwrap()), text).unwrap();
     }
     nginx.include(&tree.join("http.conf"));
-    nginx.start();
-    let hello = tree.join("vhosts/hello.conf");
-    Floor { nginx, hello }
+    tree
 }
 
 impl Floor {

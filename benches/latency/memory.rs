@@ -19,7 +19,12 @@ pub fn run(vhosts: usize) {
     }
     let daemon = host.daemon();
     let ended = host.vhostd(&["reload", "--wait"]);
-    assert_eq!(ended.status, 0, "{ended:?}");
+    assert_eq!(
+        ended.status,
+        0,
+        "{ended:?}\n{:?}",
+        host.vhostd(&["status", "--json"])
+    );
     let status = fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
     let figure = |name: &str| {
         let line = status.lines().find(|line| line.starts_with(name)).unwrap();

@@ -452,7 +452,7 @@ fn acme_identifier(identifier: &Identifier) -> instant_acme::Identifier {
 const DEADLINE: Duration = Duration::from_secs(90);
 /// A CA beside us validates in a few milliseconds; one far away says when to ask, or is asked
 /// some fifteen times in the first ten seconds.
-const FIRST_DELAY: Duration = Duration::from_millis(4);
+const FIRST_DELAY: Duration = Duration::from_millis(2);
 const LONGEST_DELAY: Duration = Duration::from_secs(2);
 const REFUSED_NONCES: u32 = 10;
 

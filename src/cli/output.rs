@@ -7,7 +7,7 @@ use anstyle::{AnsiColor, Style};
 
 use super::diagnostic::render;
 use crate::diagnostic::Diagnostic;
-use crate::reconcile::report::{Rejected, Step, StepName};
+use crate::reconcile::report::{Rejected, Step};
 
 const RED: Style = AnsiColor::Red.on_default().bold();
 const GREEN: Style = AnsiColor::Green.on_default().bold();
@@ -55,14 +55,7 @@ pub(super) fn doubtful(text: &str) -> String {
 
 /// One step, as it ends.
 pub(super) fn step(step: &Step) {
-    let name = match step.step {
-        StepName::Read => "read",
-        StepName::Render => "render",
-        StepName::Test => "test",
-        StepName::Activate => "activate",
-        StepName::Reload => "reload",
-        StepName::Verify => "verify",
-    };
+    let name = step.step.to_string();
     let time = format!("{:.1} ms", step.ms);
     println!("  {name:<9} {:<58} {FAINT}{time:>10}{FAINT:#}", step.detail);
 }

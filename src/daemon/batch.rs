@@ -130,6 +130,9 @@ pub(super) fn log(report: &Report, reason: Reason) {
     }
     let ms: f64 = report.steps.iter().map(|step| step.ms).sum();
     let generation = report.generation;
+    for step in &report.steps {
+        tracing::debug!(generation, "{}: {:.1} ms", step.step, step.ms);
+    }
     match (&report.error, report.outcome) {
         (Some(error), Outcome::Activated) => tracing::warn!(generation, "{error}"),
         (Some(error), Outcome::Unchanged) => tracing::debug!(generation, "{error}"),

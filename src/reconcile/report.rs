@@ -1,5 +1,6 @@
 //! P: what a reconcile did, as `vhostd reload --json` prints it and as the control socket sends it.
 
+use std::fmt;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -38,6 +39,19 @@ pub enum StepName {
     Activate,
     Reload,
     Verify,
+}
+
+impl fmt::Display for StepName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Read => "read",
+            Self::Render => "render",
+            Self::Test => "test",
+            Self::Activate => "activate",
+            Self::Reload => "reload",
+            Self::Verify => "verify",
+        })
+    }
 }
 
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
