@@ -16,7 +16,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::prelude::*;
 
 use crate::clock;
 use crate::installation::Installation;
@@ -76,21 +77,25 @@ impl From<Exit> for ExitCode {
 }
 
 impl Arguments {
-    /// Logs to standard error. The daemon tells what it changed; a command's own words are its
+    /// Logs to standard error; `VHOSTD_LOG` sets the level (`debug`) or that of a room
+    /// (`vhostd::daemon=debug`). The daemon tells what it changed; a command's own words are its
     /// output, so it logs only what went wrong.
     pub fn start_tracing(&self) {
         let default = match self.command {
-            Command::Run => "info",
-            _ => "error",
+            Command::Run => Targets::new().with_default(LevelFilter::INFO),
+            _ => Targets::new().with_default(LevelFilter::ERROR),
         };
-        let filter =
-            EnvFilter::try_from_env("VHOSTD_LOG").unwrap_or_else(|_| EnvFilter::new(default));
-        tracing_subscriber::fmt()
-            .with_env_filter(filter)
+        let asked = std::env::var("VHOSTD_LOG").ok();
+        let filter = asked
+            .and_then(|asked| asked.parse().ok())
+            .unwrap_or(default);
+        let lines = tracing_subscriber::fmt::layer()
             .with_writer(std::io::stderr)
             .with_ansi(output::is_colourful(&std::io::stderr()))
             .without_time()
-            .with_target(false)
+            .with_target(false);
+        tracing_subscriber::registry()
+            .with(lines.with_filter(filter))
             .init();
     }
 }
@@ -137,7 +142,7 @@ fn daemon(config: Option<&Path>, settings: Settings) -> Exit {
 fn runtime() -> Option<tokio::runtime::Runtime> {
     let built = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .max_blocking_threads(8)
+        .max_blocking_threads(4)
         .build();
     built
         .inspect_err(|error| output::error(&format!("failed to start: {error}")))

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::certificate::internal::InternalCa;
@@ -32,6 +34,8 @@ pub struct Obtaining {
     acme: Option<AcmeClient>,
     key_type: KeyType,
     clock: Clock,
+    /// Shared by the clones.
+    at_once: Arc<Semaphore>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -44,8 +48,8 @@ pub enum ObtainingError {
     Store(#[from] StoreError),
 }
 
-/// Orders at a time: a CA's limits are in orders, not in connections, and nginx has few workers.
-const AT_ONCE: usize = 16;
+/// Orders at a time: more are no faster, and each holds a connection and a key.
+const AT_ONCE: usize = 8;
 
 impl Obtaining {
     /// Asks no network.
@@ -58,6 +62,7 @@ impl Obtaining {
             acme: Some(AcmeClient::new(&settings.acme, &settings.state_dir)?),
             key_type: settings.acme.key_type,
             clock,
+            at_once: Arc::new(Semaphore::new(AT_ONCE)),
         })
     }
 
@@ -86,7 +91,10 @@ impl Obtaining {
         Ok(CertificateRequest::new(wanted, newest.as_ref(), None))
     }
 
+    /// Waits for its turn, then obtains the certificate.
     pub async fn obtain(&self, mut request: CertificateRequest) -> Obtained {
+        // never closed: an error cannot come
+        let _turn = self.at_once.acquire().await;
         request.key_type.get_or_insert(self.key_type);
         let clock = self.clock.clone();
         let acme = self.acme.as_ref();
@@ -105,26 +113,16 @@ impl Obtaining {
         (self.clock)()
     }
 
-    /// Obtains all of `requests`, some at a time.
     async fn obtain_all(
         &self,
         requests: Vec<CertificateRequest>,
     ) -> BTreeMap<CertificateName, Obtained> {
-        let mut waiting = requests.into_iter();
         let mut running = JoinSet::new();
-        let mut ended = BTreeMap::new();
-        loop {
-            while running.len() < AT_ONCE {
-                let Some(request) = waiting.next() else { break };
-                let me = self.clone();
-                running.spawn(async move { (request.name.clone(), me.obtain(request).await) });
-            }
-            match running.join_next().await {
-                Some(Ok((name, obtained))) => ended.insert(name, obtained),
-                Some(Err(_)) => None,
-                None => return ended,
-            };
+        for request in requests {
+            let me = self.clone();
+            running.spawn(async move { (request.name.clone(), me.obtain(request).await) });
         }
+        running.join_all().await.into_iter().collect()
     }
 }
 
