@@ -112,6 +112,8 @@ struct Daemon {
     answers_early_challenges: bool,
     next_rescan: Instant,
     next_removal: Option<Instant>,
+    /// What kept the last batch from being applied.
+    last_failure: Option<String>,
     ready: bool,
 }
 
@@ -143,6 +145,7 @@ pub async fn run(
         answers_early_challenges: false,
         next_rescan: Instant::now() + RESCAN,
         next_removal: None,
+        last_failure: None,
         ready: false,
     };
     let mut signals = Signals::install().map_err(DaemonError::Signal)?;
@@ -400,6 +403,9 @@ impl Daemon {
             Ok(applied) => applied,
             Err(error) => return self.failed(batch, &error),
         };
+        if self.last_failure.take().is_some() {
+            tracing::info!("reconciles again");
+        }
         batch::log(&applied.report, batch.reason());
         if !applied.report.nginx_running {
             self.next_rescan = Instant::now() + RESCAN_SOON;
@@ -417,8 +423,15 @@ impl Daemon {
     }
 
     fn failed(&mut self, batch: Batch, error: &ReconcileError) {
-        tracing::error!("failed to reconcile, what served before still serves: {error}");
-        systemd::status(&format!("failed: {error}"));
+        let message = error.to_string();
+        // it is tried again every few seconds: one line says it
+        if self.last_failure.as_ref() == Some(&message) {
+            tracing::debug!("still failed to {message}");
+        } else {
+            tracing::error!("failed to {message}; what served before still serves");
+        }
+        systemd::status(&format!("failed to {message}"));
+        self.last_failure = Some(message);
         self.next_rescan = Instant::now() + RESCAN_SOON.max(RESCAN / 10);
         self.say_ready();
         batch.fail(&error.to_string(), None, 1);

@@ -43,9 +43,16 @@ pub struct Reading<'a> {
 }
 
 /// Reads and parses every vhost file.
-pub fn read(installation: &Installation, reading: Reading<'_>) -> Result<Intent, ReconcileError> {
+pub fn read(
+    installation: &Installation,
+    mut reading: Reading<'_>,
+) -> Result<Intent, ReconcileError> {
     let active = installation.generations.active()?.manifest;
-    let listing = source::read(&installation.settings.vhosts_dir)?;
+    let listing = source::read(&installation.settings.vhosts_dir).inspect_err(|_| {
+        if let Some(absences) = &mut reading.absences {
+            absences.forget();
+        }
+    })?;
     let mut intent = Intent::empty();
     if let Some(pin) = Pin::read(&installation.settings.state_dir)
         && !reading.manual
