@@ -128,6 +128,14 @@ fn shown(installation: &Installation, name: Option<&str>) -> Result<Shown, Strin
         .collect();
     let vhosts: Vec<VhostStatus> = vhosts
         .into_iter()
+        .map(|vhost| match (vhost.state, &master) {
+            // the record is older than nginx's end
+            (VhostState::Serving, None) => VhostStatus {
+                state: VhostState::Pending,
+                ..vhost
+            },
+            _ => vhost,
+        })
         .filter(|vhost| {
             name.is_none_or(|name| verdict::matches(name, &vhost.name, &vhost.server_names))
         })

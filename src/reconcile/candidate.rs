@@ -100,6 +100,7 @@ impl<'a> Candidate<'a> {
             );
             return Ok(Judgement::Refused { error, hint });
         }
+        progress.ahead_of(StepName::Test);
         for _ in 0..ATTEMPTS {
             let (rendered, draft) = self.render()?;
             let count = self.apps.iter().map(|app| app.vhosts.len()).sum::<usize>();
@@ -107,7 +108,12 @@ impl<'a> Candidate<'a> {
                 StepName::Render,
                 format!("{count} {}", if count == 1 { "vhost" } else { "vhosts" }),
             );
-            match self.plan(&rendered.digest) {
+            let plan = self.plan(&rendered.digest);
+            if blind && plan != Plan::Activate {
+                let words = "nginx accepts the hand-written configuration";
+                progress.finished(StepName::Test, words);
+            }
+            match plan {
                 Plan::Unchanged => return self.settled(Judgement::Unchanged),
                 Plan::Prove => {
                     return self.settled(Judgement::Prove(Box::new(self.active.clone())));

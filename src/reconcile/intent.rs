@@ -1,7 +1,7 @@
 //! R: the vhosts directory (or a pinned generation) → candidates, each with its last good version.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use time::OffsetDateTime;
 
@@ -31,6 +31,8 @@ pub struct Intent {
     pub pin: Option<Pin>,
     /// When an absent file becomes a removed one.
     pub next_removal: Option<Instant>,
+    /// How long the reading took.
+    pub took: Duration,
 }
 
 /// How to read.
@@ -47,6 +49,7 @@ pub fn read(
     installation: &Installation,
     mut reading: Reading<'_>,
 ) -> Result<Intent, ReconcileError> {
+    let begin = Instant::now();
     let active = installation.generations.active()?.manifest;
     let listing = source::read(&installation.settings.vhosts_dir).inspect_err(|_| {
         if let Some(absences) = &mut reading.absences {
@@ -75,6 +78,7 @@ pub fn read(
     for diagnostic in listing.refused {
         intent.warnings.push(format!("ignored {diagnostic}"));
     }
+    intent.took = begin.elapsed();
     Ok(intent)
 }
 
@@ -104,6 +108,7 @@ impl Intent {
             last_good: BTreeMap::new(),
             pin: None,
             next_removal: None,
+            took: Duration::ZERO,
         }
     }
 

@@ -67,7 +67,11 @@ fn a_removed_files_vhost_goes_after_a_second_and_its_names_answer_444_and_no_han
             Err(_) => Some(()),
         }
     });
-    assert!(removed.elapsed() >= Duration::from_secs(1), "{}", daemon.log());
+    assert!(
+        removed.elapsed() >= Duration::from_secs(1),
+        "{}",
+        daemon.log()
+    );
     // an old worker may still answer for a moment
     wait_for("444", || closes_without_a_word(host.http(), HELLO));
     wait_for("a refused handshake", || {

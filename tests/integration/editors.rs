@@ -89,7 +89,10 @@ fn run(program: &str, arguments: &[&str], directory: &Path) {
         .env("GIT_CONFIG_NOSYSTEM", "1")
         .output()
         .unwrap();
-    assert!(output.status.success(), "{program} {arguments:?}: {output:?}");
+    assert!(
+        output.status.success(),
+        "{program} {arguments:?}: {output:?}"
+    );
 }
 
 fn is_installed(program: &str) -> bool {
@@ -118,8 +121,10 @@ fn a_half_written_file_is_not_served_even_where_the_half_would_do() {
     file.write_all(b"redirect_from: www.example.com\n").unwrap();
     drop(file);
     site.wait_for(2);
-    let www = client::get(site.host.http(), "www.example.com", "/").unwrap();
-    assert_eq!(www.status, 301);
+    wait_for("the whole file", || {
+        let www = client::get(site.host.http(), "www.example.com", "/").ok()?;
+        (www.status == 301).then_some(())
+    });
     assert_eq!(site.host.active(), before + 1);
     site.converges_to(2);
 }
@@ -149,7 +154,17 @@ fn a_save_in_vims_way_is_seen() {
             site.host.drop_file("hello.yml", &site.text(2));
             site.wait_for(2);
             let set = format!("set writebackup backupcopy={copy}");
-            let arguments = ["-Nu", "NONE", "-es", "-c", &set, "-c", "%s,/2$,/3,", "-c", "wq"];
+            let arguments = [
+                "-Nu",
+                "NONE",
+                "-es",
+                "-c",
+                &set,
+                "-c",
+                "%s,/2$,/3,",
+                "-c",
+                "wq",
+            ];
             let file = site.file();
             let all = [&arguments[..], &[file.to_str().unwrap()]].concat();
             run("vim", &all, &site.host.path("temp"));
@@ -186,7 +201,11 @@ fn git_checkout_of_another_branch_is_seen() {
     git(&["commit", "-qm", "one"]);
     git(&["checkout", "-qb", "two"]);
     fs::write(site.file(), site.text(2)).unwrap();
-    fs::write(site.path("extra.yml"), "server_name: extra.example.com\nroot: /nowhere\n").unwrap();
+    fs::write(
+        site.path("extra.yml"),
+        "server_name: extra.example.com\nroot: /nowhere\n",
+    )
+    .unwrap();
     git(&["add", "."]);
     git(&["commit", "-qm", "two"]);
     site.wait_for(2);
@@ -242,13 +261,18 @@ fn a_touch_reloads_nothing() {
     let file = fs::File::options().write(true).open(site.file()).unwrap();
     file.set_modified(SystemTime::now()).unwrap();
     drop(file);
-    wait_for("the daemon to look", || (nothing_to_change(&site) > seen).then_some(()));
+    wait_for("the daemon to look", || {
+        (nothing_to_change(&site) > seen).then_some(())
+    });
     assert_eq!(site.host.active(), before);
     site.converges_to(1);
 }
 
 fn nothing_to_change(site: &Site) -> usize {
-    site.daemon.log().matches("nothing to change (file)").count()
+    site.daemon
+        .log()
+        .matches("nothing to change (file)")
+        .count()
 }
 
 #[test]
