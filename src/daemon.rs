@@ -114,6 +114,8 @@ struct Daemon {
     next_removal: Option<Instant>,
     /// What kept the last batch from being applied.
     last_failure: Option<String>,
+    /// Renewals that were asked for before the first batch told what is wanted.
+    early: Vec<Call>,
     ready: bool,
 }
 
@@ -146,6 +148,7 @@ pub async fn run(
         next_rescan: Instant::now() + RESCAN,
         next_removal: None,
         last_failure: None,
+        early: Vec::new(),
         ready: false,
     };
     let mut signals = Signals::install().map_err(DaemonError::Signal)?;
@@ -225,6 +228,7 @@ impl Daemon {
     fn on_call(&mut self, call: Call) {
         match call.request {
             Request::Reload { .. } | Request::Rollback { .. } => self.pending.calls.push(call),
+            Request::Renew { .. } if !self.ready => self.early.push(call),
             Request::Renew { names, force } => {
                 self.orders
                     .renew(&names, force, call.answer, &self.installation, &self.events);
@@ -445,6 +449,8 @@ impl Daemon {
                 "watching {}",
                 self.installation.settings.vhosts_dir.display()
             );
+            let early = std::mem::take(&mut self.early);
+            early.into_iter().for_each(|call| self.on_call(call));
         }
     }
 

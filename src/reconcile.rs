@@ -215,6 +215,7 @@ fn run(
     let active = installation.generations.active()?.manifest;
     progress.finished(StepName::Read, read_detail(&intent));
     let pin = intent.pin.clone();
+    let misnamed: Vec<_> = report::misnamed(&intent.misnamed).collect();
     let mut candidate = Candidate::new(installation, intent, request, &active)?;
     let judgement = candidate.judge(locked, progress)?;
     let mut report = match judgement {
@@ -234,12 +235,14 @@ fn run(
     };
     report.steps = std::mem::take(&mut progress.steps);
     report.rejected = report::rejected(&candidate.rejections);
+    report.rejected.extend(misnamed);
     report.warnings = std::mem::take(&mut candidate.warnings);
     if pin.is_none() {
         Pin::remove(&installation.settings.state_dir)?;
     }
     let pinned = pin.map(|pin| pin.generation);
-    StatusRecord::of(&candidate, &report, pinned, request.now)
+    let active = installation.generations.active()?.manifest;
+    StatusRecord::of(&candidate, &report, &active, pinned, request.now)
         .write(&installation.settings.state_dir)?;
     locked.prune(&pinned.into_iter().collect::<Vec<_>>())?;
     Ok(Applied {
@@ -284,7 +287,7 @@ fn read_detail(intent: &Intent) -> String {
         })
         .count();
     let all = intent.sources.len();
-    let refused = intent.refused.len();
+    let refused = intent.refused.len() + intent.misnamed.len();
     let mut words = format!(
         "{all} {}, {changed} changed",
         if all == 1 { "app" } else { "apps" }

@@ -22,6 +22,8 @@ pub struct Intent {
     /// Files that could not become a candidate of their own; `stale` where the last good version
     /// is one instead.
     pub refused: Vec<Rejection>,
+    /// Files whose names no app can have.
+    pub misnamed: Vec<Diagnostic>,
     pub warnings: Vec<String>,
     /// The text of each candidate as its file has it now.
     pub sources: BTreeMap<AppName, AppSource>,
@@ -75,9 +77,7 @@ pub fn read(
     for app in kept {
         intent.keep_unless_renamed(&app, &installation.settings);
     }
-    for diagnostic in listing.refused {
-        intent.warnings.push(format!("ignored {diagnostic}"));
-    }
+    intent.misnamed = listing.refused;
     intent.took = begin.elapsed();
     Ok(intent)
 }
@@ -103,6 +103,7 @@ impl Intent {
         Self {
             candidates: Vec::new(),
             refused: Vec::new(),
+            misnamed: Vec::new(),
             warnings: Vec::new(),
             sources: BTreeMap::new(),
             last_good: BTreeMap::new(),
