@@ -7,12 +7,12 @@
 
 mod batch; // P what has been asked for since the last batch began
 mod orders; // N certificates that are being obtained, and who waits for them
+mod signals; // R what the service manager and the terminal say
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 
@@ -33,6 +33,7 @@ use crate::watch::{Watch, WatchError};
 
 use batch::{Batch, Pending};
 use orders::Orders;
+use signals::Signals;
 
 /// A new vhost is first activated with its certificate or after this long, with a placeholder:
 /// one reload instead of two when the CA is quick, and never a wait for a slow one.
@@ -469,31 +470,6 @@ impl Daemon {
     /// Nothing runs and nothing is asked for: what waiters wait for is as done as it gets.
     fn is_settled(&self) -> bool {
         matches!(self.phase, Phase::Idle) && self.pending.is_empty()
-    }
-}
-
-struct Signals {
-    hang_up: Signal,
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl Signals {
-    fn install() -> std::io::Result<Self> {
-        Ok(Self {
-            hang_up: signal(SignalKind::hangup())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-        })
-    }
-
-    async fn next(&mut self) -> Event {
-        // cancel-safe: a signal that is not taken now is delivered to the next call
-        tokio::select! {
-            _ = self.hang_up.recv() => Event::Reconfigure,
-            _ = self.interrupt.recv() => Event::Stop,
-            _ = self.terminate.recv() => Event::Stop,
-        }
     }
 }
 
