@@ -7,12 +7,12 @@
 
 mod batch; // P what has been asked for since the last batch began
 mod orders; // N certificates that are being obtained, and who waits for them
+mod signals; // R what the service manager and the terminal say
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 
@@ -33,6 +33,7 @@ use crate::watch::{Watch, WatchError};
 
 use batch::{Batch, Pending};
 use orders::Orders;
+use signals::Signals;
 
 /// A new vhost is first activated with its certificate or after this long, with a placeholder:
 /// one reload instead of two when the CA is quick, and never a wait for a slow one.
@@ -112,6 +113,10 @@ struct Daemon {
     answers_early_challenges: bool,
     next_rescan: Instant,
     next_removal: Option<Instant>,
+    /// What kept the last batch from being applied.
+    last_failure: Option<String>,
+    /// Renewals that were asked for before the first batch told what is wanted.
+    early: Vec<Call>,
     ready: bool,
 }
 
@@ -143,6 +148,8 @@ pub async fn run(
         answers_early_challenges: false,
         next_rescan: Instant::now() + RESCAN,
         next_removal: None,
+        last_failure: None,
+        early: Vec::new(),
         ready: false,
     };
     let mut signals = Signals::install().map_err(DaemonError::Signal)?;
@@ -222,6 +229,7 @@ impl Daemon {
     fn on_call(&mut self, call: Call) {
         match call.request {
             Request::Reload { .. } | Request::Rollback { .. } => self.pending.calls.push(call),
+            Request::Renew { .. } if !self.ready => self.early.push(call),
             Request::Renew { names, force } => {
                 self.orders
                     .renew(&names, force, call.answer, &self.installation, &self.events);
@@ -401,6 +409,9 @@ impl Daemon {
             Ok(applied) => applied,
             Err(error) => return self.failed(batch, &error),
         };
+        if self.last_failure.take().is_some() {
+            tracing::info!("reconciles again");
+        }
         batch::log(&applied.report, batch.reason());
         if !applied.report.nginx_running {
             self.next_rescan = Instant::now() + RESCAN_SOON;
@@ -418,8 +429,15 @@ impl Daemon {
     }
 
     fn failed(&mut self, batch: Batch, error: &ReconcileError) {
-        tracing::error!("failed to reconcile, what served before still serves: {error}");
-        systemd::status(&format!("failed: {error}"));
+        let message = error.to_string();
+        // it is tried again every few seconds: one line says it
+        if self.last_failure.as_ref() == Some(&message) {
+            tracing::debug!("still failed to {message}");
+        } else {
+            tracing::error!("failed to {message}; what served before still serves");
+        }
+        systemd::status(&format!("failed to {message}"));
+        self.last_failure = Some(message);
         self.next_rescan = Instant::now() + RESCAN_SOON.max(RESCAN / 10);
         self.say_ready();
         batch.fail(&error.to_string(), None, 1);
@@ -433,6 +451,8 @@ impl Daemon {
                 "watching {}",
                 self.installation.settings.vhosts_dir.display()
             );
+            let early = std::mem::take(&mut self.early);
+            early.into_iter().for_each(|call| self.on_call(call));
         }
     }
 
@@ -451,31 +471,6 @@ impl Daemon {
     /// Nothing runs and nothing is asked for: what waiters wait for is as done as it gets.
     fn is_settled(&self) -> bool {
         matches!(self.phase, Phase::Idle) && self.pending.is_empty()
-    }
-}
-
-struct Signals {
-    hang_up: Signal,
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl Signals {
-    fn install() -> std::io::Result<Self> {
-        Ok(Self {
-            hang_up: signal(SignalKind::hangup())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-        })
-    }
-
-    async fn next(&mut self) -> Event {
-        // cancel-safe: a signal that is not taken now is delivered to the next call
-        tokio::select! {
-            _ = self.hang_up.recv() => Event::Reconfigure,
-            _ = self.interrupt.recv() => Event::Stop,
-            _ = self.terminate.recv() => Event::Stop,
-        }
     }
 }
 

@@ -93,6 +93,8 @@ pub type Observer<'a> = dyn FnMut(&Step) + Send + 'a;
 pub(crate) struct Progress<'a> {
     steps: Vec<Step>,
     begin: Instant,
+    /// Spent for a step that comes later.
+    ahead: Option<(StepName, f64)>,
     observer: &'a mut Observer<'a>,
 }
 
@@ -101,8 +103,21 @@ impl<'a> Progress<'a> {
         Self {
             steps: Vec::new(),
             begin: Instant::now(),
+            ahead: None,
             observer,
         }
+    }
+
+    /// What was done since the last step belongs to `step`, which has yet to come.
+    pub(crate) fn ahead_of(&mut self, step: StepName) {
+        self.ahead = Some((step, self.lap()));
+    }
+
+    fn lap(&mut self) -> f64 {
+        let now = Instant::now();
+        let ms = (now - self.begin).as_secs_f64() * 1000.0;
+        self.begin = now;
+        ms
     }
 
     /// How long `step` has taken so far.
@@ -112,9 +127,10 @@ impl<'a> Progress<'a> {
     }
 
     pub(crate) fn finished(&mut self, step: StepName, detail: impl Into<String>) {
-        let now = Instant::now();
-        let ms = (now - self.begin).as_secs_f64() * 1000.0;
-        self.begin = now;
+        let mut ms = self.lap();
+        if let Some((_, ahead)) = self.ahead.take_if(|(of, _)| *of == step) {
+            ms += ahead;
+        }
         let detail = detail.into();
         // a second attempt adds to the step that it repeats
         if let Some(known) = self.steps.iter_mut().find(|known| known.step == step) {
@@ -134,8 +150,9 @@ pub fn reconcile<'a>(
     request: &Request,
     observer: &'a mut Observer<'a>,
 ) -> Result<Applied, ReconcileError> {
-    let mut progress = Progress::start(observer);
     let locked = installation.generations.lock(request.lock_limit)?;
+    // whoever held the lock is no step of ours
+    let mut progress = Progress::start(observer);
     let manual = request.is_manual();
     let reading = intent::Reading {
         absences: None,
@@ -152,8 +169,10 @@ pub fn apply<'a>(
     request: &Request,
     observer: &'a mut Observer<'a>,
 ) -> Result<Applied, ReconcileError> {
-    let mut progress = Progress::start(observer);
     let locked = installation.generations.lock(request.lock_limit)?;
+    let mut progress = Progress::start(observer);
+    // it was read before
+    progress.begin -= intent.took;
     run(installation, &locked, intent, request, &mut progress)
 }
 
@@ -165,8 +184,8 @@ pub fn roll_back_to<'a>(
     request: &Request,
     observer: &'a mut Observer<'a>,
 ) -> Result<Applied, ReconcileError> {
-    let mut progress = Progress::start(observer);
     let locked = installation.generations.lock(request.lock_limit)?;
+    let mut progress = Progress::start(observer);
     let number = match number {
         Some(number) => number,
         None => locked.newest_proven_before(installation.generations.active_number()?),
@@ -196,6 +215,7 @@ fn run(
     let active = installation.generations.active()?.manifest;
     progress.finished(StepName::Read, read_detail(&intent));
     let pin = intent.pin.clone();
+    let misnamed: Vec<_> = report::misnamed(&intent.misnamed).collect();
     let mut candidate = Candidate::new(installation, intent, request, &active)?;
     let judgement = candidate.judge(locked, progress)?;
     let mut report = match judgement {
@@ -215,12 +235,14 @@ fn run(
     };
     report.steps = std::mem::take(&mut progress.steps);
     report.rejected = report::rejected(&candidate.rejections);
+    report.rejected.extend(misnamed);
     report.warnings = std::mem::take(&mut candidate.warnings);
     if pin.is_none() {
         Pin::remove(&installation.settings.state_dir)?;
     }
     let pinned = pin.map(|pin| pin.generation);
-    StatusRecord::of(&candidate, &report, pinned, request.now)
+    let active = installation.generations.active()?.manifest;
+    StatusRecord::of(&candidate, &report, &active, pinned, request.now)
         .write(&installation.settings.state_dir)?;
     locked.prune(&pinned.into_iter().collect::<Vec<_>>())?;
     if matches!(request.reason, Reason::Start | Reason::Certificate)
@@ -270,7 +292,7 @@ fn read_detail(intent: &Intent) -> String {
         })
         .count();
     let all = intent.sources.len();
-    let refused = intent.refused.len();
+    let refused = intent.refused.len() + intent.misnamed.len();
     let mut words = format!(
         "{all} {}, {changed} changed",
         if all == 1 { "app" } else { "apps" }

@@ -9,8 +9,9 @@ use time::OffsetDateTime;
 use crate::atomic_file::{self, WriteError};
 use crate::certificate::{CertificateName, WantedCertificate};
 use crate::desired::wanted;
+use crate::generation::manifest::Manifest;
 use crate::reconcile::candidate::Candidate;
-use crate::reconcile::report::{Outcome, Rejected, Report};
+use crate::reconcile::report::{Rejected, Report};
 use crate::vhost::AppName;
 
 /// `status.json` in the state directory.
@@ -61,13 +62,14 @@ impl StatusRecord {
     pub(crate) fn of(
         candidate: &Candidate<'_>,
         report: &Report,
+        active: &Manifest,
         pinned: Option<u64>,
         now: OffsetDateTime,
     ) -> Self {
         Self {
             at: now,
             generation: report.generation,
-            vhosts: vhosts(candidate, report),
+            vhosts: vhosts(candidate, report, active),
             wanted: candidate.wanted.clone(),
             warnings: report.warnings.clone(),
             pinned,
@@ -107,16 +109,15 @@ fn path(state_dir: &Path) -> PathBuf {
     state_dir.join("status.json")
 }
 
-fn vhosts(candidate: &Candidate<'_>, report: &Report) -> Vec<VhostStatus> {
-    let served =
-        report.nginx_running && matches!(report.outcome, Outcome::Unchanged | Outcome::Activated);
+fn vhosts(candidate: &Candidate<'_>, report: &Report, active: &Manifest) -> Vec<VhostStatus> {
+    let served = |app: &AppName| report.nginx_running && candidate.is_as_in(active, app);
     let mut all = Vec::new();
     for app in &candidate.apps {
         let fault = report
             .rejected
             .iter()
             .find(|rejected| rejected.name == app.name.as_str());
-        let state = match (fault, served) {
+        let state = match (fault, served(&app.name)) {
             (Some(_), _) => VhostState::Stale,
             (None, true) => VhostState::Serving,
             (None, false) => VhostState::Pending,
@@ -131,6 +132,10 @@ fn vhosts(candidate: &Candidate<'_>, report: &Report) -> Vec<VhostStatus> {
                     .map(|name| name.value.to_string())
                     .collect(),
                 certificate: wanted.map(|wanted| wanted.name.to_string()),
+                reason: match state {
+                    VhostState::Pending => report.error.clone(),
+                    _ => fault.map(|fault| fault.reason.clone()),
+                },
                 ..VhostStatus::of(&app.name, &app.file, state, fault)
             });
         }

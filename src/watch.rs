@@ -8,7 +8,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use notify::event::{AccessKind, AccessMode, EventKind};
+use notify::event::{AccessKind, AccessMode, EventKind, ModifyKind};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 
 /// Keeps the watches; dropping it ends them.
@@ -97,6 +97,8 @@ fn matters(event: &notify::Result<notify::Event>, directory: &Path, parent: &Pat
         // our own reading opens files, too
         EventKind::Access(AccessKind::Close(AccessMode::Write)) => true,
         EventKind::Access(_) => false,
+        // a writer is at work: what it closes is whole, and half a file may look whole too
+        EventKind::Modify(ModifyKind::Data(_)) => false,
         _ => true,
     };
     // of the parent only the directory itself is interesting
@@ -138,6 +140,20 @@ mod tests {
         fs::read_dir(&directory).unwrap().count();
         assert!(events.recv_timeout(Duration::from_millis(200)).is_err());
         fs::write(directory.join("a.yml"), "y").unwrap();
+        events.recv_timeout(LIMIT).unwrap();
+    }
+
+    #[test]
+    fn a_file_is_read_when_its_writer_closes_it_and_not_before() {
+        let home = tempfile::tempdir().unwrap();
+        let directory = home.path().join("vhosts.d");
+        fs::create_dir(&directory).unwrap();
+        fs::write(directory.join("a.yml"), "x").unwrap();
+        let (_watch, events) = start(&directory);
+        let mut file = fs::File::create(directory.join("a.yml")).unwrap();
+        std::io::Write::write_all(&mut file, b"half").unwrap();
+        assert!(events.recv_timeout(Duration::from_millis(200)).is_err());
+        drop(file);
         events.recv_timeout(LIMIT).unwrap();
     }
 

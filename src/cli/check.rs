@@ -10,9 +10,9 @@ use super::{Exit, output};
 use crate::desired::{self, Candidate, Owners};
 use crate::diagnostic::Diagnostic;
 use crate::reconcile::intent::parse_alone;
-use crate::reconcile::report::{Rejected, rejected};
+use crate::reconcile::report::{Rejected, misnamed, rejected};
 use crate::settings::Settings;
-use crate::vhost::source::{self, VhostFile};
+use crate::vhost::source::{self, Listing, VhostFile};
 use crate::vhost::{App, AppName};
 
 #[derive(Args, Debug)]
@@ -46,9 +46,9 @@ struct Shown<'a> {
 impl Check {
     pub(super) fn run(self, settings: &Settings) -> Exit {
         let directory = match source::read(&settings.vhosts_dir) {
-            Ok(directory) => directory.files,
+            Ok(directory) => directory,
             // a FILE can be checked anywhere
-            Err(_) if !self.files.is_empty() => Vec::new(),
+            Err(_) if !self.files.is_empty() => Listing::default(),
             Err(error) => {
                 output::error(&format!("failed to {error}"));
                 output::hint(Some("run `vhostd setup`, or name the files to check"));
@@ -57,10 +57,12 @@ impl Check {
         };
         let mut findings = Findings::default();
         if self.files.is_empty() {
-            findings.examine(directory, settings);
+            findings.checked += directory.refused.len();
+            findings.rejected.extend(misnamed(&directory.refused));
+            findings.examine(directory.files, settings);
         } else {
             for file in &self.files {
-                findings.examine_alone(file, &directory, settings);
+                findings.examine_alone(file, &directory.files, settings);
             }
         }
         if self.json {
@@ -174,7 +176,13 @@ impl Findings {
         };
         let files = plural(self.checked, "file");
         match self.rejected.len() {
-            0 => output::success(&format!("{files} checked, no errors")),
+            0 if self.unreadable.is_empty() => {
+                output::success(&format!("{files} checked, no errors"));
+            }
+            0 => output::error(&format!(
+                "{files} checked, {} could not be read",
+                self.unreadable.len()
+            )),
             errors => output::error(&format!("{files} checked, {}", plural(errors, "error"))),
         }
     }

@@ -46,7 +46,7 @@ impl Reload {
                 Ok(report) => report,
             },
         };
-        self.conclude(&report, StatusRecord::read(&state_dir).as_ref())
+        self.conclude(report, StatusRecord::read(&state_dir).as_ref())
     }
 
     fn by_itself(
@@ -85,18 +85,19 @@ impl Reload {
         Ok(report)
     }
 
-    fn conclude(&self, report: &Report, status: Option<&StatusRecord>) -> Exit {
+    fn conclude(&self, report: Report, status: Option<&StatusRecord>) -> Exit {
+        let unknown = verdict::unknown(&self.names, &report, status);
+        let concerning = verdict::concerning(report.clone(), &self.names, status);
         if self.json {
-            output::json(report);
+            output::json(&report);
         } else {
-            verdict::say(report, &self.names, self.wait);
+            verdict::say(&concerning, self.wait);
         }
-        let unknown = verdict::unknown(&self.names, report, status);
         for name in &unknown {
             output::error(&format!("there is no vhost `{name}`"));
         }
         match unknown.is_empty() {
-            true => verdict::exit(report, &self.names, self.wait),
+            true => verdict::exit(&concerning, self.wait),
             false => Exit::Usage,
         }
     }

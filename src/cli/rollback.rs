@@ -38,14 +38,14 @@ impl Rollback {
         if self.json {
             output::json(&report);
         } else {
-            verdict::say(&report, &[], false);
+            verdict::say(&report, false);
             if report.succeeded() {
                 output::hint(Some(
                     "it holds until a vhost file changes or you run `vhostd reload`; the files themselves were not touched",
                 ));
             }
         }
-        verdict::exit(&report, &[], false)
+        verdict::exit(&report, false)
     }
 
     fn by_itself(&self, settings: Settings) -> Result<Report, Exit> {

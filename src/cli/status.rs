@@ -14,6 +14,7 @@ use crate::certificate::schedule::{Attempts, RetryAdvice, renew_at};
 use crate::certificate::{CertificateName, Identifier, StoredCertificate, WantedCertificate};
 use crate::clock;
 use crate::installation::Installation;
+use crate::obtain::is_good;
 use crate::reconcile::proof::answering;
 use crate::settings::Settings;
 use crate::status::{StatusRecord, VhostState, VhostStatus};
@@ -128,6 +129,14 @@ fn shown(installation: &Installation, name: Option<&str>) -> Result<Shown, Strin
         .collect();
     let vhosts: Vec<VhostStatus> = vhosts
         .into_iter()
+        .map(|vhost| match (vhost.state, &master) {
+            // the record is older than nginx's end
+            (VhostState::Serving, None) => VhostStatus {
+                state: VhostState::Pending,
+                ..vhost
+            },
+            _ => vhost,
+        })
         .filter(|vhost| {
             name.is_none_or(|name| verdict::matches(name, &vhost.name, &vhost.server_names))
         })
@@ -166,6 +175,7 @@ fn certificates(
     let attempts = Ledger::new(&installation.settings.state_dir)
         .attempts()
         .map_err(|error| error.to_string())?;
+    let now = clock::system()();
     let record = StatusRecord::read(&installation.settings.state_dir);
     let wanted: BTreeMap<CertificateName, WantedCertificate> = record
         .into_iter()
@@ -183,7 +193,9 @@ fn certificates(
         .map(|wanted| {
             let stored = inventory.certificates.get(&wanted.name);
             let placeholder = inventory.placeholders.get(&wanted.name);
-            of_wanted(wanted, stored, placeholder, attempts.get(&wanted.name))
+            let good = is_good(wanted, stored, now);
+            let shown = stored.or(placeholder);
+            of_wanted(wanted, shown, good, attempts.get(&wanted.name))
         })
         .collect();
     // removed vhosts' certificates are kept until they expire, and not renewed
@@ -201,10 +213,10 @@ fn certificates(
 fn of_wanted(
     wanted: &WantedCertificate,
     stored: Option<&StoredCertificate>,
-    placeholder: Option<&StoredCertificate>,
+    good: bool,
     attempts: Option<&Attempts>,
 ) -> ShownCertificate {
-    let mut shown = match stored.or(placeholder) {
+    let mut shown = match stored {
         Some(stored) => of_stored(stored),
         None => ShownCertificate {
             name: wanted.name.to_string(),
@@ -218,10 +230,14 @@ fn of_wanted(
             last_error: None,
         },
     };
+    if !good && shown.state == CertificateWord::Valid {
+        // expired, or without a name that is wanted now
+        shown.state = CertificateWord::Pending;
+    }
     if let Some(attempts) = attempts {
         shown.attempts = attempts.failures;
         shown.last_error.clone_from(&attempts.last_error);
-        if stored.is_none() {
+        if !good {
             shown.state = match attempts.retry {
                 RetryAdvice::Useless => CertificateWord::Invalid,
                 _ => CertificateWord::Failing,
@@ -346,8 +362,10 @@ fn print_vhosts(shown: &Shown, now: OffsetDateTime) {
         output::line("");
         let error = certificate.last_error.as_deref().unwrap_or_default();
         output::warning(&format!(
-            "{}: {} failed attempts: {error}",
-            certificate.name, certificate.attempts
+            "{}: {} failed attempt{}: {error}",
+            certificate.name,
+            certificate.attempts,
+            if certificate.attempts == 1 { "" } else { "s" }
         ));
         let next = certificate.renew_at.as_deref().unwrap_or("-");
         output::hint(Some(&format!(
@@ -380,12 +398,15 @@ fn certificate_words(vhost: &VhostStatus, shown: &Shown, now: OffsetDateTime) ->
         .as_deref()
         .and_then(|at| OffsetDateTime::parse(at, &Rfc3339).ok());
     let days = until.map_or(0, |until| (until - now).whole_days());
+    let instead = match until {
+        Some(until) if until < now => "expired",
+        _ => "placeholder",
+    };
     match certificate.state {
-        CertificateWord::Valid if days < 0 => output::bad("expired"),
         CertificateWord::Valid => format!("{}, {days} days left", certificate.issuer),
         CertificateWord::Pending => "pending".into(),
         CertificateWord::Placeholder => output::doubtful("placeholder, browsers warn"),
-        CertificateWord::Failing => output::bad("placeholder, failing"),
-        CertificateWord::Invalid => output::bad("placeholder, cannot be obtained"),
+        CertificateWord::Failing => output::bad(&format!("{instead}, failing")),
+        CertificateWord::Invalid => output::bad(&format!("{instead}, cannot be obtained")),
     }
 }

@@ -2,7 +2,7 @@
 
 use super::Exit;
 use super::output;
-use crate::reconcile::report::{Outcome, Rejected, Report};
+use crate::reconcile::report::{Outcome, Report};
 use crate::status::StatusRecord;
 
 /// Whether a command's NAME means this vhost: its app, itself, or one of its names.
@@ -12,12 +12,37 @@ pub(super) fn matches(name: &str, vhost: &str, server_names: &[String]) -> bool 
         || server_names.iter().any(|server_name| server_name == name)
 }
 
-/// The rejections that a command with NAMEs speaks of; without NAMEs, all.
-pub(super) fn concerned<'a>(report: &'a Report, names: &[String]) -> Vec<&'a Rejected> {
-    let of = |rejected: &&Rejected| {
-        names.is_empty() || names.iter().any(|name| matches(name, &rejected.name, &[]))
+/// The part of `report` that a command with NAMEs speaks of; without NAMEs, all of it.
+pub(super) fn concerning(
+    mut report: Report,
+    names: &[String],
+    status: Option<&StatusRecord>,
+) -> Report {
+    if names.is_empty() {
+        return report;
+    }
+    let vhosts: Vec<_> = status
+        .iter()
+        .flat_map(|status| &status.vhosts)
+        .filter(|vhost| any_matches(names, &vhost.name, &vhost.server_names))
+        .collect();
+    report.rejected.retain(|rejected| {
+        let app = |vhost: &str| vhost.split('#').next() == Some(&rejected.name);
+        any_matches(names, &rejected.name, &[]) || vhosts.iter().any(|vhost| app(&vhost.name))
+    });
+    let theirs = |name: &String| {
+        vhosts
+            .iter()
+            .any(|vhost| vhost.certificate.as_ref() == Some(name))
     };
-    report.rejected.iter().filter(of).collect()
+    report.certificates.ordered.retain(theirs);
+    report.certificates.pending.retain(theirs);
+    report.certificates.failed.retain(theirs);
+    report
+}
+
+fn any_matches(names: &[String], vhost: &str, server_names: &[String]) -> bool {
+    names.iter().any(|name| matches(name, vhost, server_names))
 }
 
 /// The NAMEs that no vhost and no rejected file has.
@@ -39,11 +64,11 @@ pub(super) fn unknown<'a>(
     names.iter().filter(|name| !known(name)).collect()
 }
 
-pub(super) fn exit(report: &Report, names: &[String], wait: bool) -> Exit {
+pub(super) fn exit(report: &Report, wait: bool) -> Exit {
     let missing = !report.certificates.pending.is_empty() || !report.certificates.failed.is_empty();
     if !report.succeeded() {
         Exit::Failed
-    } else if !concerned(report, names).is_empty() {
+    } else if !report.rejected.is_empty() {
         Exit::Rejected
     } else if wait && missing {
         Exit::CertificateMissing
@@ -53,11 +78,11 @@ pub(super) fn exit(report: &Report, names: &[String], wait: bool) -> Exit {
 }
 
 /// The lines after the steps.
-pub(super) fn say(report: &Report, names: &[String], wait: bool) {
+pub(super) fn say(report: &Report, wait: bool) {
     for warning in &report.warnings {
         output::warning(warning);
     }
-    for rejected in concerned(report, names) {
+    for rejected in &report.rejected {
         output::rejected(rejected, text_of(&rejected.file).as_deref());
         output::warning(&match rejected.stale {
             true => format!(

@@ -98,8 +98,11 @@ impl<'a> Candidate<'a> {
                 StepName::Test,
                 "nginx refuses the hand-written configuration",
             );
+            // what is wanted does not depend on it
+            self.resolve()?;
             return Ok(Judgement::Refused { error, hint });
         }
+        progress.ahead_of(StepName::Test);
         for _ in 0..ATTEMPTS {
             let (rendered, draft) = self.render()?;
             let count = self.apps.iter().map(|app| app.vhosts.len()).sum::<usize>();
@@ -107,7 +110,12 @@ impl<'a> Candidate<'a> {
                 StepName::Render,
                 format!("{count} {}", if count == 1 { "vhost" } else { "vhosts" }),
             );
-            match self.plan(&rendered.digest) {
+            let plan = self.plan(&rendered.digest);
+            if blind && plan != Plan::Activate {
+                let words = "nginx accepts the hand-written configuration";
+                progress.finished(StepName::Test, words);
+            }
+            match plan {
                 Plan::Unchanged => return self.settled(Judgement::Unchanged),
                 Plan::Prove => {
                     return self.settled(Judgement::Prove(Box::new(self.active.clone())));
@@ -175,7 +183,8 @@ impl<'a> Candidate<'a> {
         Ok(judgement)
     }
 
-    fn render(&mut self) -> Result<(RenderedConfig, Manifest), ReconcileError> {
+    /// Who serves what, and which certificates that takes.
+    fn resolve(&mut self) -> Result<(), ReconcileError> {
         let Accepted {
             apps,
             rejections,
@@ -202,8 +211,14 @@ impl<'a> Candidate<'a> {
             }
             all
         });
+        Ok(())
+    }
+
+    fn render(&mut self) -> Result<(RenderedConfig, Manifest), ReconcileError> {
+        self.resolve()?;
         self.provide_certificates()?;
         let host = self.host()?;
+        let default_tls = self.default_tls();
         let state = desired::desired(
             &self.apps,
             host,
@@ -218,6 +233,13 @@ impl<'a> Candidate<'a> {
 
     fn taken_names(&self) -> BTreeMap<ServerName, String> {
         neighbours::names(&self.survey, &self.installation.settings.nginx)
+    }
+
+    /// Whether what serves of `app` is what its file says now.
+    pub(crate) fn is_as_in(&self, active: &Manifest, app: &AppName) -> bool {
+        let wanted = self.intent.sources.get(app).map(|source| &source.text);
+        let served = active.apps.get(app).map(|source| &source.text);
+        served.is_some() && served == wanted
     }
 
     pub(crate) fn default_tls(&self) -> TlsMode {

@@ -35,6 +35,12 @@ impl Absences {
             .collect()
     }
 
+    /// The whole directory is missing: that says nothing about any file. Once it is back, each has
+    /// its second again.
+    pub fn forget(&mut self) {
+        self.since.clear();
+    }
+
     /// When the next absence becomes a removal.
     pub fn next(&self, now: Instant) -> Option<Instant> {
         self.since

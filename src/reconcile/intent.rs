@@ -1,7 +1,7 @@
 //! R: the vhosts directory (or a pinned generation) → candidates, each with its last good version.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use time::OffsetDateTime;
 
@@ -22,6 +22,8 @@ pub struct Intent {
     /// Files that could not become a candidate of their own; `stale` where the last good version
     /// is one instead.
     pub refused: Vec<Rejection>,
+    /// Files whose names no app can have.
+    pub misnamed: Vec<Diagnostic>,
     pub warnings: Vec<String>,
     /// The text of each candidate as its file has it now.
     pub sources: BTreeMap<AppName, AppSource>,
@@ -31,6 +33,8 @@ pub struct Intent {
     pub pin: Option<Pin>,
     /// When an absent file becomes a removed one.
     pub next_removal: Option<Instant>,
+    /// How long the reading took.
+    pub took: Duration,
 }
 
 /// How to read.
@@ -43,9 +47,17 @@ pub struct Reading<'a> {
 }
 
 /// Reads and parses every vhost file.
-pub fn read(installation: &Installation, reading: Reading<'_>) -> Result<Intent, ReconcileError> {
+pub fn read(
+    installation: &Installation,
+    mut reading: Reading<'_>,
+) -> Result<Intent, ReconcileError> {
+    let begin = Instant::now();
     let active = installation.generations.active()?.manifest;
-    let listing = source::read(&installation.settings.vhosts_dir)?;
+    let listing = source::read(&installation.settings.vhosts_dir).inspect_err(|_| {
+        if let Some(absences) = &mut reading.absences {
+            absences.forget();
+        }
+    })?;
     let mut intent = Intent::empty();
     if let Some(pin) = Pin::read(&installation.settings.state_dir)
         && !reading.manual
@@ -65,9 +77,8 @@ pub fn read(installation: &Installation, reading: Reading<'_>) -> Result<Intent,
     for app in kept {
         intent.keep_unless_renamed(&app, &installation.settings);
     }
-    for diagnostic in listing.refused {
-        intent.warnings.push(format!("ignored {diagnostic}"));
-    }
+    intent.misnamed = listing.refused;
+    intent.took = begin.elapsed();
     Ok(intent)
 }
 
@@ -92,11 +103,13 @@ impl Intent {
         Self {
             candidates: Vec::new(),
             refused: Vec::new(),
+            misnamed: Vec::new(),
             warnings: Vec::new(),
             sources: BTreeMap::new(),
             last_good: BTreeMap::new(),
             pin: None,
             next_removal: None,
+            took: Duration::ZERO,
         }
     }
 

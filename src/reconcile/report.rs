@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::desired::Rejection;
+use crate::diagnostic::Diagnostic;
 
 /// How a reconcile ended.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -105,21 +106,36 @@ impl Report {
 pub fn rejected(rejections: &[Rejection]) -> Vec<Rejected> {
     let one = |rejection: &Rejection| {
         let (name, stale) = (rejection.app.to_string(), rejection.stale);
+        let rejected = |diagnostic| Rejected::of(name.clone(), diagnostic, stale);
         rejection
             .diagnostics
             .iter()
-            .map(move |diagnostic| Rejected {
-                name: name.clone(),
-                file: diagnostic.file.clone(),
-                line: diagnostic.at.map(|at| at.line),
-                column: diagnostic.at.map(|at| at.column),
-                reason: diagnostic.reason.clone(),
-                hint: diagnostic.hint.clone(),
-                stale,
-                offset: diagnostic.at.map(|at| at.offset),
-                length: diagnostic.at.map(|at| at.length),
-            })
+            .map(rejected)
             .collect::<Vec<_>>()
     };
     rejections.iter().flat_map(one).collect()
+}
+
+/// Files whose names no app can have are rejected under what they are called.
+pub fn misnamed(diagnostics: &[Diagnostic]) -> impl Iterator<Item = Rejected> {
+    diagnostics.iter().map(|diagnostic| {
+        let stem = diagnostic.file.file_stem().unwrap_or_default();
+        Rejected::of(stem.to_string_lossy().into_owned(), diagnostic, false)
+    })
+}
+
+impl Rejected {
+    fn of(name: String, diagnostic: &Diagnostic, stale: bool) -> Self {
+        Self {
+            name,
+            file: diagnostic.file.clone(),
+            line: diagnostic.at.map(|at| at.line),
+            column: diagnostic.at.map(|at| at.column),
+            reason: diagnostic.reason.clone(),
+            hint: diagnostic.hint.clone(),
+            stale,
+            offset: diagnostic.at.map(|at| at.offset),
+            length: diagnostic.at.map(|at| at.length),
+        }
+    }
 }

@@ -1,18 +1,277 @@
 //! The first way in which vhostd is used: drop a file.
 
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::thread;
+use std::time::{Duration, Instant};
+
 use super::support::app::App;
-use super::support::client::Trust;
+use super::support::client::{self, Response, Trust};
 use super::support::host::Host;
+use super::support::traffic::Traffic;
+use super::support::wait_for;
+
+const HELLO: &str = "hello.example.com";
 
 #[test]
 fn a_dropped_file_is_served_over_https_that_verifies() {
     let (host, pebble) = Host::with_pebble();
     let app = App::start();
     let daemon = host.daemon();
-    host.drop_app("hello", "hello.example.com", &app);
+    host.drop_app("hello", HELLO, &app);
     let trust = Trust::Root(pebble.issuing_root());
-    let answer = host.wait_for_https("hello.example.com", "/", &trust);
+    let answer = host.wait_for_https(HELLO, "/", &trust);
     assert_eq!(answer.status, 200);
     println!("{}", daemon.log());
     assert_eq!(daemon.stop(), 0);
+}
+
+#[test]
+fn a_changed_file_is_served_changed() {
+    let host = Host::new();
+    let (old, new) = (App::start(), App::start());
+    let _daemon = host.daemon();
+    host.drop_app("hello", HELLO, &old);
+    let trust = wait_for_root(&host);
+    let answer = host.wait_for_https(HELLO, "/", &trust);
+    assert_eq!(
+        answer.header("X-App"),
+        Some(old.address.to_string().as_str())
+    );
+    host.drop_app("hello", HELLO, &new);
+    wait_for("the new upstream", || answers(&host, &trust, &new));
+}
+
+#[test]
+fn a_removed_files_vhost_goes_after_a_second_and_its_names_answer_444_and_no_handshake() {
+    let host = Host::new();
+    let app = App::start();
+    let daemon = host.daemon();
+    host.drop_app("hello", HELLO, &app);
+    host.drop_app("other", "other.example.com", &app);
+    let trust = wait_for_root(&host);
+    host.wait_for_https(HELLO, "/", &trust);
+    host.wait_for_https("other.example.com", "/", &trust);
+    host.wait_for_serving("hello");
+    host.wait_for_serving("other");
+    let removed = Instant::now();
+    host.remove_file("hello.yml");
+    wait_for("the vhost to go", || {
+        let answer = client::get_tls(host.https(), HELLO, "/", &trust);
+        match answer {
+            Ok(answer) => {
+                assert_eq!(answer.status, 200);
+                None
+            }
+            Err(_) => Some(()),
+        }
+    });
+    assert!(
+        removed.elapsed() >= Duration::from_secs(1),
+        "{}",
+        daemon.log()
+    );
+    // an old worker may still answer for a moment
+    wait_for("444", || closes_without_a_word(host.http(), HELLO));
+    wait_for("a refused handshake", || {
+        let refused = client::connect_tls(host.https(), HELLO, &Trust::Anyone, &[]).err()?;
+        refused.to_string().contains("alert").then_some(())
+    });
+    host.wait_for_https("other.example.com", "/", &trust);
+}
+
+#[test]
+fn a_save_by_unlink_and_create_drops_no_request() {
+    let host = Host::new();
+    let apps = [App::start(), App::start()];
+    let _daemon = host.daemon();
+    host.drop_app("hello", HELLO, &apps[0]);
+    let trust = wait_for_root(&host);
+    host.wait_for_serving("hello");
+    let traffic = Traffic::https(&host, HELLO, trust.clone());
+    for round in 1..6 {
+        let app = &apps[round % 2];
+        host.remove_file("hello.yml");
+        // a slow editor
+        thread::sleep(Duration::from_millis(150));
+        let text = format!("server_name: {HELLO}\nproxy_pass_url: {}\n", app.url());
+        fs::write(host.path("vhosts.d/hello.yml"), text).unwrap();
+        wait_for("the saved file", || answers(&host, &trust, app));
+    }
+    traffic.assert_unbroken();
+}
+
+#[test]
+fn a_renamed_file_keeps_serving_without_a_failed_request() {
+    let host = Host::new();
+    let app = App::start();
+    let daemon = host.daemon();
+    host.drop_app("a", HELLO, &app);
+    let trust = wait_for_root(&host);
+    host.wait_for_serving("a");
+    let traffic = Traffic::https(&host, HELLO, trust);
+    let directory = host.path("vhosts.d");
+    fs::rename(directory.join("a.yml"), directory.join("b.yml")).unwrap();
+    wait_for("the new name", || {
+        (host.rendered("b").is_some() && host.rendered("a").is_none()).then_some(())
+    });
+    wait_for("the status", || {
+        (host.vhost("b")?["state"] == "serving").then_some(())
+    });
+    assert!(host.vhost("a").is_none());
+    traffic.assert_unbroken();
+    assert!(!daemon.log().contains("rejected"), "{}", daemon.log());
+}
+
+#[test]
+fn a_list_of_mappings_is_served() {
+    let host = Host::new();
+    let app = App::start();
+    let page = host.page("docs", "the docs\n");
+    let _daemon = host.daemon();
+    let text = format!(
+        "- server_name: {HELLO}\n  proxy_pass_url: {}\n- server_name: docs.example.com\n  root: {}\n",
+        app.url(),
+        page.display()
+    );
+    host.drop_file("hello.yml", &text);
+    let trust = wait_for_root(&host);
+    host.wait_for_https(HELLO, "/", &trust);
+    let docs = host.wait_for_https("docs.example.com", "/", &trust);
+    assert_eq!(docs.text(), "the docs\n");
+    host.wait_for_serving("hello#1");
+    host.wait_for_serving("hello#2");
+}
+
+#[test]
+fn the_form_of_ansible_users_is_served_with_one_certificate_for_both_vhosts() {
+    let (host, pebble) = Host::with_pebble();
+    let app = App::start();
+    let _daemon = host.daemon();
+    let text = format!(
+        "pki__realms:\n  - domains: [\"hello.example.com\", \"shop.example.com\"]\n\
+         nginx__vhosts:\n  - server_name: \"hello.example.com\"\n    proxy_pass_url: \"{url}\"\n    cache_assets: true\n\
+         \x20 - server_name: \"shop.example.com\"\n    proxy_pass_url: \"{url}\"\n",
+        url = app.url()
+    );
+    host.drop_file("hello.yml", &text);
+    let trust = Trust::Root(pebble.issuing_root());
+    host.wait_for_https(HELLO, "/", &trust);
+    host.wait_for_https("shop.example.com", "/", &trust);
+    assert_eq!(leaf(&host, HELLO), leaf(&host, "shop.example.com"));
+    assert_eq!(pebble.finalized(), 1);
+}
+
+#[test]
+fn redirect_from_answers_301_with_path_and_query_on_both_ports_and_is_in_the_certificate() {
+    let host = Host::new();
+    let app = App::start();
+    let _daemon = host.daemon();
+    let text = format!(
+        "server_name: {HELLO}\nredirect_from: www.example.com\nproxy_pass_url: {}\n",
+        app.url()
+    );
+    host.drop_file("hello.yml", &text);
+    let trust = wait_for_root(&host);
+    host.wait_for_serving("hello");
+    let location = format!("https://{HELLO}:{}/a/b?c=d&e=%20", host.nginx.https_port);
+    let path = "/a/b?c=d&e=%20";
+    for answer in [
+        client::get(host.http(), "www.example.com", path).unwrap(),
+        client::get_tls(host.https(), "www.example.com", path, &trust).unwrap(),
+    ] {
+        assert_eq!(answer.status, 301);
+        assert_eq!(answer.header("Location"), Some(location.as_str()));
+    }
+}
+
+#[test]
+fn tls_off_serves_plain_http_only() {
+    let host = Host::new();
+    let page = host.page("hello", "plain\n");
+    let _daemon = host.daemon();
+    let text = format!("server_name: {HELLO}\nroot: {}\ntls: off\n", page.display());
+    host.drop_file("hello.yml", &text);
+    let answer = wait_for_http(&host, HELLO, 200);
+    assert_eq!(answer.text(), "plain\n");
+    assert!(client::connect_tls(host.https(), HELLO, &Trust::Anyone, &[]).is_err());
+}
+
+#[test]
+fn a_slow_ca_holds_nothing_up_and_plain_http_serves_until_the_certificate_is_there() {
+    let (host, pebble) = Host::with_pebble();
+    let app = App::start();
+    let daemon = host.daemon();
+    let root = pebble.issuing_root();
+    pebble.pause();
+    host.drop_app("hello", HELLO, &app);
+    // it answers nothing yet, so whatever is served was served without it
+    wait_for_http(&host, HELLO, 200);
+    client::get_tls(host.https(), HELLO, "/", &Trust::Anyone).unwrap();
+    host.wait_for_serving("hello");
+    let certificate = host.certificate(HELLO).unwrap();
+    assert_eq!(certificate["state"], "placeholder", "{certificate}");
+    pebble.resume();
+    host.wait_for_https(HELLO, "/", &Trust::Root(root));
+    let redirect = wait_for_http(&host, HELLO, 301);
+    let secure = format!("https://{HELLO}:{}/", host.nginx.https_port);
+    assert_eq!(redirect.header("Location"), Some(secure.as_str()));
+    assert_eq!(host.certificate(HELLO).unwrap()["state"], "valid");
+    println!("{}", daemon.log());
+}
+
+#[test]
+fn a_new_vhost_with_a_quick_ca_costs_one_generation() {
+    let (host, pebble) = Host::with_pebble();
+    let app = App::start();
+    let _daemon = host.daemon();
+    let trust = Trust::Root(pebble.issuing_root());
+    // on a busy machine no CA is always quick
+    let costs: Vec<u64> = (0..6)
+        .map(|number| {
+            let before = host.active();
+            let name = format!("app{number}.example.com");
+            host.drop_app(&format!("app{number}"), &name, &app);
+            host.wait_for_https(&name, "/", &trust);
+            host.active() - before
+        })
+        .take_while(|cost| {
+            assert!(*cost <= 2);
+            *cost != 1
+        })
+        .collect();
+    assert!(costs.len() < 6, "{costs:?}");
+}
+
+fn wait_for_root(host: &Host) -> Trust {
+    wait_for("the internal CA", || {
+        fs::metadata(host.path("state/internal-ca/root.pem")).ok()
+    });
+    host.internal_root()
+}
+
+fn answers(host: &Host, trust: &Trust, app: &App) -> Option<()> {
+    let answer = client::get_tls(host.https(), HELLO, "/", trust).ok()?;
+    (answer.header("X-App") == Some(app.address.to_string().as_str())).then_some(())
+}
+
+fn wait_for_http(host: &Host, name: &str, status: u16) -> Response {
+    wait_for(&format!("{status} from http://{name}/"), || {
+        client::get(host.http(), name, "/")
+            .ok()
+            .filter(|answer| answer.status == status)
+    })
+}
+
+/// nginx's 444.
+fn closes_without_a_word(address: SocketAddr, name: &str) -> Option<()> {
+    let error = client::get(address, name, "/").err()?;
+    let silent = [io::ErrorKind::UnexpectedEof, io::ErrorKind::ConnectionReset];
+    silent.contains(&error.kind()).then_some(())
+}
+
+fn leaf(host: &Host, name: &str) -> Vec<u8> {
+    let stream = client::connect_tls(host.https(), name, &Trust::Anyone, &[]).unwrap();
+    stream.conn.peer_certificates().unwrap()[0].to_vec()
 }

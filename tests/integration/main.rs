@@ -7,8 +7,15 @@
 )]
 
 mod certificates;
+mod check;
 mod drop;
 mod dump;
+mod editors;
+mod neighbours;
+mod reload;
+mod renewal;
+mod rollback;
 mod served;
+mod status;
 mod support;
 mod token;

@@ -6,13 +6,14 @@ pub mod client;
 pub mod host;
 pub mod nginx;
 pub mod pebble;
+pub mod traffic;
 
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Polls until `condition` gives something; panics with `what` after ten seconds.
+/// Polls until `condition` gives something; panics with `what` after thirty seconds.
 pub fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + Duration::from_secs(30);
     loop {
         if let Some(value) = condition() {
             return value;

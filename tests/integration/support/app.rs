@@ -10,7 +10,7 @@ use std::time::Duration;
 /// Answers until the process ends:
 /// `/ws` upgrades and echoes bytes · `/events/chunked` and `/events/close` send one event and hold
 /// the stream open · `/slow` waits a second · `/upload` counts the body · all else echoes the
-/// request line and headers.
+/// request line and headers. Every text has an `X-App` header with the app's own address.
 pub struct App {
     pub address: SocketAddr,
     connections: Arc<AtomicUsize>,
@@ -145,10 +145,11 @@ fn answer(head: &Head, reader: &mut impl Read, writer: &mut TcpStream) -> io::Re
 }
 
 fn text(writer: &mut TcpStream, body: &str) -> io::Result<bool> {
-    let length = body.len();
+    let (length, address) = (body.len(), writer.local_addr()?);
     write!(
         writer,
-        "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {length}\r\n\r\n{body}"
+        "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nX-App: {address}\r\n\
+         Content-Length: {length}\r\n\r\n{body}"
     )?;
     Ok(true)
 }

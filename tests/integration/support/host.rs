@@ -162,6 +162,45 @@ impl Host {
         daemon
     }
 
+    /// `status --json`.
+    pub fn status(&self) -> Value {
+        let (status, value) = self.json(&["status"]);
+        assert_eq!(status, 0);
+        value
+    }
+
+    /// Of the vhost `name` in `status --json`.
+    pub fn vhost(&self, name: &str) -> Option<Value> {
+        let status = self.status();
+        let mut vhosts = status["vhosts"].as_array().unwrap().iter();
+        vhosts.find(|vhost| vhost["name"] == name).cloned()
+    }
+
+    /// Until `vhostd status` says that `name` serves: from then on no old worker answers.
+    pub fn wait_for_serving(&self, name: &str) {
+        wait_for(&format!("{name} to be serving"), || {
+            (self.vhost(name)?["state"] == "serving").then_some(())
+        });
+    }
+
+    /// Of the certificate `name` in `status --json`.
+    pub fn certificate(&self, name: &str) -> Option<Value> {
+        let status = self.status();
+        let mut certificates = status["certificates"].as_array().unwrap().iter();
+        certificates
+            .find(|certificate| certificate["name"] == name)
+            .cloned()
+    }
+
+    /// A directory below `roots` whose index page is `text`.
+    pub fn page(&self, name: &str, text: &str) -> PathBuf {
+        let directory = self.path("srv").join(name);
+        fs::create_dir_all(&directory).unwrap();
+        fs::set_permissions(&directory, fs::Permissions::from_mode(0o755)).unwrap();
+        fs::write(directory.join("index.html"), text).unwrap();
+        directory
+    }
+
     pub fn http(&self) -> SocketAddr {
         SocketAddr::from(([127, 0, 0, 1], self.nginx.http_port))
     }

@@ -104,6 +104,14 @@ impl NginxHost {
             .then_some(pid)
     }
 
+    /// The master's children now: other ones after every reload.
+    pub fn workers(&self) -> Vec<u32> {
+        let pid = self.pid().expect("nginx runs");
+        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+        let children = children.split_whitespace();
+        children.map(|child| child.parse().unwrap()).collect()
+    }
+
     pub fn error_log(&self) -> String {
         fs::read_to_string(self.path("logs/error.log")).unwrap_or_default()
     }

@@ -19,7 +19,7 @@ pub struct Pebble {
     directory: tempfile::TempDir,
     port: u16,
     management_port: u16,
-    _children: Vec<Running>,
+    children: Vec<Running>,
 }
 
 /// What can be chosen; see [`Pebble::builder`].
@@ -135,7 +135,7 @@ impl PebbleBuilder {
             directory,
             port,
             management_port,
-            _children: children,
+            children,
         })
     }
 }
@@ -191,6 +191,30 @@ impl Pebble {
                 UnixTime::now(),
             )
             .unwrap();
+    }
+
+    /// Accepts connections and answers nothing, until [`Pebble::resume`].
+    pub fn pause(&self) {
+        self.signal("STOP");
+    }
+
+    pub fn resume(&self) {
+        self.signal("CONT");
+    }
+
+    /// How many orders were finalized, that is, how many certificates were asked for.
+    pub fn finalized(&self) -> usize {
+        self.log().matches("POST /finalize-order/").count()
+    }
+
+    fn signal(&self, name: &str) {
+        for child in &self.children {
+            let pid = child.0.id().to_string();
+            let status = Command::new("kill")
+                .args([&format!("-{name}"), &pid])
+                .status();
+            assert!(status.unwrap().success());
+        }
     }
 
     /// What the server has written so far.

@@ -1,0 +1,227 @@
+//! Hand-written sites keep working beside vhostd, and setup can be taken back.
+
+use std::fs;
+use std::path::PathBuf;
+
+use super::support::app::App;
+use super::support::client;
+use super::support::host::Host;
+use super::support::nginx::NginxHost;
+use super::support::traffic::Traffic;
+use super::support::wait_for;
+
+const OWN: &str = "own.example.com";
+const HELLO: &str = "hello.example.com";
+
+/// A hand-written site on vhostd's ports; `parameters` of its `listen`.
+fn site(nginx: &NginxHost, parameters: &str) -> String {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let certificate = rcgen::CertificateParams::new(vec![OWN.to_owned()]).unwrap();
+    let certificate = certificate.self_signed(&key).unwrap().pem();
+    fs::write(nginx.path("own.pem"), certificate).unwrap();
+    fs::write(nginx.path("own.key"), key.serialize_pem()).unwrap();
+    format!(
+        "server {{\n  listen {}{parameters};\n  listen {} ssl{parameters};\n  server_name {OWN};\n\
+         \x20 ssl_certificate {};\n  ssl_certificate_key {};\n  return 200 own;\n}}\n",
+        nginx.http_port,
+        nginx.https_port,
+        nginx.path("own.pem").display(),
+        nginx.path("own.key").display()
+    )
+}
+
+fn host_with_site(parameters: &str) -> Host {
+    let nginx = NginxHost::new();
+    nginx.site("own", &site(&nginx, parameters));
+    Host::on(nginx, "tls: internal\n")
+}
+
+fn own_answers(host: &Host, name: &str) -> bool {
+    let answer = client::get(host.http(), name, "/");
+    answer.is_ok_and(|answer| answer.text() == "own")
+}
+
+/// All files that nginx reads, and their bytes.
+fn configuration(host: &Host) -> Vec<u8> {
+    host.nginx.dump()
+}
+
+#[test]
+fn a_site_on_the_same_ports_answers_untouched_through_many_reloads() {
+    let host = host_with_site("");
+    assert!(own_answers(&host, OWN));
+    let address = host.http();
+    let own = Traffic::start(move || match client::get(address, OWN, "/") {
+        Ok(answer) if answer.body == b"own" => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    let trust = client::Trust::pem(&fs::read_to_string(host.path("own.pem")).unwrap());
+    let secure = Traffic::https(&host, OWN, trust);
+    let apps = [App::start(), App::start()];
+    for round in 0..6 {
+        host.drop_app("hello", HELLO, &apps[round % 2]);
+        let reload = host.vhostd(&["reload"]);
+        assert_eq!(reload.status, 0, "{reload:?}");
+    }
+    assert_eq!(host.active(), 6);
+    own.assert_unbroken();
+    secure.assert_unbroken();
+    let hello = client::get_tls(host.https(), HELLO, "/", &host.internal_root());
+    assert_eq!(hello.unwrap().status, 200);
+}
+
+#[test]
+fn unknown_names_get_the_hand_written_default_server_where_there_is_one() {
+    let host = host_with_site(" default_server");
+    let app = App::start();
+    host.drop_app("hello", HELLO, &app);
+    let reload = host.vhostd(&["reload"]);
+    assert_eq!(reload.status, 0, "{reload:?}");
+    assert!(own_answers(&host, "unknown.example.com"));
+    assert!(own_answers(&host, OWN));
+    let hello = client::get_tls(host.https(), HELLO, "/", &host.internal_root());
+    assert_eq!(hello.unwrap().status, 200);
+}
+
+#[test]
+fn unknown_names_get_444_where_there_is_none() {
+    let host = host_with_site("");
+    let app = App::start();
+    host.drop_app("hello", HELLO, &app);
+    let reload = host.vhostd(&["reload"]);
+    assert_eq!(reload.status, 0, "{reload:?}");
+    assert!(client::get(host.http(), "unknown.example.com", "/").is_err());
+    assert!(own_answers(&host, OWN));
+}
+
+#[test]
+fn a_default_server_that_comes_later_is_noticed_by_the_next_reload() {
+    let host = host_with_site("");
+    let app = App::start();
+    host.drop_app("hello", HELLO, &app);
+    assert_eq!(host.vhostd(&["reload"]).status, 0);
+    host.nginx
+        .site("own", &site(&host.nginx, " default_server"));
+    let reload = host.vhostd(&["reload"]);
+    assert_eq!(reload.status, 0, "{reload:?}");
+    assert!(own_answers(&host, "unknown.example.com"));
+}
+
+#[test]
+fn a_name_that_a_hand_written_site_serves_is_refused_with_its_place() {
+    let host = host_with_site("");
+    let app = App::start();
+    host.drop_app("hello", OWN, &app);
+    let (status, report) = host.json(&["reload"]);
+    assert_eq!(status, 3, "{report}");
+    let reason = report["rejected"][0]["reason"].as_str().unwrap();
+    let place = format!("{}:1", host.path("sites/own").display());
+    assert!(reason.contains(&place), "{reason}");
+    assert_eq!(report["rejected"][0]["line"], 1);
+    assert!(own_answers(&host, OWN));
+    assert_eq!(host.vhost("hello").unwrap()["state"], "rejected");
+}
+
+#[test]
+fn an_error_in_a_hand_written_site_is_named_and_what_serves_keeps_serving() {
+    let host = host_with_site("");
+    let app = App::start();
+    host.drop_app("hello", HELLO, &app);
+    assert_eq!(host.vhostd(&["reload"]).status, 0);
+    host.nginx.site("broken", "server {\n  lisen 80;\n}\n");
+    host.drop_app("shop", "shop.example.com", &app);
+    let reload = host.vhostd(&["reload"]);
+    assert_eq!(reload.status, 1, "{reload:?}");
+    let place = format!("{}:2", host.path("sites/broken").display());
+    assert!(reload.stderr.contains(&place), "{reload:?}");
+    let hello = client::get_tls(host.https(), HELLO, "/", &host.internal_root());
+    assert_eq!(hello.unwrap().status, 200);
+    assert_eq!(host.active(), 1);
+    assert_eq!(host.vhost("hello").unwrap()["state"], "serving");
+    let shop = host.vhost("shop").unwrap();
+    assert_eq!(shop["state"], "pending", "{shop}");
+    fs::remove_file(host.path("sites/broken")).unwrap();
+    assert_eq!(host.vhostd(&["reload"]).status, 0);
+    assert_eq!(host.vhost("shop").unwrap()["state"], "serving");
+}
+
+#[test]
+fn setup_undone_leaves_nginx_as_it_was_and_setup_again_works() {
+    let nginx = NginxHost::new();
+    nginx.site("own", &site(&nginx, ""));
+    let before = nginx.dump();
+    let host = Host::on(nginx, "tls: internal\n");
+    assert_ne!(configuration(&host), before);
+    let app = App::start();
+    host.drop_app("hello", HELLO, &app);
+    assert_eq!(host.vhostd(&["reload"]).status, 0);
+    let workers = host.nginx.workers();
+    let undo = host.vhostd(&["setup", "--undo"]);
+    assert_eq!(undo.status, 0, "{undo:?}");
+    assert_eq!(configuration(&host), before);
+    // the first server is the default again
+    wait_for("nginx without vhostd", || {
+        own_answers(&host, HELLO).then_some(())
+    });
+    wait_for("the old workers to go", || {
+        let now = host.nginx.workers();
+        now.iter()
+            .all(|worker| !workers.contains(worker))
+            .then_some(())
+    });
+    let again = host.vhostd(&["setup", "--undo"]);
+    assert_eq!(again.status, 0, "{again:?}");
+    assert_eq!(host.vhostd(&["setup"]).status, 0);
+    assert_eq!(host.vhostd(&["setup"]).status, 0);
+    let reload = host.vhostd(&["reload"]);
+    assert_eq!(reload.status, 0, "{reload:?}");
+    let hello = client::get_tls(host.https(), HELLO, "/", &host.internal_root());
+    assert_eq!(hello.unwrap().status, 200);
+    assert!(own_answers(&host, OWN));
+}
+
+fn include(host: &Host) -> PathBuf {
+    host.path("conf.d/vhostd.conf")
+}
+
+#[test]
+fn setup_refuses_a_foreign_include_file() {
+    let host = Host::new();
+    for foreign in ["# mine\nserver_tokens off;\n", "include /etc/other.conf;\n"] {
+        fs::write(include(&host), foreign).unwrap();
+        for arguments in [&["setup"][..], &["setup", "--undo"]] {
+            let setup = host.vhostd(arguments);
+            assert_eq!(setup.status, 1, "{setup:?}");
+            assert!(
+                setup.stderr.contains("it holds something else"),
+                "{setup:?}"
+            );
+            assert_eq!(fs::read_to_string(include(&host)).unwrap(), foreign);
+        }
+    }
+}
+
+#[test]
+fn setup_takes_its_line_back_when_nginx_refuses() {
+    let host = Host::new();
+    assert_eq!(host.vhostd(&["setup", "--undo"]).status, 0);
+    assert!(!include(&host).exists());
+    host.nginx.site("broken", "lisen 80;\n");
+    let setup = host.vhostd(&["setup"]);
+    assert_eq!(setup.status, 1, "{setup:?}");
+    let place = format!("{}:1", host.path("sites/broken").display());
+    assert!(setup.stderr.contains(&place), "{setup:?}");
+    assert!(!include(&host).exists());
+    fs::remove_file(host.path("sites/broken")).unwrap();
+    // an nginx that does not read conf.d
+    let main = fs::read_to_string(host.nginx.config()).unwrap();
+    fs::write(
+        host.nginx.config(),
+        main.replace("include conf.d/*.conf;", ""),
+    )
+    .unwrap();
+    let setup = host.vhostd(&["setup"]);
+    assert_eq!(setup.status, 1, "{setup:?}");
+    assert!(setup.stderr.contains("does not include it"), "{setup:?}");
+    assert!(!include(&host).exists());
+}

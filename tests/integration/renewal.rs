@@ -1,0 +1,290 @@
+//! The second way in which vhostd is used: certificates are renewed, once, whoever asks.
+
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use super::support::app::App;
+use super::support::client::{self, Trust};
+use super::support::host::{Ended, Host, acme};
+use super::support::nginx::{NginxHost, free_port};
+use super::support::pebble::Pebble;
+use super::support::traffic::Traffic;
+use super::support::wait_for;
+
+const NAME: &str = "hello.example.com";
+
+fn leaf(host: &Host, trust: &Trust) -> Vec<u8> {
+    let stream = client::connect_tls(host.https(), NAME, trust, &[]).unwrap();
+    stream.conn.peer_certificates().unwrap()[0].to_vec()
+}
+
+fn start(host: &Host, arguments: &[&str]) -> Child {
+    let mut command = host.command(arguments);
+    command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+fn end(child: Child) -> Ended {
+    let output = child.wait_with_output().unwrap();
+    Ended {
+        status: output.status.code().unwrap_or(-1),
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
+/// `hello` has a certificate of Pebble's that is due already, and from now on a second Pebble,
+/// whose certificates live long, is the CA.
+fn due() -> (Host, Pebble) {
+    let nginx = NginxHost::new();
+    let short = Pebble::builder(nginx.http_port)
+        .validity(Duration::from_secs(4))
+        .start();
+    let long = Pebble::start(nginx.http_port);
+    let host = Host::on(nginx, &acme(&short));
+    let app = App::start();
+    host.drop_app("hello", NAME, &app);
+    let reload = host.vhostd(&["reload", "--wait"]);
+    assert_eq!(reload.status, 0, "{reload:?}");
+    wait_for("the certificate to be due", || {
+        let at = host.certificate(NAME)?["renew_at"].as_str()?.to_owned();
+        let at = OffsetDateTime::parse(&at, &Rfc3339).ok()?;
+        // it is told in whole seconds
+        (OffsetDateTime::now_utc() > at + time::Duration::SECOND).then_some(())
+    });
+    host.configure(&acme(&long));
+    (host, long)
+}
+
+#[test]
+fn what_is_not_due_is_not_renewed_and_says_until_when() {
+    let (host, pebble) = Host::with_pebble();
+    let app = App::start();
+    host.drop_app("hello", NAME, &app);
+    assert_eq!(host.vhostd(&["reload", "--wait"]).status, 0);
+    let by_itself = host.json(&["renew"]);
+    let words = host.vhostd(&["renew"]);
+    assert!(
+        words.stdout.contains("hello.example.com is valid until"),
+        "{words:?}"
+    );
+    let _daemon = host.daemon();
+    let through_the_daemon = host.json(&["renew"]);
+    for (status, renewed) in [by_itself, through_the_daemon] {
+        assert_eq!(status, 0);
+        let one = &renewed["certificates"][0];
+        assert_eq!(
+            (&one["name"], &one["result"]),
+            (&NAME.into(), &"not_due".into())
+        );
+        assert!(
+            one["not_after"].is_string() && one["next"].is_string(),
+            "{one}"
+        );
+    }
+    assert_eq!(pebble.finalized(), 1);
+}
+
+#[test]
+fn a_forced_renewal_serves_a_new_certificate_with_the_daemon_and_without() {
+    let (host, pebble) = Host::with_pebble();
+    let app = App::start();
+    let trust = Trust::Root(pebble.issuing_root());
+    host.drop_app("hello", NAME, &app);
+    host.drop_app("other", "other.example.com", &app);
+    assert_eq!(host.vhostd(&["reload", "--wait"]).status, 0);
+    let first = leaf(&host, &trust);
+    let renew = host.vhostd(&["renew", "hello", "--force"]);
+    assert_eq!(renew.status, 0, "{renew:?}");
+    assert!(
+        renew.stdout.contains("hello.example.com renewed"),
+        "{renew:?}"
+    );
+    let second = leaf(&host, &trust);
+    let daemon = host.daemon();
+    let traffic = Traffic::https(&host, NAME, trust.clone());
+    let (status, renewed) = host.json(&["renew", NAME, "--force"]);
+    assert_eq!(status, 0, "{renewed} {}", daemon.log());
+    assert_eq!(renewed["certificates"].as_array().unwrap().len(), 1);
+    assert_eq!(renewed["certificates"][0]["result"], "renewed");
+    let third = leaf(&host, &trust);
+    traffic.assert_unbroken();
+    assert!(first != second && second != third);
+    assert_eq!(pebble.finalized(), 4);
+}
+
+#[test]
+fn force_without_a_name_is_a_usage_error() {
+    let host = Host::new();
+    assert_eq!(host.vhostd(&["renew", "--force"]).status, 2);
+}
+
+#[test]
+fn an_unknown_name_is_status_2_with_the_daemon_and_without() {
+    let host = Host::new();
+    let app = App::start();
+    host.drop_app("hello", NAME, &app);
+    for _ in 0..2 {
+        let renew = host.vhostd(&["renew", "nobody"]);
+        assert_eq!(renew.status, 2, "{renew:?}");
+        assert!(
+            renew
+                .stderr
+                .contains("there is no vhost or certificate `nobody`"),
+            "{renew:?}"
+        );
+        let daemon = host.daemon();
+        let renew = host.vhostd(&["renew", "nobody"]);
+        assert_eq!(renew.status, 2, "{renew:?}");
+        assert_eq!(host.vhostd(&["renew", "hello"]).status, 0);
+        assert_eq!(daemon.stop(), 0);
+    }
+}
+
+#[test]
+fn a_daemon_that_is_just_starting_knows_the_names_already() {
+    let host = Host::new();
+    let app = App::start();
+    host.drop_app("hello", NAME, &app);
+    assert_eq!(host.vhostd(&["reload"]).status, 0);
+    // its first reconcile waits for the lock
+    let lock = std::fs::File::open(host.path("state/lock")).unwrap();
+    lock.lock().unwrap();
+    let mut daemon = start(&host, &["run"]);
+    wait_for("the socket", || {
+        std::fs::metadata(host.path("run/control.sock")).ok()
+    });
+    let renew = start(&host, &["renew", "hello", "--force", "--json"]);
+    std::thread::sleep(Duration::from_millis(300));
+    lock.unlock().unwrap();
+    let renew = end(renew);
+    daemon.kill().unwrap();
+    daemon.wait().unwrap();
+    assert_eq!(renew.status, 0, "{renew:?}");
+    let renewed: Value = serde_json::from_str(&renew.stdout).unwrap();
+    assert_eq!(renewed["certificates"][0]["result"], "renewed", "{renewed}");
+}
+
+#[test]
+fn many_at_once_renew_each_certificate_once() {
+    let (host, pebble) = due();
+    let all: Vec<_> = (0..4).map(|_| start(&host, &["renew"])).collect();
+    for renew in all.into_iter().map(end) {
+        println!("{renew:?}");
+        assert_eq!(renew.status, 0, "{renew:?}");
+    }
+    assert_eq!(pebble.finalized(), 1, "{}", pebble.log());
+    leaf(&host, &Trust::Root(pebble.issuing_root()));
+}
+
+#[test]
+fn the_daemon_and_the_timer_at_once_renew_each_certificate_once() {
+    let (host, pebble) = due();
+    let daemon = host.daemon();
+    let all: Vec<_> = (0..3).map(|_| start(&host, &["renew"])).collect();
+    for renew in all.into_iter().map(end) {
+        assert_eq!(renew.status, 0, "{renew:?} {}", daemon.log());
+    }
+    // what they said is served
+    leaf(&host, &Trust::Root(pebble.issuing_root()));
+    assert_eq!(pebble.finalized(), 1, "{}", daemon.log());
+}
+
+#[test]
+fn the_daemon_renews_by_itself_without_a_failed_request() {
+    let nginx = NginxHost::new();
+    let pebble = Pebble::builder(nginx.http_port)
+        .validity(Duration::from_secs(12))
+        .start();
+    let trust = Trust::Root(pebble.issuing_root());
+    let host = Host::on(nginx, &acme(&pebble));
+    let app = App::start();
+    let daemon = host.daemon();
+    host.drop_app("hello", NAME, &app);
+    host.wait_for_https(NAME, "/", &trust);
+    host.wait_for_serving("hello");
+    wait_for("old workers to go", || {
+        (host.certificate(NAME)?["state"] == "valid").then_some(())
+    });
+    let first = leaf(&host, &trust);
+    // every answer must verify, and so must be of a certificate that is still valid
+    let traffic = Traffic::https(&host, NAME, trust.clone());
+    wait_for("the renewed certificate", || {
+        (leaf(&host, &trust) != first).then_some(())
+    });
+    traffic.assert_unbroken();
+    println!("{}", daemon.log());
+    wait_for("the record", || {
+        let (_, history) = host.json(&["history"]);
+        (history["generations"][0]["reason"] == "certificate").then_some(())
+    });
+}
+
+#[test]
+fn a_failing_ca_is_status_4_and_its_schedule_survives_a_restart() {
+    let nobody = format!("https://127.0.0.1:{}/dir", free_port());
+    let host = Host::with_settings(&format!("acme: {{directory: \"{nobody}\"}}\n"));
+    let app = App::start();
+    host.drop_app("hello", NAME, &app);
+    let (status, renewed) = host.json(&["renew"]);
+    assert_eq!(status, 4, "{renewed}");
+    assert_eq!(renewed["certificates"][0]["result"], "failed");
+    let failing = host.certificate(NAME).unwrap();
+    assert_eq!(
+        (&failing["state"], &failing["attempts"]),
+        (&"failing".into(), &1.into())
+    );
+    assert!(
+        failing["renew_at"].is_string() && failing["last_error"].is_string(),
+        "{failing}"
+    );
+    let text = host.vhostd(&["status"]);
+    assert!(
+        format!("{}{}", text.stdout, text.stderr).contains("1 failed attempt:"),
+        "{text:?}"
+    );
+    for _ in 0..2 {
+        let daemon = host.daemon();
+        // the timer's run tries no sooner, and says so
+        let (status, again) = host.json(&["renew"]);
+        assert_eq!(status, 4, "{again}");
+        assert_eq!(again["certificates"][0]["next"], failing["renew_at"]);
+        assert!(
+            !daemon.log().contains("obtaining a certificate"),
+            "{}",
+            daemon.log()
+        );
+        assert_eq!(daemon.stop(), 0);
+    }
+    assert_eq!(host.certificate(NAME).unwrap(), failing);
+    // a person who names it wants it now
+    assert_eq!(host.json(&["renew", "hello"]).0, 4);
+    let now = host.certificate(NAME).unwrap();
+    assert_ne!(now["renew_at"], Value::Null);
+    assert!(
+        now["renew_at"].as_str() >= failing["renew_at"].as_str(),
+        "{now}"
+    );
+}
+
+#[test]
+fn a_certificate_that_has_expired_while_its_ca_fails_is_failing() {
+    let (host, pebble) = due();
+    drop(pebble);
+    wait_for("the certificate to expire", || {
+        let at = host.certificate(NAME)?["not_after"].as_str()?.to_owned();
+        let at = OffsetDateTime::parse(&at, &Rfc3339).ok()?;
+        (OffsetDateTime::now_utc() > at + time::Duration::SECOND).then_some(())
+    });
+    assert_eq!(host.vhostd(&["renew"]).status, 4);
+    let certificate = host.certificate(NAME).unwrap();
+    assert_eq!(certificate["state"], "failing", "{certificate}");
+    assert_eq!(certificate["attempts"], 1, "{certificate}");
+}
