@@ -30,8 +30,7 @@ pub struct Stage {
 impl Stage {
     /// Makes the directory with nginx's main file, the settings, and an app's public files.
     pub fn build(nginx_binary: &Path) -> Result<Self, DemoError> {
-        let temporary = std::env::temp_dir();
-        let temporary = temporary.canonicalize().unwrap_or(temporary);
+        let temporary = temporary_parent();
         let (http, https) = free_ports()?;
         // nginx's workers are another user where root runs the demo
         let directory = atomic_file::create_temporary_directory(&temporary, PREFIX, 0o755)?;
@@ -151,6 +150,17 @@ impl Drop for Stage {
             tracing::error!("failed to {error}; remove it by hand");
         }
     }
+}
+
+/// `TMPDIR`, canonical; `/tmp` where its path would need quotes in nginx's language or in YAML.
+fn temporary_parent() -> PathBuf {
+    let plain = |path: &PathBuf| {
+        let text = path.to_str().unwrap_or(" ");
+        text.chars()
+            .all(|char| char.is_ascii_alphanumeric() || "/._-".contains(char))
+    };
+    let chosen = std::env::temp_dir().canonicalize().ok().filter(plain);
+    chosen.unwrap_or_else(|| PathBuf::from("/tmp"))
 }
 
 /// Two free ports of 127.0.0.1. nginx takes them a moment later, so they are below those that the

@@ -147,6 +147,7 @@ impl Story<'_, '_> {
         if !named {
             return Err(unproven(claim, &format!("{rejected:?}")));
         }
+        self.proved(claim, None);
         let claim = format!(
             "{} still answers: generation {generation} was not touched",
             app.name

@@ -7,6 +7,7 @@
 )]
 
 mod certificates;
+mod demo;
 mod drop;
 mod dump;
 mod served;
