@@ -110,6 +110,21 @@ pub fn create_directory(path: &Path, mode: u32) -> Result<(), WriteError> {
     sync_directory(above)
 }
 
+/// Makes a directory that nobody else has, with a name that cannot be foreseen, below `parent`.
+/// Whoever makes it removes it.
+pub fn create_temporary_directory(
+    parent: &Path,
+    prefix: &str,
+    mode: u32,
+) -> Result<PathBuf, WriteError> {
+    let template = parent.join(format!("{prefix}XXXXXX"));
+    let path = nix::unistd::mkdtemp(&template)
+        .map_err(|errno| failed("create", &template)(errno.into()))?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(mode))
+        .map_err(failed("restrict", &path))?;
+    Ok(path)
+}
+
 /// Builds the new directory `root` (0700) with `files` (relative paths, 0600), all durable when it
 /// returns. A file whose bytes `reusable` already holds under the same name becomes a second name
 /// of that one: immutable files are written once.

@@ -3,6 +3,7 @@
 pub mod diagnostic; // P a diagnostic as rustc would draw it
 
 mod check;
+mod demo;
 mod history;
 mod output; // W lines for people on a terminal, data for programs
 mod reload;
@@ -50,6 +51,8 @@ enum Command {
     History(history::History),
     /// Serve an earlier generation's vhosts again, with today's certificates
     Rollback(rollback::Rollback),
+    /// A complete private instance in a temporary directory: needs no root, domain or network
+    Demo(demo::Demo),
     /// Prepare this host: directories, generation 0, the include line
     Setup(setup::Setup),
 }
@@ -102,6 +105,10 @@ impl Arguments {
 
 pub fn run(arguments: Arguments) -> Exit {
     let config = arguments.config.as_deref();
+    if let Command::Demo(demo) = arguments.command {
+        // of this host's settings, the demo wants at most nginx's place
+        return demo.run(Settings::load(config).unwrap_or_default().nginx.binary);
+    }
     let settings = match Settings::load(config) {
         Ok(settings) => settings,
         Err(errors) => {
@@ -113,6 +120,7 @@ pub fn run(arguments: Arguments) -> Exit {
         }
     };
     match arguments.command {
+        Command::Demo(demo) => demo.run(settings.nginx.binary),
         Command::Run => daemon(config, settings),
         Command::Check(check) => check.run(&settings),
         Command::Reload(reload) => reload.run(settings),

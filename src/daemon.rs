@@ -25,7 +25,7 @@ use crate::generation::manifest::Reason;
 use crate::installation::{Installation, OpenError};
 use crate::reconcile::grace::Absences;
 use crate::reconcile::intent::{Intent, Reading};
-use crate::reconcile::report::{Outcome, Step};
+use crate::reconcile::report::{Outcome, Report, Step};
 use crate::reconcile::{self, Applied, ReconcileError};
 use crate::settings::Settings;
 use crate::systemd;
@@ -118,6 +118,7 @@ struct Daemon {
     /// Renewals that were asked for before the first batch told what is wanted.
     early: Vec<Call>,
     ready: bool,
+    witness: mpsc::UnboundedSender<Report>,
 }
 
 /// Runs until SIGTERM or SIGINT.
@@ -125,6 +126,18 @@ pub async fn run(
     config: Option<PathBuf>,
     settings: Settings,
     clock: Clock,
+) -> Result<(), DaemonError> {
+    let (nobody, _) = mpsc::unbounded_channel();
+    run_witnessed(config, settings, clock, nobody).await
+}
+
+/// As [`run`], and `witness` gets the report of every reconcile. A witness that has gone is no
+/// error.
+pub async fn run_witnessed(
+    config: Option<PathBuf>,
+    settings: Settings,
+    clock: Clock,
+    witness: mpsc::UnboundedSender<Report>,
 ) -> Result<(), DaemonError> {
     let (events, mut queue) = mpsc::unbounded_channel();
     let now = clock();
@@ -151,6 +164,7 @@ pub async fn run(
         last_failure: None,
         early: Vec::new(),
         ready: false,
+        witness,
     };
     let mut signals = Signals::install().map_err(DaemonError::Signal)?;
     let control = listen(&socket, calls);
@@ -413,6 +427,7 @@ impl Daemon {
             tracing::info!("reconciles again");
         }
         batch::log(&applied.report, batch.reason());
+        let _ = self.witness.send(applied.report.clone());
         if !applied.report.nginx_running {
             self.next_rescan = Instant::now() + RESCAN_SOON;
         }

@@ -34,6 +34,7 @@ pub mod cli; // the commands; hints, colours and exit statuses exist only here
 pub mod clock; // R the only reader of the wall clock
 pub mod control; // N the socket that commands talk to
 pub mod daemon; // one loop, one closed enum of events
+pub mod demo; // X a complete private instance in a temporary directory, and the proof of it
 pub mod installation; // R what every command works on, opened once
 pub mod preparation; // W `setup` and its undoing
 pub mod status; // W what the last reconcile found, per vhost

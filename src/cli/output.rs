@@ -14,6 +14,7 @@ const GREEN: Style = AnsiColor::Green.on_default().bold();
 const YELLOW: Style = AnsiColor::Yellow.on_default().bold();
 const CYAN: Style = AnsiColor::Cyan.on_default().bold();
 const FAINT: Style = Style::new().dimmed();
+const BOLD: Style = Style::new().bold();
 
 pub(super) fn success(text: &str) {
     println!("{GREEN}success:{GREEN:#} {text}");
@@ -39,6 +40,10 @@ pub(super) fn line(text: &str) {
 
 pub(super) fn faint(text: &str) -> String {
     format!("{FAINT}{text}{FAINT:#}")
+}
+
+pub(super) fn strong(text: &str) -> String {
+    format!("{BOLD}{text}{BOLD:#}")
 }
 
 pub(super) fn good(text: &str) -> String {
@@ -69,6 +74,16 @@ pub(super) fn diagnostic(diagnostic: &Diagnostic, text: Option<&str>) {
 
 /// As [`diagnostic`], for what came from another process.
 pub(super) fn rejected(rejected: &Rejected, text: Option<&str>) {
+    diagnostic(&diagnosed(rejected), text);
+}
+
+/// As [`rejected`], among other lines of standard output.
+pub(super) fn picture(rejected: &Rejected, text: Option<&str>) {
+    // the stream takes the colours out where nobody wants them
+    println!("{}", render(&diagnosed(rejected), text, true).trim_end());
+}
+
+fn diagnosed(rejected: &Rejected) -> Diagnostic {
     let mut shown = Diagnostic::new(&rejected.file, rejected.reason.clone());
     shown.hint.clone_from(&rejected.hint);
     if let (Some(line), Some(column)) = (rejected.line, rejected.column) {
@@ -79,7 +94,7 @@ pub(super) fn rejected(rejected: &Rejected, text: Option<&str>) {
             length: rejected.length.unwrap_or_default(),
         });
     }
-    diagnostic(&shown, text);
+    shown
 }
 
 /// Data for a program, on standard output.

@@ -82,6 +82,15 @@ enum CertificateWord {
     Placeholder,
 }
 
+/// As `vhostd status` without arguments.
+pub(super) fn show(settings: &Settings) {
+    let all = Status {
+        name: None,
+        json: false,
+    };
+    all.run(settings);
+}
+
 impl Status {
     pub(super) fn run(self, settings: &Settings) -> Exit {
         let installation = match open(settings.clone()) {

@@ -142,7 +142,7 @@ fn certificates(report: &Report, wait: bool) {
 }
 
 /// The file again, for the picture of its error; only what the reconcile would read, too.
-fn text_of(file: &std::path::Path) -> Option<String> {
+pub(super) fn text_of(file: &std::path::Path) -> Option<String> {
     let listing = crate::vhost::source::read(file.parent()?).ok()?;
     let found = listing
         .files

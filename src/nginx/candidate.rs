@@ -202,3 +202,69 @@ fn read(path: &Path) -> impl Fn(io::Error) -> CandidateError + '_ {
         source,
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt;
+
+    use super::*;
+
+    /// A main file with one hand-written site beside ours, rewritten for a candidate.
+    fn rewritten(directory: &Path) -> Result<RewrittenMain, CandidateError> {
+        let include = directory.join("conf.d/vhostd.conf");
+        fs::create_dir(directory.join("conf.d")).unwrap();
+        fs::write(directory.join("conf.d/admin.conf"), "# by hand\n").unwrap();
+        fs::write(&include, "include /active/http.conf;\n").unwrap();
+        let main = "events {}\nhttp {\n    include conf.d/*.conf;\n    include sites/*;\n}\n";
+        fs::write(directory.join("nginx.conf"), main).unwrap();
+        let config = directory.join("nginx.conf");
+        RewrittenMain::create(&config, &include, Path::new("/candidate"))
+    }
+
+    #[test]
+    fn the_rewritten_main_file_leads_to_the_candidate_and_to_the_hand_written_sites() {
+        let directory = tempfile::tempdir().unwrap();
+        let rewritten = rewritten(directory.path()).unwrap();
+        let text = fs::read_to_string(&rewritten.path).unwrap();
+        let mirror = rewritten.mirror.display();
+        assert!(
+            text.contains(&format!("include {mirror}/*.conf;")),
+            "{text}"
+        );
+        assert!(text.contains("include sites/*;"), "{text}");
+        let read = |name: &str| fs::read_to_string(rewritten.mirror.join(name)).unwrap();
+        assert_eq!(read("vhostd.conf"), "include /candidate/http.conf;\n");
+        assert_eq!(read("admin.conf"), "# by hand\n");
+    }
+
+    #[test]
+    fn what_nginx_says_names_the_files_that_the_admin_knows() {
+        let directory = tempfile::tempdir().unwrap();
+        let rewritten = rewritten(directory.path()).unwrap();
+        let said = |root: &Path, main: &Path| {
+            format!("bad in {}/admin.conf:3, {}", root.display(), main.display())
+        };
+        let finished = rewritten.original_names(Finished {
+            status: std::process::ExitStatus::from_raw(0),
+            stdout: said(&rewritten.mirror, &rewritten.path).into_bytes(),
+            stderr: said(&rewritten.mirror, &rewritten.path),
+        });
+        let at = |name: &str| directory.path().join(name);
+        let expected = said(&at("conf.d"), &at("nginx.conf"));
+        assert_eq!(finished.stderr, expected);
+        assert_eq!(finished.stdout, expected.into_bytes());
+    }
+
+    #[test]
+    fn a_rewritten_main_file_leaves_nothing_beside_the_real_one() {
+        let directory = tempfile::tempdir().unwrap();
+        drop(rewritten(directory.path()).unwrap());
+        let mut left: Vec<_> = fs::read_dir(directory.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
+        left.sort();
+        assert_eq!(left, ["conf.d", "nginx.conf"]);
+    }
+}

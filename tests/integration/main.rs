@@ -8,6 +8,7 @@
 
 mod certificates;
 mod check;
+mod demo;
 mod drop;
 mod dump;
 mod editors;
