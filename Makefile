@@ -1,0 +1,54 @@
+# `make help` says what there is.
+
+prefix ?= /usr
+DESTDIR ?=
+CARGO ?= cargo
+# cargo reads CARGO_TARGET_DIR by itself; the recipes need to know where its results are
+TARGET := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
+INSTALL ?= install
+
+BUILD_NEEDS := gcc:gcc /usr/include/stdlib.h:libc6-dev
+RUN_NEEDS := nginx:nginx
+TEST_NEEDS := pebble:pebble kill:procps
+
+.PHONY: help demo test bench build install
+
+help:
+	@echo 'make demo      a private instance in a temporary directory, until Ctrl-C'
+	@echo 'make demo ONCE=1   the same, proven by requests; exits 0 when every claim holds'
+	@echo 'make test      all tests, on real nginx and Pebble'
+	@echo 'make bench     the benchmarks'
+	@echo 'make build     an optimised binary: $(TARGET)/release/vhostd'
+	@echo 'make install   that, with systemd units, below DESTDIR and prefix ($(DESTDIR)$(prefix))'
+	@echo
+	@echo 'demo, test and bench install the Debian packages that they need and that are missing.'
+
+demo:
+	@packaging/prerequisites $(BUILD_NEEDS) $(RUN_NEEDS)
+	@$(CARGO) build --locked --quiet
+	@exec $(TARGET)/debug/vhostd demo $(if $(filter-out 0,$(ONCE)),--once)
+
+test:
+	@packaging/prerequisites $(BUILD_NEEDS) $(RUN_NEEDS) $(TEST_NEEDS)
+	$(CARGO) test --locked
+
+bench:
+	@packaging/prerequisites $(BUILD_NEEDS) $(RUN_NEEDS) $(TEST_NEEDS)
+	$(CARGO) bench --locked
+
+build:
+	@packaging/prerequisites $(BUILD_NEEDS)
+	$(CARGO) build --locked --release
+
+# Builds only where nothing was built: `make build && sudo make install` needs no cargo for root.
+install: $(TARGET)/release/vhostd
+	$(INSTALL) -D -m 755 $(TARGET)/release/vhostd $(DESTDIR)$(prefix)/bin/vhostd
+	$(INSTALL) -d $(DESTDIR)$(prefix)/lib/systemd/system
+	for unit in vhostd.service vhostd-renew.service vhostd-renew.timer; do \
+	    sed 's|/usr/bin/vhostd|$(prefix)/bin/vhostd|' systemd/$$unit \
+	        > $(DESTDIR)$(prefix)/lib/systemd/system/$$unit || exit 1; \
+	done
+	$(INSTALL) -D -m 644 packaging/vhostd.sysusers $(DESTDIR)$(prefix)/lib/sysusers.d/vhostd.conf
+
+$(TARGET)/release/vhostd:
+	$(MAKE) build
