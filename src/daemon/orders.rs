@@ -154,9 +154,6 @@ impl Orders {
     pub(super) fn finished(&mut self, name: &CertificateName, obtained: &Obtained) -> bool {
         self.in_flight.remove(name);
         self.next_due = Some(Instant::now());
-        if let Obtained::Failed { error, next, .. } = obtained {
-            tracing::warn!(identifier = %name, next = %next, "failed to {error}");
-        }
         if !self.waiters.is_empty() {
             self.ended.insert(name.clone(), obtained.clone());
         }

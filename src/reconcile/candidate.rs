@@ -169,9 +169,9 @@ impl<'a> Candidate<'a> {
         let history = self.installation.generations.history();
         let number = self.active.number;
         // an activation without an entry is one whose proof was interrupted
-        let proven = history.last(number).is_some();
+        let proof = history.last(number).map(|entry| entry.result);
         let serving = activation::serving(self.installation, self.active);
-        plan(digest, self.active, proven, serving)
+        plan(digest, self.active, proof, serving)
     }
 
     /// Claims are written before anything serves: a name once served has an owner.
