@@ -31,7 +31,7 @@ use crate::settings::Settings;
 use crate::systemd;
 use crate::watch::{Watch, WatchError};
 
-use batch::{Batch, Pending};
+use batch::{Batch, Pending, Told};
 use orders::Orders;
 use signals::Signals;
 
@@ -115,6 +115,7 @@ struct Daemon {
     next_removal: Option<Instant>,
     /// What kept the last batch from being applied.
     last_failure: Option<String>,
+    told: Told,
     /// Renewals that were asked for before the first batch told what is wanted.
     early: Vec<Call>,
     ready: bool,
@@ -162,6 +163,7 @@ pub async fn run_witnessed(
         next_rescan: Instant::now() + RESCAN,
         next_removal: None,
         last_failure: None,
+        told: Told::default(),
         early: Vec::new(),
         ready: false,
         witness,
@@ -421,12 +423,20 @@ impl Daemon {
         };
         let applied = match applied {
             Ok(applied) => applied,
+            Err(error @ ReconcileError::NoSuchGeneration(_)) => {
+                tracing::debug!("failed to {error}");
+                return batch.fail(
+                    &error.to_string(),
+                    Some("`vhostd history` lists them".into()),
+                    1,
+                );
+            }
             Err(error) => return self.failed(batch, &error),
         };
         if self.last_failure.take().is_some() {
             tracing::info!("reconciles again");
         }
-        batch::log(&applied.report, batch.reason());
+        self.told.log(&applied.report, batch.reason());
         let _ = self.witness.send(applied.report.clone());
         if !applied.report.nginx_running {
             self.next_rescan = Instant::now() + RESCAN_SOON;

@@ -8,7 +8,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use notify::event::{AccessKind, AccessMode, EventKind, ModifyKind};
+use notify::event::{AccessKind, AccessMode, CreateKind, EventKind, ModifyKind};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 
 /// Keeps the watches; dropping it ends them.
@@ -87,6 +87,10 @@ fn identity(path: &Path) -> Option<(u64, u64)> {
         .map(|metadata| (metadata.dev(), metadata.ino()))
 }
 
+fn is_empty(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|it| it.is_file() && it.len() == 0)
+}
+
 fn matters(event: &notify::Result<notify::Event>, directory: &Path, parent: &Path) -> bool {
     // an error or an overflow may hide anything: read again
     let Ok(event) = event else { return true };
@@ -99,6 +103,8 @@ fn matters(event: &notify::Result<notify::Event>, directory: &Path, parent: &Pat
         EventKind::Access(_) => false,
         // a writer is at work: what it closes is whole, and half a file may look whole too
         EventKind::Modify(ModifyKind::Data(_)) => false,
+        // so is the one that has just created it
+        EventKind::Create(CreateKind::File) => !event.paths.iter().all(|path| is_empty(path)),
         _ => true,
     };
     // of the parent only the directory itself is interesting

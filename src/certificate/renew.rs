@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
 
@@ -219,7 +220,9 @@ fn failed(
     let attempts =
         Attempts::after_failure(previous.as_ref(), request, error.to_string(), retry, now);
     let next = attempts.next.unwrap_or(now);
-    tracing::warn!(identifier = %request.name, %next, "failed to {error}");
+    let words = next.replace_nanosecond(0).unwrap_or(next).format(&Rfc3339);
+    let words = words.unwrap_or_default();
+    tracing::warn!(identifier = %request.name, next = %words, "failed to {error}");
     if record && let Err(error) = ledger.record_failure(&request.name, &attempts) {
         tracing::error!(identifier = %request.name, "failed to {error}");
     }

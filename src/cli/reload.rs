@@ -176,6 +176,9 @@ pub(super) fn announce(step: &Step, quiet: bool) {
 
 pub(super) fn failed(error: &ReconcileError) -> Exit {
     output::error(&format!("failed to {error}"));
-    output::hint(Some("nothing was changed; what served before still serves"));
+    output::hint(Some(match error {
+        ReconcileError::NoSuchGeneration(_) => "`vhostd history` lists them",
+        _ => "nothing was changed; what served before still serves",
+    }));
     Exit::Failed
 }

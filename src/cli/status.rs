@@ -354,7 +354,9 @@ fn print_vhosts(shown: &Shown, now: OffsetDateTime) {
             names(vhost)
         ));
     }
-    for vhost in shown.vhosts.iter().filter(|vhost| vhost.reason.is_some()) {
+    // what all vhosts wait for is said once, below
+    let own_reason = |vhost: &&VhostStatus| vhost.reason.is_some() && vhost.reason != shown.error;
+    for vhost in shown.vhosts.iter().filter(own_reason) {
         let at = vhost
             .line
             .map_or_else(String::new, |line| format!(":{line}"));

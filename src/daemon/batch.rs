@@ -1,9 +1,11 @@
 //! P: what has been asked for since the last batch began.
 
+use std::collections::BTreeSet;
+
 use super::{is_change, send_step};
 use crate::control::{Call, Request};
 use crate::generation::manifest::Reason;
-use crate::reconcile::report::{Outcome, Report, Step};
+use crate::reconcile::report::{Outcome, Rejected, Report, Step};
 use crate::settings::Settings;
 
 /// What the next batch will be about.
@@ -120,22 +122,66 @@ fn is_rollback(call: &Call) -> bool {
     matches!(call.request, Request::Rollback { .. })
 }
 
-/// One line per reconcile that did something.
-pub(super) fn log(report: &Report, reason: Reason) {
-    for rejected in &report.rejected {
-        let at = rejected
-            .line
-            .map_or_else(String::new, |line| format!(":{line}"));
-        tracing::warn!(app = %rejected.name, "rejected: {}{at}: {}", rejected.file.display(), rejected.reason);
+/// What the log has said and what still holds: it is looked at again every few seconds.
+#[derive(Default)]
+pub(super) struct Told {
+    rejected: Vec<Rejected>,
+    warnings: Vec<String>,
+    error: Option<String>,
+}
+
+impl Told {
+    /// One line for each thing that is new.
+    pub(super) fn log(&mut self, report: &Report, reason: Reason) {
+        for rejected in report
+            .rejected
+            .iter()
+            .filter(|it| !self.rejected.contains(it))
+        {
+            reject(rejected);
+        }
+        let mut named = BTreeSet::new();
+        for known in &self.rejected {
+            let gone = report.rejected.iter().all(|it| it.name != known.name);
+            if gone && named.insert(&known.name) {
+                tracing::info!(app = %known.name, "no longer rejected");
+            }
+        }
+        let mut warnings = report.warnings.iter();
+        while let Some(warning) = warnings.find(|it| !self.warnings.contains(it)) {
+            tracing::warn!("{warning}");
+        }
+        let known = self.error == report.error;
+        self.rejected.clone_from(&report.rejected);
+        self.warnings.clone_from(&report.warnings);
+        self.error.clone_from(&report.error);
+        log(report, reason, known);
     }
+}
+
+fn reject(rejected: &Rejected) {
+    let at = rejected
+        .line
+        .map_or_else(String::new, |line| format!(":{line}"));
+    let serves = match rejected.stale {
+        true => "its last good version keeps serving",
+        false => "it is not served",
+    };
+    let (file, reason) = (rejected.file.display(), &rejected.reason);
+    tracing::warn!(app = %rejected.name, "rejected: {file}{at}: {reason}; {serves}");
+}
+
+/// One line per reconcile that did something. `known`: its error has been told.
+fn log(report: &Report, reason: Reason, known: bool) {
     let ms: f64 = report.steps.iter().map(|step| step.ms).sum();
     let generation = report.generation;
     for step in &report.steps {
         tracing::debug!(generation, "{}: {:.1} ms", step.step, step.ms);
     }
     match (&report.error, report.outcome) {
+        (Some(error), _) if known => tracing::debug!(generation, "still: {error}"),
         (Some(error), Outcome::Activated) => tracing::warn!(generation, "{error}"),
-        (Some(error), Outcome::Unchanged) => tracing::debug!(generation, "{error}"),
+        (Some(error), Outcome::Unchanged) => tracing::warn!(generation, "{error}"),
         (Some(error), _) => tracing::error!(generation, "nothing changed for visitors: {error}"),
         (None, outcome) if is_change(outcome) => {
             tracing::info!(

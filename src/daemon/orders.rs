@@ -153,10 +153,9 @@ impl Orders {
     /// Notes the end of an order. Returns whether there is something new to serve.
     pub(super) fn finished(&mut self, name: &CertificateName, obtained: &Obtained) -> bool {
         self.in_flight.remove(name);
-        if let Obtained::Failed { error, next, .. } = obtained {
+        if matches!(obtained, Obtained::Failed { .. }) {
             // what was stored is looked at once it is served
             self.next_due = Some(Instant::now());
-            tracing::warn!(identifier = %name, next = %next, "failed to {error}");
         }
         if !self.waiters.is_empty() {
             self.ended.insert(name.clone(), obtained.clone());

@@ -121,9 +121,10 @@ fn settle(
             progress.finished(
                 StepName::Verify,
                 format!(
-                    "generation {} answers on {sockets} sockets, {} names by our blocks",
+                    "generation {} answers on {sockets} sockets, {} name{} by our blocks",
                     new.number,
-                    names.len()
+                    names.len(),
+                    if names.len() == 1 { "" } else { "s" }
                 ),
             );
             let active = activation.commit();

@@ -169,8 +169,8 @@ impl<'a> Candidate<'a> {
         let history = self.installation.generations.history();
         let number = self.active.number;
         // an activation without an entry is one whose proof was interrupted
-        let proven = history.last(number).is_some();
-        plan(digest, self.active, proven, || {
+        let proof = history.last(number).map(|entry| entry.result);
+        plan(digest, self.active, proof, || {
             activation::serving(self.installation, self.active)
         })
     }

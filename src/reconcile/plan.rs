@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::generation::history::Proof;
 use crate::generation::manifest::{Manifest, ServedName};
 use crate::vhost::AppName;
 
@@ -26,18 +27,24 @@ pub enum Serving {
     NginxDown,
 }
 
+/// `proof`: how the activation of `active` ended; `None` where that is not known, because whoever
+/// activated it was interrupted.
 /// `serving` is asked only where the answer matters.
 pub fn plan(
     digest: &str,
     active: &Manifest,
-    proven: bool,
+    proof: Option<Proof>,
     serving: impl FnOnce() -> Serving,
 ) -> Plan {
     if digest != active.digest {
         return Plan::Activate;
     }
-    match serving() {
-        Serving::Generation(number) if number == active.number && proven => Plan::Unchanged,
+    match (serving(), proof) {
+        (Serving::Generation(number), Some(Proof::Proven)) if number == active.number => {
+            Plan::Unchanged
+        }
+        // it has been said already, and there is nobody to tell
+        (Serving::NginxDown, Some(Proof::Proven | Proof::NginxDown)) => Plan::Unchanged,
         _ => Plan::Prove,
     }
 }
@@ -101,24 +108,37 @@ mod tests {
     #[test]
     fn nothing_is_reloaded_when_the_same_bytes_serve_already() {
         let serving = || Serving::Generation(7);
-        assert_eq!(plan("a", &active(7, "a"), true, serving), Plan::Unchanged);
+        let proven = Some(Proof::Proven);
+        assert_eq!(plan("a", &active(7, "a"), proven, serving), Plan::Unchanged);
     }
 
     #[test]
     fn an_activation_that_was_never_proven_is_proven_now() {
         let serving = || Serving::Generation(7);
-        assert_eq!(plan("a", &active(7, "a"), false, serving), Plan::Prove);
+        assert_eq!(plan("a", &active(7, "a"), None, serving), Plan::Prove);
+    }
+
+    #[test]
+    fn what_was_activated_while_nginx_was_down_is_proven_when_it_is_up() {
+        let (active, down) = (active(7, "a"), Some(Proof::NginxDown));
+        let serving = || Serving::NginxDown;
+        assert_eq!(plan("a", &active, down, serving), Plan::Unchanged);
+        assert_eq!(plan("a", &active, None, serving), Plan::Prove);
+        let serving = || Serving::Generation(7);
+        assert_eq!(plan("a", &active, down, serving), Plan::Prove);
     }
 
     #[test]
     fn the_right_files_with_another_generation_answering_are_reloaded() {
         let serving = || Serving::Generation(6);
-        assert_eq!(plan("a", &active(7, "a"), true, serving), Plan::Prove);
+        let proven = Some(Proof::Proven);
+        assert_eq!(plan("a", &active(7, "a"), proven, serving), Plan::Prove);
     }
 
     #[test]
     fn other_bytes_become_a_new_generation() {
         let serving = || Serving::Generation(7);
-        assert_eq!(plan("b", &active(7, "a"), true, serving), Plan::Activate);
+        let proven = Some(Proof::Proven);
+        assert_eq!(plan("b", &active(7, "a"), proven, serving), Plan::Activate);
     }
 }

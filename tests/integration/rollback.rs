@@ -199,3 +199,32 @@ fn history_tells_newest_first_what_changed_and_what_is_active() {
     );
     assert!(lines[2].contains("+hello"), "{text}");
 }
+
+#[test]
+fn while_nginx_is_down_the_history_does_not_grow_and_then_the_generation_is_proven() {
+    let host = two_generations("tls: off\n");
+    host.nginx.stop();
+    drop_page(&host, 3);
+    let entries = || {
+        host.json(&["history"]).1["generations"]
+            .as_array()
+            .unwrap()
+            .clone()
+    };
+    for _ in 0..4 {
+        assert_eq!(host.vhostd(&["reload"]).status, 1);
+        assert_eq!(entries().len(), 3);
+    }
+    assert_eq!(entries()[0]["result"], "nginx_down");
+    host.nginx.start();
+    let reload = host.vhostd(&["reload"]);
+    assert_eq!(reload.status, 0, "{reload:?}");
+    assert_eq!(page(&host), "3");
+    assert_eq!(
+        (&entries()[0]["generation"], &entries()[0]["result"]),
+        (&3.into(), &"proven".into())
+    );
+    assert_eq!(host.json(&["reload"]).1["outcome"], "unchanged");
+    assert_eq!(host.vhostd(&["rollback"]).status, 0);
+    assert_eq!(page(&host), "2");
+}

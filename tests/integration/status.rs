@@ -1,11 +1,16 @@
 //! `vhostd status` in every state that a vhost can have.
 
 use std::collections::BTreeSet;
+use std::fs;
+use std::io::Write;
+use std::thread;
+use std::time::Duration;
 
 use serde_json::Value;
 
 use super::support::app::App;
 use super::support::host::Host;
+use super::support::wait_for;
 
 fn keys(value: &Value) -> BTreeSet<&str> {
     value
@@ -168,4 +173,44 @@ fn a_name_chooses_the_vhost_and_an_unknown_one_is_status_2() {
         assert_eq!(shown["certificates"].as_array().unwrap().len(), 1);
     }
     assert_eq!(host.vhostd(&["status", "nobody"]).status, 2);
+}
+
+#[test]
+fn the_daemon_says_once_what_is_wrong_however_often_it_looks() {
+    let host = Host::new();
+    let daemon = host.daemon();
+    let broken = "server_name: hello.example.com\nrot: /srv\n";
+    host.drop_file("hello.yml", broken);
+    let seen = |words: &str| daemon.log().matches(words).count();
+    for round in 1..4 {
+        wait_for("the daemon to look", || {
+            (seen("nothing to change (file)") >= round).then_some(())
+        });
+        host.drop_file("hello.yml", broken);
+    }
+    assert_eq!(seen("hello.yml:2: unknown key"), 1, "{}", daemon.log());
+    host.drop_app("hello", "hello.example.com", &App::start());
+    host.wait_for_serving("hello");
+    wait_for("its end", || {
+        (seen("no longer rejected") == 1).then_some(())
+    });
+}
+
+#[test]
+fn a_new_file_is_not_rejected_while_its_writer_has_only_opened_it() {
+    let host = Host::new();
+    let app = App::start();
+    let daemon = host.daemon();
+    let path = host.path("vhosts.d/hello.yml");
+    let mut file = fs::File::create(path).unwrap();
+    thread::sleep(Duration::from_millis(200));
+    writeln!(
+        file,
+        "server_name: hello.example.com\nproxy_pass_url: {}",
+        app.url()
+    )
+    .unwrap();
+    drop(file);
+    host.wait_for_serving("hello");
+    assert!(!daemon.log().contains("rejected"), "{}", daemon.log());
 }
