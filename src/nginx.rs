@@ -172,6 +172,20 @@ impl HostNginx {
             .unwrap_or_else(|| self.built.pid.clone())
     }
 
+    /// What can be known before nginx says more.
+    fn main_file_alone(&self) -> Survey {
+        let text = fs::read(&self.config).unwrap_or_default();
+        let directives = syntax::parse(&text).unwrap_or_default();
+        let pid = directives.iter().find(|directive| directive.name == "pid");
+        Survey {
+            pid: pid
+                .and_then(|pid| pid.args.first())
+                .map(PathBuf::from)
+                .filter(|path| path.is_absolute()),
+            ..Survey::default()
+        }
+    }
+
     fn identity(&self, survey: &Survey) -> Identity {
         Identity {
             pid_file: self.pid_file(survey),
@@ -219,7 +233,7 @@ impl HostNginx {
 impl Nginx for HostNginx {
     fn test(&self, candidate: &Path, active: &Path) -> Result<Accepted, TestError> {
         // nginx -t creates a missing pid file, empty; a later `nginx -s reload` would trip over it
-        let pid_file = self.pid_file(&Survey::default());
+        let pid_file = self.pid_file(&self.main_file_alone());
         let had_pid_file = pid_file.exists();
         let finished = self.run_test(candidate, active)?;
         if !had_pid_file {
