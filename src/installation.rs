@@ -10,7 +10,7 @@ use time::OffsetDateTime;
 use crate::atomic_file::{self, WriteError};
 use crate::certificate::account::{AccountError, AccountKey};
 use crate::certificate::internal::InternalCa;
-use crate::certificate::ledger::Ledger;
+use crate::certificate::ledger::{Ledger, LedgerError};
 use crate::certificate::store::{CertificateStore, StoreError};
 use crate::certificate::{CertificateName, Identifier, Issuer, WantedCertificate};
 use crate::desired::{CertificateFiles, Features, Owners, Probe, RESERVED_NAME};
@@ -76,6 +76,17 @@ pub enum OwnersError {
         #[source]
         source: serde_json::Error,
     },
+    #[error(transparent)]
+    Write(#[from] WriteError),
+}
+
+/// What an interrupted write left could not be removed.
+#[derive(Debug, thiserror::Error)]
+pub enum SweepError {
+    #[error(transparent)]
+    Certificate(#[from] StoreError),
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
     #[error(transparent)]
     Write(#[from] WriteError),
 }
@@ -156,6 +167,15 @@ impl Installation {
         Ok(accepted.map(|accepted| accepted.survey).unwrap_or_default())
     }
 
+    /// What nginx says now about the hand-written configuration beside the active generation.
+    pub fn fresh_survey(&self) -> Option<Survey> {
+        let path = self
+            .generations
+            .path(self.generations.active_number().ok()?);
+        let accepted = self.host_nginx.test(&path, &path).ok()?;
+        Some(accepted.survey)
+    }
+
     /// The location that proves a generation, and the certificate of the reserved name.
     pub fn probe(&self, now: OffsetDateTime) -> Result<Probe, StoreError> {
         let first = Identifier::Dns(RESERVED_NAME.into());
@@ -188,6 +208,22 @@ impl Installation {
         }
         let bytes = serde_json::to_vec_pretty(owners).unwrap_or_default();
         Ok(atomic_file::write(&self.owners_path(), &bytes, 0o600)?)
+    }
+
+    /// Removes what interrupted writes left below the state directory. Call it under its lock.
+    pub fn sweep(&self) -> Result<(), SweepError> {
+        self.certificates.sweep(&self.ledger)?;
+        self.ledger.sweep()?;
+        let accounts = self.settings.state_dir.join("accounts");
+        atomic_file::sweep_dead(&accounts)?;
+        for entry in fs::read_dir(&accounts).into_iter().flatten().flatten() {
+            if entry.path().is_dir() {
+                atomic_file::sweep_dead(&entry.path())?;
+            }
+        }
+        Ok(atomic_file::sweep_dead(
+            &self.settings.state_dir.join("internal-ca"),
+        )?)
     }
 
     fn owners_path(&self) -> PathBuf {
