@@ -132,7 +132,9 @@ pub(super) fn log(report: &Report, reason: Reason) {
     let generation = report.generation;
     match (&report.error, report.outcome) {
         (Some(error), Outcome::Activated) => tracing::warn!(generation, "{error}"),
-        (Some(error), Outcome::Unchanged) => tracing::debug!(generation, "{error}"),
+        (Some(error), Outcome::Unchanged) if !report.nginx_running => {
+            tracing::debug!(generation, "{error}");
+        }
         (Some(error), _) => tracing::error!(generation, "nothing changed for visitors: {error}"),
         (None, outcome) if is_change(outcome) => {
             tracing::info!(

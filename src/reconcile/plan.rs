@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::generation::history::Proof;
 use crate::generation::manifest::{Manifest, ServedName};
 use crate::vhost::AppName;
 
@@ -26,12 +27,17 @@ pub enum Serving {
     NginxDown,
 }
 
-pub fn plan(digest: &str, active: &Manifest, proven: bool, serving: Serving) -> Plan {
+/// `past`: how the activation of `active` ended, where it did.
+pub fn plan(digest: &str, active: &Manifest, past: Option<Proof>, serving: Serving) -> Plan {
     if digest != active.digest {
         return Plan::Activate;
     }
-    match serving {
-        Serving::Generation(number) if number == active.number && proven => Plan::Unchanged,
+    match (serving, past) {
+        (Serving::Generation(number), Some(Proof::Proven)) if number == active.number => {
+            Plan::Unchanged
+        }
+        // there is nobody to tell or to ask, and that is on record
+        (Serving::NginxDown, Some(_)) => Plan::Unchanged,
         _ => Plan::Prove,
     }
 }
@@ -95,24 +101,42 @@ mod tests {
     #[test]
     fn nothing_is_reloaded_when_the_same_bytes_serve_already() {
         let serving = Serving::Generation(7);
-        assert_eq!(plan("a", &active(7, "a"), true, serving), Plan::Unchanged);
+        assert_eq!(
+            plan("a", &active(7, "a"), Some(Proof::Proven), serving),
+            Plan::Unchanged
+        );
     }
 
     #[test]
     fn an_activation_that_was_never_proven_is_proven_now() {
         let serving = Serving::Generation(7);
-        assert_eq!(plan("a", &active(7, "a"), false, serving), Plan::Prove);
+        assert_eq!(plan("a", &active(7, "a"), None, serving), Plan::Prove);
     }
 
     #[test]
     fn the_right_files_with_another_generation_answering_are_reloaded() {
         let serving = Serving::Generation(6);
-        assert_eq!(plan("a", &active(7, "a"), true, serving), Plan::Prove);
+        assert_eq!(
+            plan("a", &active(7, "a"), Some(Proof::Proven), serving),
+            Plan::Prove
+        );
     }
 
     #[test]
     fn other_bytes_become_a_new_generation() {
         let serving = Serving::Generation(7);
-        assert_eq!(plan("b", &active(7, "a"), true, serving), Plan::Activate);
+        assert_eq!(
+            plan("b", &active(7, "a"), Some(Proof::Proven), serving),
+            Plan::Activate
+        );
+    }
+
+    #[test]
+    fn what_nginx_has_not_read_yet_is_proven_when_it_runs_and_recorded_once_while_it_is_down() {
+        let past = Some(Proof::NginxDown);
+        let plan = |past, serving| plan("a", &active(7, "a"), past, serving);
+        assert_eq!(plan(past, Serving::Generation(7)), Plan::Prove);
+        assert_eq!(plan(past, Serving::NginxDown), Plan::Unchanged);
+        assert_eq!(plan(None, Serving::NginxDown), Plan::Prove);
     }
 }
