@@ -7,8 +7,12 @@
 )]
 
 mod certificates;
+mod crash;
+mod down;
 mod drop;
 mod dump;
+mod refused;
 mod served;
+mod silent;
 mod support;
 mod token;
