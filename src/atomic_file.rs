@@ -183,23 +183,52 @@ pub fn remove(path: &Path) -> Result<(), WriteError> {
     }
 }
 
-/// Removes what an interrupted write left in `directory`. Call it under the lock of that directory.
+/// Removes what an interrupted write left in `directory`, except for what another living process
+/// may be writing. Call it under the lock of that directory.
 pub fn sweep(directory: &Path) -> Result<(), WriteError> {
-    let entries = match fs::read_dir(directory) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        entries => entries.map_err(failed("read", directory))?,
-    };
-    for entry in entries {
-        let entry = entry.map_err(failed("read", directory))?;
-        if entry
-            .file_name()
-            .to_string_lossy()
-            .starts_with(TEMPORARY_PREFIX)
-        {
-            remove(&entry.path())?;
+    for (path, writer) in temporaries(directory)? {
+        if writer == Some(std::process::id()) || !writer.is_some_and(lives) {
+            remove(&path)?;
         }
     }
     Ok(())
+}
+
+/// As [`sweep`], for a directory without a lock: what this process may be writing stays, too.
+pub fn sweep_dead(directory: &Path) -> Result<(), WriteError> {
+    for (path, writer) in temporaries(directory)? {
+        if !writer.is_some_and(lives) {
+            remove(&path)?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether there is anything to sweep.
+pub fn has_temporaries(directory: &Path) -> bool {
+    temporaries(directory).is_ok_and(|found| !found.is_empty())
+}
+
+/// Each temporary, and the id of the process that made it.
+fn temporaries(directory: &Path) -> Result<Vec<(PathBuf, Option<u32>)>, WriteError> {
+    let entries = match fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(failed("read", directory))?,
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(failed("read", directory))?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if let Some(rest) = name.strip_prefix(TEMPORARY_PREFIX) {
+            let id = rest.split(|c: char| !c.is_ascii_digit()).next();
+            found.push((entry.path(), id.and_then(|id| id.parse().ok())));
+        }
+    }
+    Ok(found)
+}
+
+fn lives(process: u32) -> bool {
+    Path::new("/proc").join(process.to_string()).exists()
 }
 
 /// fsyncs a directory, so that the names in it survive a power cut.
@@ -299,10 +328,25 @@ mod tests {
     #[test]
     fn the_sweep_removes_only_temporaries() {
         let directory = tempfile::tempdir().unwrap();
-        fs::write(directory.path().join(".vhostd-tmp-1-x"), b"").unwrap();
-        fs::create_dir(directory.path().join(".vhostd-tmp-2-y")).unwrap();
+        // no process has an id above 2^22
+        fs::write(directory.path().join(".vhostd-tmp-9999998-x"), b"").unwrap();
+        fs::create_dir(directory.path().join(".vhostd-tmp-9999999-y")).unwrap();
         fs::write(directory.path().join("keep"), b"").unwrap();
+        assert!(has_temporaries(directory.path()));
         sweep(directory.path()).unwrap();
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn the_sweep_leaves_what_another_living_process_writes() {
+        let directory = tempfile::tempdir().unwrap();
+        let mine = format!(".vhostd-tmp-{}-x", std::process::id());
+        fs::write(directory.path().join(".vhostd-tmp-1-x"), b"").unwrap();
+        fs::write(directory.path().join(mine), b"").unwrap();
+        sweep_dead(directory.path()).unwrap();
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 2);
+        sweep(directory.path()).unwrap();
+        assert!(directory.path().join(".vhostd-tmp-1-x").exists());
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
     }
 }

@@ -3,9 +3,19 @@
 //! `StagedGeneration` → `TestedGeneration` → [`Activation`] → `ActiveGeneration`: each is made only
 //! from the one before, so activating an untested generation does not compile:
 //!
-//! ```compile_fail
-//! fn activate(store: &vhostd::generation::LockedStore, staged: vhostd::generation::StagedGeneration) {
-//!     store.activate(staged);
+//! ```compile_fail,E0308
+//! # use vhostd::generation::{LockedStore, StagedGeneration};
+//! fn activate(store: &LockedStore, staged: StagedGeneration) {
+//!     let _ = store.activate(staged);
+//! }
+//! ```
+//!
+//! and a tested one does:
+//!
+//! ```
+//! # use vhostd::generation::{LockedStore, TestedGeneration};
+//! fn activate(store: &LockedStore, tested: TestedGeneration) {
+//!     let _ = store.activate(tested);
 //! }
 //! ```
 
@@ -111,8 +121,10 @@ impl GenerationStore {
     pub fn lock(&self, limit: Duration) -> Result<LockedStore, GenerationError> {
         let path = self.state_dir.join("lock");
         let begin = Instant::now();
-        if !path.exists() {
-            atomic_file::write(&path, b"", 0o600)?;
+        // never replaced: two processes that start together must lock the same file
+        match atomic_file::create(&path, b"", 0o600) {
+            Err(error) if error.source.kind() == io::ErrorKind::AlreadyExists => {}
+            created => created?,
         }
         let file = File::open(&path).map_err(read_failed(&path))?;
         loop {
@@ -395,5 +407,33 @@ fn read_failed(path: &Path) -> impl Fn(io::Error) -> GenerationError + '_ {
     move |source| GenerationError::Read {
         path: path.to_path_buf(),
         source,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_two_that_lock_at_once_lock_the_same_file() {
+        for _ in 0..20 {
+            let directory = tempfile::tempdir().unwrap();
+            let store = GenerationStore::new(directory.path());
+            atomic_file::create_directory(&store.directory(), 0o700).unwrap();
+            let inside = std::sync::atomic::AtomicUsize::new(0);
+            let start = std::sync::Barrier::new(4);
+            thread::scope(|scope| {
+                for _ in 0..4 {
+                    scope.spawn(|| {
+                        start.wait();
+                        let _locked = store.lock(Duration::from_secs(10)).unwrap();
+                        let others = inside.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                        assert_eq!(others, 0);
+                        thread::sleep(Duration::from_millis(1));
+                        inside.fetch_sub(1, std::sync::atomic::Ordering::SeqCst);
+                    });
+                }
+            });
+        }
     }
 }

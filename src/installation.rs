@@ -67,8 +67,6 @@ pub enum PruneError {
     #[error(transparent)]
     Generation(#[from] GenerationError),
     #[error(transparent)]
-    Ledger(#[from] LedgerError),
-    #[error(transparent)]
     Store(#[from] StoreError),
 }
 
@@ -87,6 +85,17 @@ pub enum OwnersError {
         #[source]
         source: serde_json::Error,
     },
+    #[error(transparent)]
+    Write(#[from] WriteError),
+}
+
+/// What an interrupted write left could not be removed.
+#[derive(Debug, thiserror::Error)]
+pub enum SweepError {
+    #[error(transparent)]
+    Certificate(#[from] StoreError),
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
     #[error(transparent)]
     Write(#[from] WriteError),
 }
@@ -167,6 +176,15 @@ impl Installation {
         Ok(accepted.map(|accepted| accepted.survey).unwrap_or_default())
     }
 
+    /// What nginx says now about the hand-written configuration beside the active generation.
+    pub fn fresh_survey(&self) -> Option<Survey> {
+        let path = self
+            .generations
+            .path(self.generations.active_number().ok()?);
+        let accepted = self.host_nginx.test(&path, &path).ok()?;
+        Some(accepted.survey)
+    }
+
     /// The location that proves a generation, and the certificate of the reserved name.
     pub fn probe(&self, now: OffsetDateTime) -> Result<Probe, StoreError> {
         let stored = self
@@ -197,19 +215,32 @@ impl Installation {
         Ok(atomic_file::write(&self.owners_path(), &bytes, 0o600)?)
     }
 
+    /// Removes what interrupted writes left below the state directory. Call it under its lock.
+    pub fn sweep(&self) -> Result<(), SweepError> {
+        self.certificates.sweep(&self.ledger)?;
+        self.ledger.sweep()?;
+        let accounts = self.settings.state_dir.join("accounts");
+        atomic_file::sweep_dead(&accounts)?;
+        for entry in fs::read_dir(&accounts).into_iter().flatten().flatten() {
+            if entry.path().is_dir() {
+                atomic_file::sweep_dead(&entry.path())?;
+            }
+        }
+        Ok(atomic_file::sweep_dead(
+            &self.settings.state_dir.join("internal-ca"),
+        )?)
+    }
+
     fn owners_path(&self) -> PathBuf {
         self.settings.state_dir.join("owners.json")
     }
 
-    /// Removes certificates and placeholders that neither a vhost nor a kept generation needs, and
-    /// what interrupted writes left. Call it under the lock of the generations.
+    /// Removes certificates and placeholders that neither a vhost nor a kept generation needs. Call it under the lock of the generations.
     pub fn prune_certificates(
         &self,
         wanted: &[WantedCertificate],
         now: OffsetDateTime,
     ) -> Result<(), PruneError> {
-        self.ledger.sweep()?;
-        self.certificates.sweep(&self.ledger)?;
         let mut keep = BTreeSet::new();
         for number in self.generations.numbers()? {
             keep.extend(self.generations.manifest(number)?.certificates);

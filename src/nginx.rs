@@ -172,6 +172,20 @@ impl HostNginx {
             .unwrap_or_else(|| self.built.pid.clone())
     }
 
+    /// What can be known before nginx says more.
+    fn main_file_alone(&self) -> Survey {
+        let text = fs::read(&self.config).unwrap_or_default();
+        let directives = syntax::parse(&text).unwrap_or_default();
+        let pid = directives.iter().find(|directive| directive.name == "pid");
+        Survey {
+            pid: pid
+                .and_then(|pid| pid.args.first())
+                .map(PathBuf::from)
+                .filter(|path| path.is_absolute()),
+            ..Survey::default()
+        }
+    }
+
     fn identity(&self, survey: &Survey) -> Identity {
         Identity {
             pid_file: self.pid_file(survey),
@@ -218,7 +232,13 @@ impl HostNginx {
 
 impl Nginx for HostNginx {
     fn test(&self, candidate: &Path, active: &Path) -> Result<Accepted, TestError> {
+        // nginx -t creates a missing pid file, empty; a later `nginx -s reload` would trip over it
+        let pid_file = self.pid_file(&self.main_file_alone());
+        let had_pid_file = pid_file.exists();
         let finished = self.run_test(candidate, active)?;
+        if !had_pid_file {
+            remove_empty(&pid_file);
+        }
         if !finished.status.success() {
             return Err(refusal(&finished.stderr));
         }
@@ -229,7 +249,6 @@ impl Nginx for HostNginx {
             });
         }
         let survey = dump::survey(&finished.stdout, &self.state_dir)?;
-        remove_if_just_made(&self.pid_file(&survey));
         Ok(Accepted {
             survey,
             warnings: lines_of(&finished.stderr, "[warn]"),
@@ -328,19 +347,6 @@ impl BuiltIn {
 fn argument<'a>(shown: &'a str, flag: &str) -> Option<&'a str> {
     let (_, rest) = shown.split_once(flag)?;
     rest.split_whitespace().next()
-}
-
-/// A passed test creates a missing pid file, empty; a later `nginx -s reload` would trip over it.
-/// An nginx that starts now writes its id at once, so an empty file is the test's.
-fn remove_if_just_made(pid_file: &Path) {
-    let just_made = fs::metadata(pid_file).is_ok_and(|metadata| {
-        let age = metadata.modified().ok().and_then(|at| at.elapsed().ok());
-        metadata.len() == 0 && age.is_none_or(|age| age < Duration::from_secs(1))
-    });
-    if just_made {
-        // what cannot be removed is no worse than what `nginx -t` by hand leaves
-        let _ = crate::atomic_file::remove(pid_file);
-    }
 }
 
 fn refusal(stderr: &str) -> TestError {

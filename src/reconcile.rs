@@ -24,7 +24,7 @@ use crate::generation::{GenerationError, LockedStore};
 use crate::installation::Installation;
 use crate::nginx::features::ProbeFeaturesError;
 use crate::render::RenderError;
-use crate::status::StatusRecord;
+use crate::status::{Served, StatusRecord};
 use crate::vhost::source::SourceError;
 
 use candidate::{Candidate, Judgement};
@@ -82,6 +82,8 @@ pub enum ReconcileError {
     Render(#[from] RenderError),
     #[error(transparent)]
     Source(#[from] SourceError),
+    #[error(transparent)]
+    Sweep(#[from] crate::installation::SweepError),
     #[error(transparent)]
     Write(#[from] WriteError),
 }
@@ -214,6 +216,9 @@ fn run(
 ) -> Result<Applied, ReconcileError> {
     let active = installation.generations.active()?.manifest;
     progress.finished(StepName::Read, read_detail(&intent));
+    if request.is_manual() || request.reason == Reason::Start {
+        installation.sweep()?;
+    }
     let pin = intent.pin.clone();
     let misnamed: Vec<_> = report::misnamed(&intent.misnamed).collect();
     let mut candidate = Candidate::new(installation, intent, request, &active)?;
@@ -241,8 +246,8 @@ fn run(
         Pin::remove(&installation.settings.state_dir)?;
     }
     let pinned = pin.map(|pin| pin.generation);
-    let active = installation.generations.active()?.manifest;
-    StatusRecord::of(&candidate, &report, &active, pinned, request.now)
+    let served = served(installation, &report)?;
+    StatusRecord::of(&candidate, &report, &served, pinned, request.now)
         .write(&installation.settings.state_dir)?;
     locked.prune(&pinned.into_iter().collect::<Vec<_>>())?;
     if matches!(request.reason, Reason::Start | Reason::Certificate)
@@ -257,11 +262,24 @@ fn run(
     })
 }
 
+/// After a failure, the active generation is asked: it may not answer either.
+fn served(installation: &Installation, report: &Report) -> Result<Served, ReconcileError> {
+    if report.succeeded() {
+        return Ok(Served::Accepted);
+    }
+    let active = installation.generations.active()?.manifest;
+    let answering = proof::answering(installation.nginx(), &active) == Some(active.number);
+    Ok(match answering && report.nginx_running {
+        true => Served::Generation(Box::new(active)),
+        false => Served::Nothing,
+    })
+}
+
 fn unchanged(installation: &Installation, active: &Manifest) -> Report {
     let down = activation::serving(installation, active) == Serving::NginxDown;
     let mut report = base_report(active.number);
     if down {
-        activation::say_nginx_is_down(&mut report);
+        activation::say_nginx_is_down(installation, &mut report, active);
     }
     report
 }

@@ -9,7 +9,7 @@ use time::OffsetDateTime;
 use crate::atomic_file::{self, WriteError};
 use crate::certificate::{CertificateName, WantedCertificate};
 use crate::desired::wanted;
-use crate::generation::manifest::Manifest;
+use crate::generation::manifest::{AppSource, Manifest};
 use crate::reconcile::candidate::Candidate;
 use crate::reconcile::report::{Rejected, Report};
 use crate::vhost::AppName;
@@ -59,17 +59,18 @@ pub enum VhostState {
 }
 
 impl StatusRecord {
+    /// `served`: what is seen to answer now.
     pub(crate) fn of(
         candidate: &Candidate<'_>,
         report: &Report,
-        active: &Manifest,
+        served: &Served,
         pinned: Option<u64>,
         now: OffsetDateTime,
     ) -> Self {
         Self {
             at: now,
             generation: report.generation,
-            vhosts: vhosts(candidate, report, active),
+            vhosts: vhosts(candidate, report, served),
             wanted: candidate.wanted.clone(),
             warnings: report.warnings.clone(),
             pinned,
@@ -109,22 +110,47 @@ fn path(state_dir: &Path) -> PathBuf {
     state_dir.join("status.json")
 }
 
-fn vhosts(candidate: &Candidate<'_>, report: &Report, active: &Manifest) -> Vec<VhostStatus> {
-    let served = |app: &AppName| report.nginx_running && candidate.is_as_in(active, app);
+/// What answers after a reconcile.
+pub(crate) enum Served {
+    /// All that was accepted.
+    Accepted,
+    /// What this generation holds: what was accepted did not take.
+    Generation(Box<Manifest>),
+    Nothing,
+}
+
+impl Served {
+    fn has(&self, app: &AppName, source: Option<&AppSource>) -> bool {
+        match self {
+            Self::Accepted => true,
+            Self::Generation(manifest) => {
+                let text = |source: &AppSource| source.text.clone();
+                manifest.apps.get(app).map(text) == source.map(text)
+            }
+            Self::Nothing => false,
+        }
+    }
+}
+
+fn vhosts(candidate: &Candidate<'_>, report: &Report, served: &Served) -> Vec<VhostStatus> {
     let mut all = Vec::new();
     for app in &candidate.apps {
         let fault = report
             .rejected
             .iter()
             .find(|rejected| rejected.name == app.name.as_str());
-        let state = match (fault, served(&app.name)) {
+        let source = candidate.source(&app.name);
+        let state = match (fault, served.has(&app.name, source.as_ref())) {
             (Some(_), _) => VhostState::Stale,
             (None, true) => VhostState::Serving,
             (None, false) => VhostState::Pending,
         };
         let wanted = wanted(app, candidate.default_tls());
         for (spec, wanted) in app.vhosts.iter().zip(wanted) {
+            let pending = (state == VhostState::Pending).then(|| report.error.clone());
+            let status = VhostStatus::of(&app.name, &app.file, state, fault);
             all.push(VhostStatus {
+                reason: status.reason.or(pending.flatten()),
                 name: spec.name.to_string(),
                 server_names: spec
                     .server_names
@@ -132,11 +158,7 @@ fn vhosts(candidate: &Candidate<'_>, report: &Report, active: &Manifest) -> Vec<
                     .map(|name| name.value.to_string())
                     .collect(),
                 certificate: wanted.map(|wanted| wanted.name.to_string()),
-                reason: match state {
-                    VhostState::Pending => report.error.clone(),
-                    _ => fault.map(|fault| fault.reason.clone()),
-                },
-                ..VhostStatus::of(&app.name, &app.file, state, fault)
+                ..status
             });
         }
     }

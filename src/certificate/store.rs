@@ -115,8 +115,12 @@ impl CertificateStore {
     /// it under the lock of the state directory, which placeholders are made under.
     pub fn sweep(&self, ledger: &Ledger) -> Result<(), StoreError> {
         for name in names_in(&self.shared.certificates)? {
-            if let Some(_lock) = ledger.try_lock(&name)? {
-                atomic_file::sweep(&self.shared.certificates.join(name.as_str()))?;
+            let directory = self.shared.certificates.join(name.as_str());
+            // an order that starts now finds its lock free wherever there is nothing to do
+            if atomic_file::has_temporaries(&directory)
+                && let Some(_lock) = ledger.try_lock(&name)?
+            {
+                atomic_file::sweep(&directory)?;
             }
         }
         for name in names_in(&self.shared.placeholders)? {
@@ -419,7 +423,7 @@ mod tests {
             .unwrap();
         let left = directory
             .path()
-            .join("certificates/a.example/.vhostd-tmp-1-x");
+            .join("certificates/a.example/.vhostd-tmp-9999999-x");
         fs::create_dir(&left).unwrap();
         let (inventory, problems) = store.inventory().unwrap();
         assert_eq!(inventory.certificates[&request.name], stored);

@@ -2,7 +2,6 @@
 
 use std::io::{IsTerminal, Write};
 
-use anstream::{eprintln, println};
 use anstyle::{AnsiColor, Style};
 
 use super::diagnostic::render;
@@ -16,26 +15,40 @@ const CYAN: Style = AnsiColor::Cyan.on_default().bold();
 const FAINT: Style = Style::new().dimmed();
 const BOLD: Style = Style::new().bold();
 
+/// As `println!`, but a reader that went away (`vhostd reload | head -1`) or a full disk must not
+/// end a reload between two steps.
+macro_rules! out {
+    ($($argument:tt)*) => {{
+        let _ = writeln!(anstream::stdout(), $($argument)*);
+    }};
+}
+
+macro_rules! err {
+    ($($argument:tt)*) => {{
+        let _ = writeln!(anstream::stderr(), $($argument)*);
+    }};
+}
+
 pub(super) fn success(text: &str) {
-    println!("{GREEN}success:{GREEN:#} {text}");
+    out!("{GREEN}success:{GREEN:#} {text}");
 }
 
 pub(super) fn error(text: &str) {
-    eprintln!("{RED}error:{RED:#} {text}");
+    err!("{RED}error:{RED:#} {text}");
 }
 
 pub(super) fn warning(text: &str) {
-    eprintln!("{YELLOW}warning:{YELLOW:#} {text}");
+    err!("{YELLOW}warning:{YELLOW:#} {text}");
 }
 
 pub(super) fn hint(text: Option<&str>) {
     if let Some(text) = text {
-        eprintln!("{CYAN}hint:{CYAN:#} {text}");
+        err!("{CYAN}hint:{CYAN:#} {text}");
     }
 }
 
 pub(super) fn line(text: &str) {
-    println!("{text}");
+    out!("{text}");
 }
 
 pub(super) fn faint(text: &str) -> String {
@@ -62,14 +75,14 @@ pub(super) fn doubtful(text: &str) -> String {
 pub(super) fn step(step: &Step) {
     let name = step.step.to_string();
     let time = format!("{:.1} ms", step.ms);
-    println!("  {name:<9} {:<58} {FAINT}{time:>10}{FAINT:#}", step.detail);
+    out!("  {name:<9} {:<58} {FAINT}{time:>10}{FAINT:#}", step.detail);
 }
 
 /// A file's error with the line that it is about.
 pub(super) fn diagnostic(diagnostic: &Diagnostic, text: Option<&str>) {
     let colour = is_colourful(&std::io::stderr());
     let _ = std::io::stderr().write_all(render(diagnostic, text, colour).trim_end().as_bytes());
-    eprintln!("\n");
+    err!("\n");
 }
 
 /// As [`diagnostic`], for what came from another process.
@@ -100,7 +113,7 @@ fn diagnosed(rejected: &Rejected) -> Diagnostic {
 /// Data for a program, on standard output.
 pub(super) fn json(value: &impl serde::Serialize) {
     match serde_json::to_string_pretty(value) {
-        Ok(text) => println!("{text}"),
+        Ok(text) => out!("{text}"),
         Err(problem) => error(&format!("failed to write JSON: {problem}")),
     }
 }

@@ -60,8 +60,12 @@ impl History {
 
     pub fn record(&mut self, entry: HistoryEntry) -> Result<(), WriteError> {
         self.entries.push(entry);
-        let surplus = self.entries.len().saturating_sub(MOST);
-        self.entries.drain(..surplus);
+        while self.entries.len() > MOST {
+            // what served is what `rollback` can return to: repeated failures do not crowd it out
+            let failed = |entry: &HistoryEntry| entry.result != Proof::Proven;
+            let oldest = self.entries.iter().position(failed).unwrap_or(0);
+            self.entries.remove(oldest);
+        }
         let bytes = serde_json::to_vec_pretty(&self).unwrap_or_default();
         atomic_file::write(&self.path, &bytes, 0o600)
     }
@@ -89,5 +93,33 @@ impl History {
             .iter()
             .rev()
             .find(|entry| entry.generation == generation)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reload_that_fails_for_days_does_not_crowd_out_what_rollback_can_return_to() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut history = History::read(directory.path());
+        let entry = |generation, result| HistoryEntry {
+            generation,
+            at: OffsetDateTime::UNIX_EPOCH,
+            reason: Reason::File,
+            result,
+            changes: String::new(),
+            why: None,
+        };
+        history.record(entry(1, Proof::Proven)).unwrap();
+        for generation in 2..MOST as u64 + 50 {
+            let failed = entry(generation, Proof::RolledBack);
+            history.record(failed).unwrap();
+        }
+        let read = History::read(directory.path());
+        assert_eq!(read.entries().len(), MOST);
+        assert_eq!(read.proven().collect::<Vec<_>>(), [1]);
+        assert_eq!(read.newest(), Some(MOST as u64 + 49));
     }
 }

@@ -113,6 +113,8 @@ impl RewrittenMain {
         };
         let beside = config.parent().ok_or_else(unreachable)?;
         let ours = include.parent().ok_or_else(unreachable)?;
+        // a test that was killed could not remove its own
+        atomic_file::sweep_dead(beside)?;
         let text = fs::read_to_string(config).map_err(read(config))?;
         let directives = syntax::parse(text.as_bytes()).map_err(|_| unreachable())?;
         let mut patterns = Vec::new();

@@ -55,6 +55,12 @@ impl Master {
                 identity.pid_file.display()
             ))
         })?;
+        if has_ended(pid) {
+            return Err(down(format!(
+                "process {pid} of {} has ended",
+                identity.pid_file.display()
+            )));
+        }
         verify(pid, identity).map_err(|why| NoMaster::Stranger {
             pid,
             pid_file: identity.pid_file.clone(),
@@ -93,6 +99,15 @@ fn read_pid(pid_file: &Path) -> Result<i32, NoMaster> {
         _ if text.trim().is_empty() => Err(down("the pid file is empty".into())),
         _ => Err(down("the pid file holds no process id".into())),
     }
+}
+
+/// A zombie keeps its id, and no executable, until its parent takes note: in a container without
+/// an init that may be never.
+fn has_ended(pid: i32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // the title before it may hold anything, parentheses too
+    let state = stat.rsplit_once(") ").map(|(_, rest)| rest.chars().next());
+    matches!(state, None | Some(Some('Z' | 'X')))
 }
 
 fn verify(pid: i32, identity: &Identity) -> Result<(), String> {
@@ -166,6 +181,19 @@ mod tests {
         assert!(matches!(error, NoMaster::Stranger { .. }), "{error}");
         innocent.kill().unwrap();
         innocent.wait().unwrap();
+    }
+
+    #[test]
+    fn a_process_that_ended_and_was_not_waited_for_means_not_running() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut ended = std::process::Command::new("true").spawn().unwrap();
+        let stat = format!("/proc/{}/stat", ended.id());
+        while !fs::read_to_string(&stat).unwrap().contains(") Z") {
+            std::thread::yield_now();
+        }
+        let error = Master::find(&identity(directory.path(), &ended.id().to_string())).unwrap_err();
+        assert!(matches!(error, NoMaster::NotRunning { .. }), "{error}");
+        ended.wait().unwrap();
     }
 
     #[test]

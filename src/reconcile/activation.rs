@@ -18,9 +18,12 @@ const PROOF_LIMIT: Duration = Duration::from_secs(5);
 
 /// Who answers on the listeners of the active generation.
 pub(crate) fn serving(installation: &Installation, active: &Manifest) -> Serving {
+    // a worker may outlive its master and answer: it never reads anything again
+    if installation.nginx_is_down(&active.survey) {
+        return Serving::NginxDown;
+    }
     match answering(installation.nginx(), active) {
         Some(number) => Serving::Generation(number),
-        None if installation.nginx_is_down(&active.survey) => Serving::NginxDown,
         None => Serving::Unknown,
     }
 }
@@ -57,7 +60,16 @@ pub(crate) fn prove_again(
     request: &Request,
     progress: &mut Progress<'_>,
 ) -> Result<Report, ReconcileError> {
-    let fallback = locked.newest_proven_before(active.number);
+    let last = installation
+        .generations
+        .history()
+        .last(active.number)
+        .map(|e| e.result);
+    let fallback = match last {
+        // it served: an older generation would serve no better, and is not what was asked for
+        Some(Proof::Proven) => active.number,
+        _ => locked.newest_proven_before(active.number),
+    };
     let old = installation.generations.manifest(fallback)?;
     let activation = locked.resume(installation.generations.active()?, fallback);
     settle(
@@ -85,11 +97,7 @@ fn settle(
         Ok(reloading) => reloading,
         Err(ReloadError::NoMaster(NoMaster::NotRunning { .. })) => {
             progress.finished(StepName::Reload, "nginx is not running");
-            let mut report = base_report(activation.commit().manifest.number);
-            report.outcome = Outcome::Activated;
-            say_nginx_is_down(&mut report);
-            record(installation, &new, old, request, Proof::NginxDown, None)?;
-            return Ok(report);
+            return keep_for_later(installation, activation, old, request);
         }
         Err(error) => {
             progress.finished(StepName::Reload, "nothing was signalled");
@@ -134,6 +142,10 @@ fn settle(
                 ..base_report(active.manifest.number)
             })
         }
+        Err(_) if installation.nginx_is_down(&new.survey) => {
+            progress.finished(StepName::Verify, "nginx ended meanwhile");
+            keep_for_later(installation, activation, old, request)
+        }
         Err(error) => {
             progress.finished(StepName::Verify, "the new generation does not serve");
             let hint = hint(installation, &error, &new);
@@ -166,6 +178,13 @@ fn back(
     progress: &mut Progress<'_>,
 ) -> Result<Report, ReconcileError> {
     let failed = activation.manifest().clone();
+    if activation.previous() == failed.number {
+        return Ok(Report {
+            error: Some(why),
+            hint,
+            ..base_report(failed.number)
+        });
+    }
     let active = activation.roll_back(locked)?.manifest;
     let mut error = why.clone();
     if let Err(still) = restore(installation, &active) {
@@ -220,13 +239,39 @@ fn restore(installation: &Installation, active: &Manifest) -> Result<(), String>
     }
 }
 
-pub(crate) fn say_nginx_is_down(report: &mut Report) {
+/// There is nobody to tell: what nginx accepted in its test is what it will start with.
+fn keep_for_later(
+    installation: &Installation,
+    activation: Activation,
+    old: &Manifest,
+    request: &Request,
+) -> Result<Report, ReconcileError> {
+    let new = activation.commit().manifest;
+    record(installation, &new, old, request, Proof::NginxDown, None)?;
+    let mut report = base_report(new.number);
+    report.outcome = Outcome::Activated;
+    say_nginx_is_down(installation, &mut report, old);
+    Ok(report)
+}
+
+/// `before`: what may still be answered by workers that outlived their master.
+pub(crate) fn say_nginx_is_down(
+    installation: &Installation,
+    report: &mut Report,
+    before: &Manifest,
+) {
     report.nginx_running = false;
     report.error = Some(format!(
         "nginx is not running; generation {} is on disk and valid, and serves when nginx starts",
         report.generation
     ));
-    report.hint = Some("start nginx, for example with `systemctl start nginx`".into());
+    let orphans = answering(installation.nginx(), before).is_some();
+    report.hint = Some(match orphans {
+        true => "a worker that outlived its master still answers, and keeps a new nginx from its ports: \
+                 end it (`ss -ltnp` shows it), then start nginx"
+            .into(),
+        false => "start nginx, for example with `systemctl start nginx`".into(),
+    });
 }
 
 fn record(
@@ -252,7 +297,8 @@ fn hint(installation: &Installation, error: &ProofError, new: &Manifest) -> Opti
     match error {
         ProofError::NotOurs { address, .. } => {
             let ours: Vec<_> = new.http.iter().chain(&new.https).copied().collect();
-            let takers = neighbours::takers(&new.survey, &ours);
+            let survey = installation.fresh_survey().unwrap_or(new.survey.clone());
+            let takers = neighbours::takers(&survey, &ours);
             let taker = takers.iter().find(|(socket, _)| socket == address);
             Some(match taker {
                 Some((socket, at)) => format!(
@@ -283,9 +329,21 @@ fn refusal_hint(lines: &[String]) -> String {
         "raise the running nginx's limit (`LimitNOFILE=` of its unit, or `worker_rlimit_nofile`) and restart it".into()
     } else if any("unknown directive") || any("invalid parameter") {
         "the running nginx is older than the one on disk: restart it".into()
+    } else if let Some(zone) = lines.iter().find_map(|line| kept_zone(line)) {
+        format!(
+            "nginx keeps shared memory zones over a reload, and a hand-written file changed what `{zone}` is: \
+             take that back, give the zone another name, or restart nginx"
+        )
     } else if let Some((path, line)) = lines.iter().find_map(|line| crate::nginx::place(line)) {
         format!("see {}:{line}, then run `vhostd reload`", path.display())
     } else {
         "nginx's error log has the details; then run `vhostd reload`".into()
     }
+}
+
+/// `limit_req "ZONE" uses the "…" key while previously it used the "…" key`, and its like for
+/// caches. vhostd defines no such zone.
+fn kept_zone(line: &str) -> Option<&str> {
+    let about_zone = line.contains("while previously it used") || line.contains("had previously");
+    line.split('"').nth(1).filter(|_| about_zone)
 }

@@ -14,7 +14,7 @@ use super::{Progress, ReconcileError, Request, activation, neighbours};
 use crate::certificate::{CertificateInventory, CertificateRequest, Issuer, WantedCertificate};
 use crate::desired::{self, Accepted, DesiredState, DesiredTls, HostFacts, Owners, Rejection};
 use crate::diagnostic::Diagnostic;
-use crate::generation::manifest::{Manifest, Reason, ServedName};
+use crate::generation::manifest::{AppSource, Manifest, Reason, ServedName};
 use crate::generation::{LockedStore, StagedGeneration, TestedGeneration};
 use crate::installation::Installation;
 use crate::nginx::TestError;
@@ -94,6 +94,8 @@ impl<'a> Candidate<'a> {
         // a person asked: the hand-written files may have changed too
         let blind = self.request.is_manual() || self.active.number == 0;
         if blind && let Lesson::GiveUp { error, hint } = self.survey_again(locked) {
+            // what is accepted, and what certificates it needs, does not depend on the admin's files
+            self.render()?;
             progress.finished(
                 StepName::Test,
                 "nginx refuses the hand-written configuration",
@@ -235,15 +237,23 @@ impl<'a> Candidate<'a> {
         neighbours::names(&self.survey, &self.installation.settings.nginx)
     }
 
-    /// Whether what serves of `app` is what its file says now.
-    pub(crate) fn is_as_in(&self, active: &Manifest, app: &AppName) -> bool {
-        let wanted = self.intent.sources.get(app).map(|source| &source.text);
-        let served = active.apps.get(app).map(|source| &source.text);
-        served.is_some() && served == wanted
-    }
-
     pub(crate) fn default_tls(&self) -> TlsMode {
         self.installation.settings.tls
+    }
+
+    /// The text that an accepted app was made from.
+    pub(crate) fn source(&self, app: &AppName) -> Option<AppSource> {
+        let fell_back = self
+            .rejections
+            .iter()
+            .any(|rejection| rejection.app == *app);
+        let texts = match fell_back {
+            true => &self.intent.last_good,
+            false => &self.intent.sources,
+        };
+        let mut source = texts.get(app)?.clone();
+        source.stale |= fell_back;
+        Some(source)
     }
 
     fn accept(&self) -> Result<Accepted, ReconcileError> {
@@ -329,18 +339,7 @@ impl<'a> Candidate<'a> {
             .map(|listener| listener.address)
             .collect();
         for app in &self.apps {
-            let fell_back = self
-                .rejections
-                .iter()
-                .any(|rejection| rejection.app == app.name);
-            let texts = if fell_back {
-                &self.intent.last_good
-            } else {
-                &self.intent.sources
-            };
-            if let Some(source) = texts.get(&app.name) {
-                let mut source = source.clone();
-                source.stale |= fell_back;
+            if let Some(source) = self.source(&app.name) {
                 manifest.apps.insert(app.name.clone(), source);
             }
         }
@@ -410,10 +409,25 @@ impl<'a> Candidate<'a> {
             Lesson::TryAgain if self.survey != known => Lesson::TryAgain,
             Lesson::TryAgain => Lesson::GiveUp {
                 error: format!("nginx refuses the configuration: {message}"),
-                hint: place.map(|(path, line)| whose(&path, line, locked)),
+                hint: match place {
+                    Some((path, line)) => Some(whose(&path, line, locked)),
+                    None => self.placeless_hint(&message),
+                },
             },
             give_up => give_up,
         }
+    }
+
+    /// What to do about a message that names no line of a configuration file.
+    fn placeless_hint(&self, message: &str) -> Option<String> {
+        let logs = &self.installation.settings.log_dir;
+        let about_logs = message.contains(&format!("{}/", logs.display()));
+        about_logs.then(|| {
+            format!(
+                "create the directory {} for the access logs, or set `log_dir`",
+                logs.display()
+            )
+        })
     }
 
     /// What the hand-written files say without us: generation 0 serves nothing.

@@ -41,6 +41,8 @@ pub enum ProofError {
 /// Old and new workers share the sockets for a while: one right answer proves nothing.
 const IN_A_ROW: usize = 5;
 const POLL: Duration = Duration::from_millis(2);
+/// With no old worker left, another block's answer is the new configuration's: it stays.
+const FOREIGN_LIMIT: Duration = Duration::from_millis(500);
 
 /// Waits until `manifest`'s generation is proven, or it is certain or too late that it is not.
 pub fn prove(
@@ -51,11 +53,23 @@ pub fn prove(
     limit: Duration,
 ) -> Result<(), ProofError> {
     let begin = Instant::now();
+    let mut foreign_since = None;
     loop {
         let stage = look(nginx, reloading, manifest);
+        if !matches!(stage, Err(Unproven::Foreign { .. })) {
+            foreign_since = None;
+        }
         match stage {
             Ok(()) => return names_answer(nginx, manifest, names),
             Err(Unproven::Never(error)) => return Err(error),
+            Err(Unproven::Foreign { address, why }) => {
+                let since = *foreign_since.get_or_insert_with(Instant::now);
+                if since.elapsed() > FOREIGN_LIMIT {
+                    let name = RESERVED_NAME.to_owned();
+                    return Err(ProofError::NotOurs { name, address, why });
+                }
+                thread::sleep(POLL);
+            }
             Err(Unproven::NotYet { address, last }) if begin.elapsed() > limit => {
                 // a port that stays taken: nginx's own words say more than our clock
                 if let Verdict::Retrying(lines) = reloading.verdict() {
@@ -83,7 +97,15 @@ pub fn answering(nginx: &dyn Nginx, manifest: &Manifest) -> Option<u64> {
 }
 
 enum Unproven {
-    NotYet { address: SocketAddr, last: String },
+    /// A server block that is not ours answers, though no old worker is left.
+    Foreign {
+        address: SocketAddr,
+        why: String,
+    },
+    NotYet {
+        address: SocketAddr,
+        last: String,
+    },
     Never(ProofError),
 }
 
@@ -100,6 +122,12 @@ fn look(nginx: &dyn Nginx, reloading: &dyn Reloading, manifest: &Manifest) -> Re
     for question in listeners(manifest) {
         for _ in 0..IN_A_ROW {
             let answer = nginx.ask(&question);
+            if matches!(&answer, Err(ProbeError::Foreign(_))) {
+                return Err(Unproven::Foreign {
+                    address: question.address,
+                    why: in_words(&answer),
+                });
+            }
             if !matches!(&answer, Ok(answer) if answer.generation == manifest.number) {
                 return Err(Unproven::NotYet {
                     address: question.address,

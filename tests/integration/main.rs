@@ -8,15 +8,19 @@
 
 mod certificates;
 mod check;
+mod crash;
 mod demo;
+mod down;
 mod drop;
 mod dump;
 mod editors;
 mod neighbours;
+mod refused;
 mod reload;
 mod renewal;
 mod rollback;
 mod served;
+mod silent;
 mod status;
 mod support;
 mod token;

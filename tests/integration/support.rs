@@ -3,6 +3,8 @@
 pub mod app;
 pub mod challenges;
 pub mod client;
+pub mod faults;
+pub mod gate;
 pub mod host;
 pub mod nginx;
 pub mod pebble;

@@ -65,6 +65,8 @@ impl Head {
 
 /// Until the peer closes, or an answer that ends the connection.
 fn serve(stream: TcpStream) {
+    // an answer is written in pieces: each would wait for the peer's delayed acknowledgement
+    let _ = stream.set_nodelay(true);
     let Ok(copy) = stream.try_clone() else { return };
     let mut reader = BufReader::new(copy);
     let mut writer = stream;

@@ -75,12 +75,13 @@ impl Host {
         let at = |name: &str| self.path(name).display().to_string();
         let text = format!(
             "vhosts_dir: {}\nstate_dir: {}\nruntime_dir: {}\ntemplates_dir: {}\nlog_dir: {}\n\
-             nginx: {{config: {}, include: {}, http_port: {}, https_port: {}}}\nroots: [{}]\n{further}",
+             nginx: {{binary: {}, config: {}, include: {}, http_port: {}, https_port: {}}}\nroots: [{}]\n{further}",
             at("vhosts.d"),
             at("state"),
             at("run"),
             at("templates"),
             at("logs"),
+            self.nginx.binary().display(),
             at("nginx.conf"),
             at("conf.d/vhostd.conf"),
             self.nginx.http_port,

@@ -16,6 +16,7 @@ use super::wait_for;
 /// A host with nginx. Nothing runs until [`NginxHost::start`]; dropping it kills what runs.
 pub struct NginxHost {
     directory: TempDir,
+    binary: PathBuf,
     /// Free when the host was made; nothing listens there yet.
     pub http_port: u16,
     pub https_port: u16,
@@ -31,12 +32,23 @@ impl NginxHost {
         }
         let host = Self {
             directory,
+            binary: "nginx".into(),
             http_port: free_port(),
             https_port: free_port(),
         };
         fs::write(host.path("mime.types"), MIME_TYPES).unwrap();
         fs::write(host.config(), host.main_file()).unwrap();
         host
+    }
+
+    /// The same with another nginx.
+    pub fn with_binary(mut self, binary: &Path) -> Self {
+        self.binary = binary.to_path_buf();
+        self
+    }
+
+    pub fn binary(&self) -> &Path {
+        &self.binary
     }
 
     /// `name` below the host's directory.
@@ -126,7 +138,7 @@ impl NginxHost {
     }
 
     fn command(&self) -> Command {
-        let mut command = Command::new("nginx");
+        let mut command = Command::new(&self.binary);
         command
             .arg("-p")
             .arg(self.directory.path())
