@@ -349,6 +349,13 @@ fn argument<'a>(shown: &'a str, flag: &str) -> Option<&'a str> {
     rest.split_whitespace().next()
 }
 
+fn remove_empty(pid_file: &Path) {
+    if fs::metadata(pid_file).is_ok_and(|metadata| metadata.len() == 0) {
+        // what cannot be removed is no worse than what `nginx -t` by hand leaves
+        let _ = crate::atomic_file::remove(pid_file);
+    }
+}
+
 fn refusal(stderr: &str) -> TestError {
     let mut messages = lines_of(stderr, "[emerg]");
     if messages.is_empty() {
