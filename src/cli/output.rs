@@ -15,7 +15,7 @@ const CYAN: Style = AnsiColor::Cyan.on_default().bold();
 const FAINT: Style = Style::new().dimmed();
 const BOLD: Style = Style::new().bold();
 
-/// As `println!`, but a reader that went away (`vhostd reload | head -1`) or a full disk must not
+/// As `println!`, but the stream takes the colours out where nobody wants them, and a reader that went away (`vhostd reload | head -1`) or a full disk must not
 /// end a reload between two steps.
 macro_rules! out {
     ($($argument:tt)*) => {{
@@ -80,9 +80,7 @@ pub(super) fn step(step: &Step) {
 
 /// A file's error with the line that it is about.
 pub(super) fn diagnostic(diagnostic: &Diagnostic, text: Option<&str>) {
-    let colour = is_colourful(&std::io::stderr());
-    let _ = std::io::stderr().write_all(render(diagnostic, text, colour).trim_end().as_bytes());
-    err!("\n");
+    err!("{}\n", render(diagnostic, text, true).trim_end());
 }
 
 /// As [`diagnostic`], for what came from another process.
@@ -92,8 +90,7 @@ pub(super) fn rejected(rejected: &Rejected, text: Option<&str>) {
 
 /// As [`rejected`], among other lines of standard output.
 pub(super) fn picture(rejected: &Rejected, text: Option<&str>) {
-    // the stream takes the colours out where nobody wants them
-    println!("{}", render(&diagnosed(rejected), text, true).trim_end());
+    out!("{}", render(&diagnosed(rejected), text, true).trim_end());
 }
 
 fn diagnosed(rejected: &Rejected) -> Diagnostic {

@@ -6,7 +6,7 @@
 //! one is refused, and only texts of our own source code may name variables.
 //!
 //! How the two reach the quoter through Tera, which hands over bare strings: a [`Token`] is
-//! checked when it is made, and one with variables is serialized behind [`EXPRESSION_MARK`].
+//! checked when it is made, and one with variables is serialized behind a mark of ours.
 //! [`escape`] quotes whatever arrives, and refuses `$` unless that mark is there. No value can
 //! carry the mark, because [`Token::literal`] and [`escape`] refuse it inside.
 
