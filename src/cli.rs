@@ -22,6 +22,7 @@ use tracing_subscriber::prelude::*;
 
 use crate::clock;
 use crate::installation::Installation;
+use crate::obtain::ORDERS_AT_ONCE;
 use crate::settings::Settings;
 
 /// nginx for many small apps: drop a vhost file, and it is on HTTPS, tested, reloaded and proven
@@ -146,11 +147,12 @@ fn daemon(config: Option<&Path>, settings: Settings) -> Exit {
     }
 }
 
-/// One thread for the loop; what blocks goes to a few others.
+/// One thread for the loop; what blocks goes to a few others: more than the orders that run at once,
+/// so that a resolver that hangs keeps no reconcile waiting.
 fn runtime() -> Option<tokio::runtime::Runtime> {
     let built = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .max_blocking_threads(4)
+        .max_blocking_threads(ORDERS_AT_ONCE + 4)
         .build();
     built
         .inspect_err(|error| output::error(&format!("failed to start: {error}")))

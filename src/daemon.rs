@@ -6,6 +6,7 @@
 //! [`CERTIFICATE_WAIT`], and applies.
 
 mod batch; // P what has been asked for since the last batch began
+mod event; // P everything that can happen
 mod orders; // N certificates that are being obtained, and who waits for them
 mod signals; // R what the service manager and the terminal say
 
@@ -20,7 +21,6 @@ use crate::certificate::CertificateName;
 use crate::certificate::renew::Obtained;
 use crate::clock::Clock;
 use crate::control::{Call, Line, ListenError, Request, listen};
-use crate::diagnostic::Diagnostic;
 use crate::generation::manifest::Reason;
 use crate::installation::{Installation, OpenError};
 use crate::reconcile::grace::Absences;
@@ -32,6 +32,7 @@ use crate::systemd;
 use crate::watch::{Watch, WatchError};
 
 use batch::{Batch, Pending, Told};
+use event::{Event, ReadDone, Reopen};
 use orders::Orders;
 use signals::Signals;
 
@@ -55,33 +56,6 @@ pub enum DaemonError {
     Signal(#[source] std::io::Error),
     #[error(transparent)]
     Watch(#[from] WatchError),
-}
-
-/// Everything that can happen.
-enum Event {
-    /// A hint: something in the vhosts directory may have changed.
-    Files,
-    Read(Box<ReadDone>),
-    Applied(Result<Applied, ReconcileError>),
-    Obtained(CertificateName, Obtained),
-    Call(Call),
-    /// SIGHUP.
-    Reconfigure,
-    Reopened(Result<Box<Installation>, Reopen>),
-    Stop,
-}
-
-struct ReadDone {
-    intent: Result<Intent, ReconcileError>,
-    absences: Absences,
-    watch: Watch,
-    armed: bool,
-}
-
-/// Why new settings were not taken.
-enum Reopen {
-    Settings(Vec<Diagnostic>),
-    Open(OpenError),
 }
 
 enum Phase {
@@ -113,6 +87,8 @@ struct Daemon {
     answers_early_challenges: bool,
     next_rescan: Instant,
     next_removal: Option<Instant>,
+    /// When the watchdog wants a sign of life; `None` without one.
+    next_alive: Option<Instant>,
     /// What kept the last batch from being applied.
     last_failure: Option<String>,
     told: Told,
@@ -162,6 +138,7 @@ pub async fn run_witnessed(
         answers_early_challenges: false,
         next_rescan: Instant::now() + RESCAN,
         next_removal: None,
+        next_alive: systemd::watchdog_interval().map(|interval| Instant::now() + interval),
         last_failure: None,
         told: Told::default(),
         early: Vec::new(),
@@ -215,7 +192,7 @@ impl Daemon {
 
     fn on_time(&mut self) {
         let now = Instant::now();
-        systemd::alive();
+        self.show_life(now);
         if let Phase::Awaiting { until, .. } = &self.phase
             && *until <= now
         {
@@ -235,11 +212,22 @@ impl Daemon {
             Phase::Awaiting { until, .. } => Some(*until),
             _ => None,
         };
-        let alive = systemd::watchdog_interval().map(|interval| Instant::now() + interval);
-        let all = [awaiting, self.next_removal, self.orders.next_due(), alive];
+        let all = [
+            awaiting,
+            self.next_removal,
+            self.orders.next_due(),
+            self.next_alive,
+        ];
         all.into_iter()
             .flatten()
             .fold(self.next_rescan, Instant::min)
+    }
+
+    fn show_life(&mut self, now: Instant) {
+        if self.next_alive.is_some_and(|alive| alive <= now) {
+            systemd::alive();
+            self.next_alive = systemd::watchdog_interval().map(|interval| now + interval);
+        }
     }
 
     fn on_call(&mut self, call: Call) {

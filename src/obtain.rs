@@ -49,7 +49,7 @@ pub enum ObtainingError {
 }
 
 /// Orders at a time: more are no faster, and each holds a connection and a key.
-const AT_ONCE: usize = 8;
+pub const ORDERS_AT_ONCE: usize = 8;
 
 impl Obtaining {
     /// Asks no network.
@@ -62,7 +62,7 @@ impl Obtaining {
             acme: Some(AcmeClient::new(&settings.acme, &settings.state_dir)?),
             key_type: settings.acme.key_type,
             clock,
-            at_once: Arc::new(Semaphore::new(AT_ONCE)),
+            at_once: Arc::new(Semaphore::new(ORDERS_AT_ONCE)),
         })
     }
 

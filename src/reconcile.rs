@@ -12,6 +12,7 @@ pub mod report; // P what a reconcile did
 mod activation;
 pub(crate) mod candidate;
 pub(crate) mod neighbours; // P what the hand-written sites mean for us
+mod remedy; // R what a person can do about a generation that does not serve
 
 use std::time::{Duration, Instant};
 
@@ -178,8 +179,8 @@ pub fn apply<'a>(
     run(installation, &locked, intent, request, &mut progress)
 }
 
-/// Makes the vhosts of generation `number` (default: the one that served before) serve again, with today's certificates, until a vhost
-/// file changes or `vhostd reload`.
+/// Makes the vhosts of generation `number` (default: the one that served before) serve again, with
+/// today's certificates, until a vhost file changes or `vhostd reload`.
 pub fn roll_back_to<'a>(
     installation: &Installation,
     number: Option<u64>,

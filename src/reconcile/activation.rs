@@ -3,9 +3,9 @@
 use std::time::{Duration, Instant};
 
 use super::plan::{Serving, changes, names_to_prove};
-use super::proof::{ProofError, answering, prove};
+use super::proof::{answering, prove};
 use super::report::{Outcome, Report, StepName};
-use super::{Progress, ReconcileError, Request, base_report, neighbours};
+use super::{Progress, ReconcileError, Request, base_report, remedy};
 use crate::generation::history::{HistoryEntry, Proof};
 use crate::generation::manifest::Manifest;
 use crate::generation::{Activation, LockedStore, TestedGeneration};
@@ -36,20 +36,20 @@ pub(crate) fn activate(
     request: &Request,
     progress: &mut Progress<'_>,
 ) -> Result<Report, ReconcileError> {
-    let test_ms = progress.spent(StepName::Test);
+    let test_time = progress.spent(StepName::Test);
     let old = installation.generations.active()?.manifest;
     let activation = locked.activate(tested)?;
     let step = format!("{} → {}", old.number, activation.manifest().number);
     progress.finished(StepName::Activate, step);
-    settle(
+    let settling = Settling {
         installation,
         locked,
-        activation,
-        &old,
+        old: &old,
         request,
-        test_ms,
+        test_time,
         progress,
-    )
+    };
+    settling.settle(activation)
 }
 
 /// `current` is right already, but who answers is not, or nobody ever looked.
@@ -72,145 +72,153 @@ pub(crate) fn prove_again(
     };
     let old = installation.generations.manifest(fallback)?;
     let activation = locked.resume(installation.generations.active()?, fallback);
-    settle(
+    let settling = Settling {
         installation,
         locked,
-        activation,
-        &old,
+        old: &old,
         request,
-        Duration::ZERO,
+        test_time: Duration::ZERO,
         progress,
-    )
-}
-
-fn settle(
-    installation: &Installation,
-    locked: &LockedStore,
-    activation: Activation,
-    old: &Manifest,
-    request: &Request,
-    test_time: Duration,
-    progress: &mut Progress<'_>,
-) -> Result<Report, ReconcileError> {
-    let new = activation.manifest().clone();
-    let reloading = match installation.nginx().reload(&new.survey) {
-        Ok(reloading) => reloading,
-        Err(ReloadError::NoMaster(NoMaster::NotRunning { .. })) => {
-            progress.finished(StepName::Reload, "nginx is not running");
-            return keep_for_later(installation, activation, old, request);
-        }
-        Err(error) => {
-            progress.finished(StepName::Reload, "nothing was signalled");
-            return back(
-                installation,
-                locked,
-                activation,
-                old,
-                request,
-                error.to_string(),
-                None,
-                progress,
-            );
-        }
     };
-    progress.finished(StepName::Reload, "nginx's master was told");
-    let names = names_to_prove(&new, old);
-    let limit = PROOF_LIMIT + test_time * 2;
-    let proof = prove(
-        installation.nginx(),
-        reloading.as_ref(),
-        &new,
-        &names,
-        limit,
-    );
-    match proof {
-        Ok(()) => {
-            let sockets = new.http.len() + new.https.len();
-            progress.finished(
-                StepName::Verify,
-                format!(
-                    "generation {} answers on {sockets} sockets, {} name{} by our blocks",
-                    new.number,
-                    names.len(),
-                    if names.len() == 1 { "" } else { "s" }
-                ),
-            );
-            let active = activation.commit();
-            record(installation, &new, old, request, Proof::Proven, None)?;
-            Ok(Report {
-                outcome: Outcome::Activated,
-                ..base_report(active.manifest.number)
-            })
-        }
-        Err(_) if installation.nginx_is_down(&new.survey) => {
-            progress.finished(StepName::Verify, "nginx ended meanwhile");
-            keep_for_later(installation, activation, old, request)
-        }
-        Err(error) => {
-            progress.finished(StepName::Verify, "the new generation does not serve");
-            let hint = hint(installation, &error, &new);
-            back(
-                installation,
-                locked,
-                activation,
-                old,
-                request,
-                error.to_string(),
-                hint,
-                progress,
-            )
-        }
-    }
+    settling.settle(activation)
 }
 
-#[expect(
-    clippy::too_many_arguments,
-    reason = "one call site's context, taken apart once"
-)]
-fn back(
-    installation: &Installation,
-    locked: &LockedStore,
-    activation: Activation,
-    old: &Manifest,
-    request: &Request,
+/// From the moved `current` to what was seen to answer.
+struct Settling<'a, 'p> {
+    installation: &'a Installation,
+    locked: &'a LockedStore,
+    /// What answers if the new one does not.
+    old: &'a Manifest,
+    request: &'a Request,
+    test_time: Duration,
+    progress: &'a mut Progress<'p>,
+}
+
+/// Why the new generation does not serve.
+struct Failure {
     why: String,
     hint: Option<String>,
-    progress: &mut Progress<'_>,
-) -> Result<Report, ReconcileError> {
-    let failed = activation.manifest().clone();
-    if activation.previous() == failed.number {
-        return Ok(Report {
-            error: Some(why),
+}
+
+impl Settling<'_, '_> {
+    fn settle(mut self, activation: Activation) -> Result<Report, ReconcileError> {
+        let new = activation.manifest().clone();
+        let nginx = self.installation.nginx();
+        let reloading = match nginx.reload(&new.survey) {
+            Ok(reloading) => reloading,
+            Err(ReloadError::NoMaster(NoMaster::NotRunning { .. })) => {
+                self.finished(StepName::Reload, "nginx is not running");
+                return self.keep_for_later(activation);
+            }
+            Err(error) => {
+                self.finished(StepName::Reload, "nothing was signalled");
+                let why = error.to_string();
+                return self.back(activation, Failure { why, hint: None });
+            }
+        };
+        self.finished(StepName::Reload, "nginx's master was told");
+        let names = names_to_prove(&new, self.old);
+        let limit = PROOF_LIMIT + self.test_time * 2;
+        match prove(nginx, reloading.as_ref(), &new, &names, limit) {
+            Ok(()) => {
+                self.finished(StepName::Verify, proven(&new, names.len()));
+                self.commit(activation)
+            }
+            Err(_) if self.installation.nginx_is_down(&new.survey) => {
+                self.finished(StepName::Verify, "nginx ended meanwhile");
+                self.keep_for_later(activation)
+            }
+            Err(error) => {
+                self.finished(StepName::Verify, "the new generation does not serve");
+                let failure = Failure {
+                    hint: remedy::of(self.installation, &error, &new),
+                    why: error.to_string(),
+                };
+                self.back(activation, failure)
+            }
+        }
+    }
+
+    fn commit(self, activation: Activation) -> Result<Report, ReconcileError> {
+        let new = activation.commit().manifest;
+        self.record(&new, Proof::Proven, None)?;
+        Ok(Report {
+            outcome: Outcome::Activated,
+            ..base_report(new.number)
+        })
+    }
+
+    fn back(mut self, activation: Activation, failure: Failure) -> Result<Report, ReconcileError> {
+        let failed = activation.manifest().clone();
+        let Failure { why, hint } = failure;
+        if activation.previous() == failed.number {
+            return Ok(Report {
+                error: Some(why),
+                hint,
+                ..base_report(failed.number)
+            });
+        }
+        let active = activation.roll_back(self.locked)?.manifest;
+        let number = active.number;
+        let error = match restore(self.installation, &active) {
+            Ok(()) => why.clone(),
+            Err(still) => format!("{why}; generation {number} is back on disk, but {still}"),
+        };
+        self.record(&failed, Proof::RolledBack, Some(why))?;
+        let step = format!("{} → {number}", failed.number);
+        self.finished(StepName::Activate, step);
+        Ok(Report {
+            outcome: Outcome::RolledBack,
+            error: Some(error),
             hint,
-            ..base_report(failed.number)
-        });
+            ..base_report(number)
+        })
     }
-    let active = activation.roll_back(locked)?.manifest;
-    let mut error = why.clone();
-    if let Err(still) = restore(installation, &active) {
-        error = format!(
-            "{error}; generation {} is back on disk, but {still}",
-            active.number
-        );
+
+    /// There is nobody to tell: what nginx accepted in its test is what it will start with.
+    fn keep_for_later(self, activation: Activation) -> Result<Report, ReconcileError> {
+        let new = activation.commit().manifest;
+        self.record(&new, Proof::NginxDown, None)?;
+        let mut report = base_report(new.number);
+        report.outcome = Outcome::Activated;
+        say_nginx_is_down(self.installation, &mut report, self.old);
+        Ok(report)
     }
-    record(
-        installation,
-        &failed,
-        old,
-        request,
-        Proof::RolledBack,
-        Some(why),
-    )?;
-    progress.finished(
-        StepName::Activate,
-        format!("{} → {}", failed.number, active.number),
-    );
-    Ok(Report {
-        outcome: Outcome::RolledBack,
-        error: Some(error),
-        hint,
-        ..base_report(active.number)
-    })
+
+    fn record(
+        &self,
+        new: &Manifest,
+        result: Proof,
+        why: Option<String>,
+    ) -> Result<(), ReconcileError> {
+        let entry = HistoryEntry {
+            generation: new.number,
+            at: self.request.now,
+            reason: self.request.reason,
+            result,
+            changes: changes(new, self.old),
+            why,
+        };
+        Ok(self.installation.generations.history().record(entry)?)
+    }
+
+    fn finished(&mut self, step: StepName, detail: impl Into<String>) {
+        self.progress.finished(step, detail);
+    }
+}
+
+/// What the proof saw.
+fn proven(new: &Manifest, names: usize) -> String {
+    let counted = |count: usize, noun: &str| match count {
+        1 => format!("1 {noun}"),
+        _ => format!("{count} {noun}s"),
+    };
+    let sockets = counted(new.http.len() + new.https.len(), "socket");
+    let names = counted(names, "name");
+    format!(
+        "generation {} answers on {sockets}, {names} by our blocks",
+        new.number
+    )
 }
 
 /// After a refused reload the old workers never stopped; only where the failed generation did
@@ -239,21 +247,6 @@ fn restore(installation: &Installation, active: &Manifest) -> Result<(), String>
     }
 }
 
-/// There is nobody to tell: what nginx accepted in its test is what it will start with.
-fn keep_for_later(
-    installation: &Installation,
-    activation: Activation,
-    old: &Manifest,
-    request: &Request,
-) -> Result<Report, ReconcileError> {
-    let new = activation.commit().manifest;
-    record(installation, &new, old, request, Proof::NginxDown, None)?;
-    let mut report = base_report(new.number);
-    report.outcome = Outcome::Activated;
-    say_nginx_is_down(installation, &mut report, old);
-    Ok(report)
-}
-
 /// `before`: what may still be answered by workers that outlived their master.
 pub(crate) fn say_nginx_is_down(
     installation: &Installation,
@@ -272,78 +265,4 @@ pub(crate) fn say_nginx_is_down(
             .into(),
         false => "start nginx, for example with `systemctl start nginx`".into(),
     });
-}
-
-fn record(
-    installation: &Installation,
-    new: &Manifest,
-    old: &Manifest,
-    request: &Request,
-    result: Proof,
-    why: Option<String>,
-) -> Result<(), ReconcileError> {
-    let entry = HistoryEntry {
-        generation: new.number,
-        at: request.now,
-        reason: request.reason,
-        result,
-        changes: changes(new, old),
-        why,
-    };
-    Ok(installation.generations.history().record(entry)?)
-}
-
-fn hint(installation: &Installation, error: &ProofError, new: &Manifest) -> Option<String> {
-    match error {
-        ProofError::NotOurs { address, .. } => {
-            let ours: Vec<_> = new.http.iter().chain(&new.https).copied().collect();
-            let survey = installation.fresh_survey().unwrap_or(new.survey.clone());
-            let takers = neighbours::takers(&survey, &ours);
-            let taker = takers.iter().find(|(socket, _)| socket == address);
-            Some(match taker {
-                Some((socket, at)) => format!(
-                    "{at} listens on {socket} itself, so nginx gives it every request for that address; \
-                     remove the address there, or list the addresses that vhostd should use under `nginx.listen`"
-                ),
-                None => {
-                    "look for another server block with this name: `nginx -T | grep server_name`"
-                        .into()
-                }
-            })
-        }
-        ProofError::Refused { lines } => Some(refusal_hint(lines)),
-        ProofError::TimedOut { .. } => Some(format!(
-            "look at nginx's error log and at `{} -t`, then run `vhostd reload`",
-            installation.settings.nginx.binary.display()
-        )),
-    }
-}
-
-fn refusal_hint(lines: &[String]) -> String {
-    let any = |needle: &str| lines.iter().any(|line| line.contains(needle));
-    if any("Address already in use") {
-        "another program (or another listen address of nginx itself) holds the port: `ss -ltnp` shows it; \
-         nginx takes a changed listen address only by a restart"
-            .into()
-    } else if any("Too many open files") {
-        "raise the running nginx's limit (`LimitNOFILE=` of its unit, or `worker_rlimit_nofile`) and restart it".into()
-    } else if any("unknown directive") || any("invalid parameter") {
-        "the running nginx is older than the one on disk: restart it".into()
-    } else if let Some(zone) = lines.iter().find_map(|line| kept_zone(line)) {
-        format!(
-            "nginx keeps shared memory zones over a reload, and a hand-written file changed what `{zone}` is: \
-             take that back, give the zone another name, or restart nginx"
-        )
-    } else if let Some((path, line)) = lines.iter().find_map(|line| crate::nginx::place(line)) {
-        format!("see {}:{line}, then run `vhostd reload`", path.display())
-    } else {
-        "nginx's error log has the details; then run `vhostd reload`".into()
-    }
-}
-
-/// `limit_req "ZONE" uses the "…" key while previously it used the "…" key`, and its like for
-/// caches. vhostd defines no such zone.
-fn kept_zone(line: &str) -> Option<&str> {
-    let about_zone = line.contains("while previously it used") || line.contains("had previously");
-    line.split('"').nth(1).filter(|_| about_zone)
 }

@@ -1,0 +1,38 @@
+//! P: everything that can happen to the daemon.
+
+use crate::certificate::CertificateName;
+use crate::certificate::renew::Obtained;
+use crate::control::Call;
+use crate::diagnostic::Diagnostic;
+use crate::installation::{Installation, OpenError};
+use crate::reconcile::grace::Absences;
+use crate::reconcile::intent::Intent;
+use crate::reconcile::{Applied, ReconcileError};
+use crate::watch::Watch;
+
+/// Everything that can happen.
+pub(super) enum Event {
+    /// A hint: something in the vhosts directory may have changed.
+    Files,
+    Read(Box<ReadDone>),
+    Applied(Result<Applied, ReconcileError>),
+    Obtained(CertificateName, Obtained),
+    Call(Call),
+    /// SIGHUP.
+    Reconfigure,
+    Reopened(Result<Box<Installation>, Reopen>),
+    Stop,
+}
+
+pub(super) struct ReadDone {
+    pub(super) intent: Result<Intent, ReconcileError>,
+    pub(super) absences: Absences,
+    pub(super) watch: Watch,
+    pub(super) armed: bool,
+}
+
+/// Why new settings were not taken.
+pub(super) enum Reopen {
+    Settings(Vec<Diagnostic>),
+    Open(OpenError),
+}
