@@ -97,10 +97,6 @@ fn run(program: &str, arguments: &[&str], directory: &Path) {
     );
 }
 
-fn is_installed(program: &str) -> bool {
-    Command::new(program).arg("--version").output().is_ok()
-}
-
 #[test]
 fn a_file_written_in_place_is_seen_and_while_it_is_empty_the_site_stays() {
     let site = Site::new();
@@ -151,30 +147,27 @@ fn a_save_in_vims_way_is_seen() {
     fs::remove_file(site.path("hello.yml~")).unwrap();
     fs::remove_file(site.path(".hello.yml.swp")).unwrap();
     site.wait_for(2);
-    if is_installed("vim") {
-        for copy in ["no", "yes"] {
-            site.host.drop_file("hello.yml", &site.text(2));
-            site.wait_for(2);
-            let set = format!("set writebackup backupcopy={copy}");
-            let arguments = [
-                "-Nu",
-                "NONE",
-                "-es",
-                "-c",
-                &set,
-                "-c",
-                "%s,/2$,/3,",
-                "-c",
-                "wq",
-            ];
-            let file = site.file();
-            let all = [&arguments[..], &[file.to_str().unwrap()]].concat();
-            run("vim", &all, &site.host.path("temp"));
-            site.wait_for(3);
-        }
-        return site.converges_to(3);
+    for copy in ["no", "yes"] {
+        site.host.drop_file("hello.yml", &site.text(2));
+        site.wait_for(2);
+        let set = format!("set writebackup backupcopy={copy}");
+        let arguments = [
+            "-Nu",
+            "NONE",
+            "-es",
+            "-c",
+            &set,
+            "-c",
+            "%s,/2$,/3,",
+            "-c",
+            "wq",
+        ];
+        let file = site.file();
+        let all = [&arguments[..], &[file.to_str().unwrap()]].concat();
+        run("vim", &all, &site.host.path("temp"));
+        site.wait_for(3);
     }
-    site.converges_to(2);
+    site.converges_to(3);
 }
 
 #[test]
@@ -224,15 +217,9 @@ fn rsync_is_seen() {
     let source = site.host.path("source");
     fs::create_dir(&source).unwrap();
     fs::write(source.join("hello.yml"), format!("{}# new\n", site.text(2))).unwrap();
-    if is_installed("rsync") {
-        let directory = site.host.path("vhosts.d");
-        let arguments = ["-a", "--delete", "./", directory.to_str().unwrap()];
-        run("rsync", &arguments, &source);
-    } else {
-        let temporary = site.path(".hello.yml.Q3vX9a");
-        fs::copy(source.join("hello.yml"), &temporary).unwrap();
-        fs::rename(temporary, site.file()).unwrap();
-    }
+    let directory = site.host.path("vhosts.d");
+    let arguments = ["-a", "--delete", "./", directory.to_str().unwrap()];
+    run("rsync", &arguments, &source);
     site.converges_to(2);
 }
 
