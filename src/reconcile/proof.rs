@@ -54,36 +54,39 @@ pub fn prove(
 ) -> Result<(), ProofError> {
     let begin = Instant::now();
     let mut foreign_since = None;
+    let mut names = names;
     loop {
-        let stage = look(nginx, reloading, manifest);
-        if !matches!(stage, Err(Unproven::Foreign { .. })) {
-            foreign_since = None;
-        }
-        match stage {
-            Ok(()) => return names_answer(nginx, manifest, names),
-            Err(Unproven::Never(error)) => return Err(error),
-            Err(Unproven::Foreign { address, why }) => {
+        let unproven = match look(nginx, reloading, manifest)
+            .and_then(|()| names_answer(nginx, manifest, &mut names))
+        {
+            Ok(()) => return Ok(()),
+            Err(unproven) => unproven,
+        };
+        match unproven {
+            Unproven::Never(error) => return Err(error),
+            Unproven::Foreign { name, address, why } => {
                 let since = *foreign_since.get_or_insert_with(Instant::now);
                 if since.elapsed() > FOREIGN_LIMIT {
-                    let name = RESERVED_NAME.to_owned();
                     return Err(ProofError::NotOurs { name, address, why });
                 }
-                thread::sleep(POLL);
             }
-            Err(Unproven::NotYet { address, last }) if begin.elapsed() > limit => {
-                // a port that stays taken: nginx's own words say more than our clock
-                if let Verdict::Retrying(lines) = reloading.verdict() {
-                    return Err(ProofError::Refused { lines });
+            Unproven::NotYet { address, last } => {
+                foreign_since = None;
+                if begin.elapsed() > limit {
+                    // a port that stays taken: nginx's own words say more than our clock
+                    if let Verdict::Retrying(lines) = reloading.verdict() {
+                        return Err(ProofError::Refused { lines });
+                    }
+                    return Err(ProofError::TimedOut {
+                        generation: manifest.number,
+                        address,
+                        waited: begin.elapsed(),
+                        last,
+                    });
                 }
-                return Err(ProofError::TimedOut {
-                    generation: manifest.number,
-                    address,
-                    waited: begin.elapsed(),
-                    last,
-                });
             }
-            Err(Unproven::NotYet { .. }) => thread::sleep(POLL),
         }
+        thread::sleep(POLL);
     }
 }
 
@@ -97,8 +100,9 @@ pub fn answering(nginx: &dyn Nginx, manifest: &Manifest) -> Option<u64> {
 }
 
 enum Unproven {
-    /// A server block that is not ours answers, though no old worker is left.
+    /// Something else than what is meant answers, though no old worker is left.
     Foreign {
+        name: String,
         address: SocketAddr,
         why: String,
     },
@@ -124,6 +128,7 @@ fn look(nginx: &dyn Nginx, reloading: &dyn Reloading, manifest: &Manifest) -> Re
             let answer = nginx.ask(&question);
             if matches!(&answer, Err(ProbeError::Foreign(_))) {
                 return Err(Unproven::Foreign {
+                    name: question.host,
                     address: question.address,
                     why: in_words(&answer),
                 });
@@ -139,12 +144,13 @@ fn look(nginx: &dyn Nginx, reloading: &dyn Reloading, manifest: &Manifest) -> Re
     Ok(())
 }
 
+/// `names` keeps those that are still to be proven.
 fn names_answer(
     nginx: &dyn Nginx,
     manifest: &Manifest,
-    names: &[&ServedName],
-) -> Result<(), ProofError> {
-    for name in names {
+    names: &mut &[&ServedName],
+) -> Result<(), Unproven> {
+    while let Some((name, rest)) = names.split_first() {
         for address in &manifest.http {
             name_answers(nginx, manifest, name, *address, false)?;
         }
@@ -153,6 +159,7 @@ fn names_answer(
                 name_answers(nginx, manifest, name, *address, true)?;
             }
         }
+        *names = rest;
     }
     Ok(())
 }
@@ -163,28 +170,36 @@ fn name_answers(
     name: &ServedName,
     address: SocketAddr,
     tls: bool,
-) -> Result<(), ProofError> {
+) -> Result<(), Unproven> {
+    let address = reachable(address);
     let question = Question {
-        address: reachable(address),
+        address,
         host: name.host.clone(),
         tls,
     };
-    let wrong = |why: String| ProofError::NotOurs {
-        name: name.host.clone(),
-        address: question.address,
-        why,
+    let why = match nginx.ask(&question) {
+        Ok(answer) => {
+            let served = answer.leaf.as_ref().map(|leaf| fingerprint(leaf));
+            if answer.vhost != name.vhost.to_string() || answer.generation != manifest.number {
+                in_words(&Ok(answer))
+            } else if tls && served != name.leaf {
+                "another certificate is served".into()
+            } else {
+                return Ok(());
+            }
+        }
+        Err(ProbeError::Foreign(why)) => in_words(&Err(ProbeError::Foreign(why))),
+        // a busy nginx may drop a connection
+        Err(error) => {
+            let last = format!("{}: {error}", name.host);
+            return Err(Unproven::NotYet { address, last });
+        }
     };
-    let answer = nginx
-        .ask(&question)
-        .map_err(|error| wrong(error.to_string()))?;
-    let served = answer.leaf.as_ref().map(|leaf| fingerprint(leaf));
-    if answer.vhost != name.vhost.to_string() || answer.generation != manifest.number {
-        Err(wrong(in_words(&Ok(answer))))
-    } else if tls && served != name.leaf {
-        Err(wrong("another certificate is served".into()))
-    } else {
-        Ok(())
-    }
+    Err(Unproven::Foreign {
+        name: name.host.clone(),
+        address,
+        why,
+    })
 }
 
 /// SHA-256 of a leaf's DER, as manifests hold it.
@@ -217,5 +232,222 @@ fn in_words(answer: &Result<Answer, ProbeError>) -> String {
             answer.generation, answer.vhost
         ),
         Err(error) => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::Mutex;
+
+    use time::OffsetDateTime;
+
+    use super::*;
+    use crate::generation::manifest::Reason;
+    use crate::nginx::dump::Survey;
+    use crate::nginx::{Accepted, ReloadError, TestError};
+
+    /// Answers by a function of the question and of how many were asked before.
+    struct Scripted<F> {
+        answer: F,
+        asked: Mutex<Vec<Question>>,
+    }
+
+    impl<F> Scripted<F>
+    where
+        F: Fn(&Question, usize) -> Result<Answer, ProbeError> + Send + Sync,
+    {
+        fn new(answer: F) -> Self {
+            Self {
+                answer,
+                asked: Mutex::default(),
+            }
+        }
+
+        fn prove(
+            &self,
+            reloading: &dyn Reloading,
+            names: &[&ServedName],
+        ) -> Result<(), ProofError> {
+            let limit = Duration::from_millis(50);
+            prove(self, reloading, &manifest(), names, limit)
+        }
+
+        fn asked_for(&self, host: &str) -> usize {
+            let asked = self.asked.lock().unwrap();
+            asked
+                .iter()
+                .filter(|question| question.host == host)
+                .count()
+        }
+    }
+
+    impl<F> Nginx for Scripted<F>
+    where
+        F: Fn(&Question, usize) -> Result<Answer, ProbeError> + Send + Sync,
+    {
+        fn test(&self, _: &Path, _: &Path) -> Result<Accepted, TestError> {
+            panic!("a proof tests nothing")
+        }
+
+        fn reload(&self, _: &Survey) -> Result<Box<dyn Reloading>, ReloadError> {
+            panic!("a proof signals nobody")
+        }
+
+        fn ask(&self, question: &Question) -> Result<Answer, ProbeError> {
+            let mut asked = self.asked.lock().unwrap();
+            asked.push(question.clone());
+            (self.answer)(question, asked.len() - 1)
+        }
+    }
+
+    struct Master {
+        verdict: Verdict,
+        old_looks: Mutex<usize>,
+    }
+
+    impl Reloading for Master {
+        fn verdict(&self) -> Verdict {
+            self.verdict.clone()
+        }
+
+        fn old_workers_accept(&self) -> bool {
+            let mut looks = self.old_looks.lock().unwrap();
+            let more = *looks > 0;
+            *looks = looks.saturating_sub(1);
+            more
+        }
+    }
+
+    fn quiet() -> Master {
+        Master {
+            verdict: Verdict::Quiet,
+            old_looks: Mutex::new(0),
+        }
+    }
+
+    /// Generation 7 on one HTTP and one HTTPS socket.
+    fn manifest() -> Manifest {
+        Manifest {
+            number: 7,
+            http: vec![([127, 0, 0, 1], 80).into()],
+            https: vec![([127, 0, 0, 1], 443).into()],
+            ..Manifest::draft(OffsetDateTime::UNIX_EPOCH, Reason::File, Survey::default())
+        }
+    }
+
+    fn hello() -> ServedName {
+        ServedName {
+            vhost: "hello".parse().unwrap(),
+            host: "hello.example.com".into(),
+            leaf: Some(fingerprint(b"leaf")),
+            config: String::new(),
+        }
+    }
+
+    fn answer(generation: u64, question: &Question) -> Answer {
+        Answer {
+            generation,
+            vhost: question.host.split('.').next().unwrap().into(),
+            leaf: question.tls.then(|| b"leaf".to_vec()),
+        }
+    }
+
+    #[test]
+    fn each_listener_answers_five_times_in_a_row_and_each_name_once_per_listener() {
+        let nginx = Scripted::new(|question, _| Ok(answer(7, question)));
+        nginx.prove(&quiet(), &[&hello()]).unwrap();
+        assert_eq!(nginx.asked_for(RESERVED_NAME), 2 * IN_A_ROW);
+        assert_eq!(nginx.asked_for("hello.example.com"), 2);
+    }
+
+    #[test]
+    fn one_old_answer_among_five_begins_the_row_again() {
+        let nginx = Scripted::new(|question, before| {
+            let generation = if before == IN_A_ROW - 1 { 6 } else { 7 };
+            Ok(answer(generation, question))
+        });
+        nginx.prove(&quiet(), &[]).unwrap();
+        assert_eq!(nginx.asked_for(RESERVED_NAME), IN_A_ROW + 2 * IN_A_ROW);
+    }
+
+    #[test]
+    fn while_an_old_worker_accepts_nothing_is_asked() {
+        let nginx = Scripted::new(|question, _| Ok(answer(7, question)));
+        let master = Master {
+            old_looks: Mutex::new(usize::MAX),
+            ..quiet()
+        };
+        let error = nginx.prove(&master, &[]).unwrap_err();
+        assert!(error.to_string().contains("old generation"), "{error}");
+        assert_eq!(nginx.asked_for(RESERVED_NAME), 0);
+    }
+
+    #[test]
+    fn what_the_master_refuses_is_said_at_once_in_its_words() {
+        let nginx = Scripted::new(|question, _| Ok(answer(6, question)));
+        let master = Master {
+            verdict: Verdict::Refused(vec!["[emerg] no".into()]),
+            ..quiet()
+        };
+        let error = nginx.prove(&master, &[]).unwrap_err();
+        assert!(error.to_string().ends_with("[emerg] no"), "{error}");
+    }
+
+    #[test]
+    fn an_old_generation_that_answers_on_is_no_proof() {
+        let nginx = Scripted::new(|question, _| Ok(answer(6, question)));
+        let error = nginx.prove(&quiet(), &[]).unwrap_err();
+        assert!(matches!(error, ProofError::TimedOut { .. }), "{error}");
+        assert!(
+            error.to_string().contains("generation 6 answers"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_name_that_another_block_answers_is_not_ours() {
+        let nginx = Scripted::new(|question, _| {
+            let mut answer = answer(7, question);
+            if question.host == "hello.example.com" && !question.tls {
+                answer.vhost = "shop".into();
+            }
+            Ok(answer)
+        });
+        let error = nginx.prove(&quiet(), &[&hello()]).unwrap_err();
+        let expected =
+            "hello.example.com at 127.0.0.1:80: generation 7 answers, by the block of shop";
+        assert_eq!(error.to_string(), expected);
+    }
+
+    #[test]
+    fn a_name_with_another_certificate_is_not_ours() {
+        let nginx = Scripted::new(|question, _| {
+            let mut answer = answer(7, question);
+            if question.host == "hello.example.com" && question.tls {
+                answer.leaf = Some(b"another".to_vec());
+            }
+            Ok(answer)
+        });
+        let error = nginx.prove(&quiet(), &[&hello()]).unwrap_err();
+        assert!(
+            error.to_string().ends_with("another certificate is served"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_dropped_connection_is_tried_again() {
+        let dropped = Mutex::new(3);
+        let nginx = Scripted::new(|question, _| {
+            let mut left = dropped.lock().unwrap();
+            if question.host == "hello.example.com" && *left > 0 {
+                *left -= 1;
+                return Err(ProbeError::Talk(std::io::ErrorKind::ConnectionReset.into()));
+            }
+            Ok(answer(7, question))
+        });
+        nginx.prove(&quiet(), &[&hello()]).unwrap();
+        assert_eq!(*dropped.lock().unwrap(), 0);
     }
 }
