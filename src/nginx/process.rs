@@ -156,6 +156,8 @@ fn is_accepting_worker(title: &str) -> bool {
 #[cfg(test)]
 #[allow(clippy::disallowed_methods)]
 mod tests {
+    use std::os::unix::process::CommandExt;
+
     use super::*;
 
     fn identity(directory: &Path, pid: &str) -> Identity {
@@ -181,6 +183,21 @@ mod tests {
         assert!(matches!(error, NoMaster::Stranger { .. }), "{error}");
         innocent.kill().unwrap();
         innocent.wait().unwrap();
+    }
+
+    #[test]
+    fn a_process_that_calls_itself_a_master_is_a_stranger_by_its_executable() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut impostor = std::process::Command::new("sleep")
+            .arg0("nginx: master process /usr/sbin/nginx")
+            .arg("60")
+            .spawn()
+            .unwrap();
+        let identity = identity(directory.path(), &impostor.id().to_string());
+        let error = Master::find(&identity).unwrap_err();
+        impostor.kill().unwrap();
+        impostor.wait().unwrap();
+        assert!(error.to_string().contains("its executable is"), "{error}");
     }
 
     #[test]

@@ -13,9 +13,11 @@ use std::time::{Duration, SystemTime};
 use super::support::client;
 use super::support::host::{Daemon, Host};
 use super::support::traffic::Traffic;
-use super::support::wait_for;
+use super::support::{wait_for, wait_within};
 
 const NAME: &str = "hello.example.com";
+/// The daemon reads the directory every 30 seconds, whatever it was told.
+const SEEN: Duration = Duration::from_secs(10);
 
 /// A served page, requested without a pause until the end of the test.
 struct Site {
@@ -71,8 +73,9 @@ fn text(host: &Host, page: u8) -> String {
     format!("server_name: {NAME}\nroot: {}\n", root.display())
 }
 
+/// Well before the daemon would look by itself: the event was seen.
 fn wait_for_page(host: &Host, page: u8) {
-    wait_for(&format!("page {page}"), || {
+    wait_within(SEEN, &format!("page {page}"), || {
         let answer = client::get(host.http(), NAME, "/").ok()?;
         (answer.body == page.to_string().as_bytes()).then_some(())
     });

@@ -14,8 +14,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// Polls until `condition` gives something; panics with `what` after thirty seconds.
-pub fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + Duration::from_secs(30);
+pub fn wait_for<T>(what: &str, condition: impl FnMut() -> Option<T>) -> T {
+    wait_within(Duration::from_secs(30), what, condition)
+}
+
+/// As [`wait_for`], for what must not take that long.
+pub fn wait_within<T>(limit: Duration, what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + limit;
     loop {
         if let Some(value) = condition() {
             return value;

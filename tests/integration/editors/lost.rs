@@ -4,7 +4,8 @@ use std::fs;
 use std::thread;
 use std::time::Duration;
 
-use super::{Site, pause, wait_for};
+use super::super::support::wait_for;
+use super::{Site, pause};
 
 #[test]
 fn a_directory_that_is_removed_and_slowly_made_again_keeps_the_site() {

@@ -61,6 +61,15 @@ impl Head {
             .find(|(key, _)| key.eq_ignore_ascii_case(name));
         found.map(|(_, value)| value.as_str())
     }
+
+    /// RFC 6455 §4.1: both headers, whatever their case.
+    fn asks_for_a_websocket(&self) -> bool {
+        let says = |name, word| {
+            self.header(name)
+                .is_some_and(|value| value.eq_ignore_ascii_case(word))
+        };
+        says("Upgrade", "websocket") && says("Connection", "upgrade")
+    }
 }
 
 /// Until the peer closes, or an answer that ends the connection.
@@ -109,7 +118,7 @@ fn answer(head: &Head, reader: &mut impl Read, writer: &mut TcpStream) -> io::Re
         .unwrap_or(0);
     let read = io::copy(&mut reader.take(length), &mut io::sink())?;
     match head.path() {
-        "/ws" => {
+        "/ws" if head.asks_for_a_websocket() => {
             writer.write_all(SWITCHING.as_bytes())?;
             let mut buffer = [0; 1024];
             loop {
