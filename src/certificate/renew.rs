@@ -85,7 +85,7 @@ pub async fn obtain(
     match done_by_another(request, store, ledger, clock()) {
         Ok(Some(obtained)) => return obtained,
         Ok(None) => {}
-        Err(error) => return failed(request, ledger, &error, clock(), false),
+        Err(error) => return failed(request, ledger, &error, clock(), true),
     }
     let attempt = Attempt {
         request,
@@ -204,13 +204,14 @@ impl Attempt<'_> {
     }
 }
 
-/// `record`: it was tried, so the schedule moves on. (Without the lock, nothing was.)
+/// The schedule moves on, or an error that does not go away is met again and again without a pause.
+/// `locked`: we have the lock, without which nothing is written.
 fn failed(
     request: &CertificateRequest,
     ledger: &Ledger,
     error: &ObtainError,
     now: OffsetDateTime,
-    record: bool,
+    locked: bool,
 ) -> Obtained {
     let retry = error.retry();
     let previous = ledger.attempts_of(&request.name).unwrap_or_else(|error| {
@@ -223,8 +224,15 @@ fn failed(
     let words = next.replace_nanosecond(0).unwrap_or(next).format(&Rfc3339);
     let words = words.unwrap_or_default();
     tracing::warn!(identifier = %request.name, next = %words, "failed to {error}");
-    if record && let Err(error) = ledger.record_failure(&request.name, &attempts) {
-        tracing::error!(identifier = %request.name, "failed to {error}");
+    match error {
+        _ if locked => {
+            if let Err(error) = ledger.record_failure(&request.name, &attempts) {
+                tracing::error!(identifier = %request.name, "failed to {error}");
+            }
+        }
+        // we have waited long, and whoever has the lock records how it ends
+        ObtainError::Busy => {}
+        _ => ledger.remember_failure(&request.name, &attempts),
     }
     Obtained::Failed {
         error: error.to_string(),
@@ -254,7 +262,7 @@ mod tests {
     use crate::certificate::{Identifier, WantedCertificate};
 
     struct Fixture {
-        _directory: tempfile::TempDir,
+        directory: tempfile::TempDir,
         store: CertificateStore,
         ledger: Ledger,
         internal: InternalCa,
@@ -266,7 +274,7 @@ mod tests {
             store: CertificateStore::new(directory.path()),
             ledger: Ledger::new(directory.path()),
             internal: InternalCa::new(directory.path()),
-            _directory: directory,
+            directory,
         }
     }
 
@@ -319,6 +327,19 @@ mod tests {
         assert_eq!(fixture.obtain(&request).await, first);
         let attempts = fixture.ledger.attempts_of(&request.name).unwrap().unwrap();
         assert_eq!(attempts.failures, 1);
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    #[allow(clippy::disallowed_methods)]
+    async fn a_lock_that_cannot_be_made_is_not_tried_again_at_once() {
+        let fixture = fixture();
+        // no directory: as on a disk that went read-only
+        std::fs::write(fixture.directory.path().join("orders"), "").unwrap();
+        let request = request(Issuer::Acme);
+        let obtained = fixture.obtain(&request).await;
+        assert!(matches!(obtained, Obtained::Failed { .. }));
+        let attempts = fixture.ledger.attempts_of(&request.name).unwrap().unwrap();
+        assert_eq!(attempts.next, Some(now() + time::Duration::MINUTE));
     }
 
     #[tokio::test(flavor = "current_thread")]
