@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep};
 use crate::certificate::internal::{InternalCa, InternalError};
 use crate::certificate::ledger::{CertificateLock, Ledger, LedgerError};
 use crate::certificate::order::{AcmeClient, OrderError};
-use crate::certificate::schedule::{Attempts, RetryAdvice};
+use crate::certificate::schedule::{Attempts, RetryAdvice, renew_at};
 use crate::certificate::store::{CertificateStore, StoreError};
 use crate::certificate::{CertificateRequest, IssuedCertificate, Issuer, StoredCertificate};
 
@@ -159,6 +159,7 @@ impl Attempt<'_> {
             false => stored,
         };
         self.ledger.forget_failures(&self.request.name)?;
+        self.pause_if_due_again(&stored);
         tracing::info!(
             identifier = %self.request.name,
             serial = %stored.serial,
@@ -166,6 +167,23 @@ impl Attempt<'_> {
             "stored a certificate"
         );
         Ok(stored)
+    }
+
+    /// A new certificate that is due at once (this host's clock is weeks ahead, or the CA's root is
+    /// about to end) would be followed by the next one without a pause.
+    fn pause_if_due_again(&self, stored: &StoredCertificate) {
+        let now = (self.clock)();
+        if renew_at(stored.validity) > now {
+            return;
+        }
+        let why =
+            "get a certificate that is not due for renewal at once: is this host's clock right?";
+        let attempts =
+            Attempts::after_failure(None, self.request, why.into(), RetryAdvice::Useless, now);
+        tracing::warn!(identifier = %self.request.name, "failed to {why}");
+        if let Err(error) = self.ledger.record_failure(&self.request.name, &attempts) {
+            tracing::error!(identifier = %self.request.name, "failed to {error}");
+        }
     }
 
     async fn once(&self) -> Result<StoredCertificate, ObtainError> {
@@ -358,6 +376,29 @@ mod tests {
             Obtained::Stored(_)
         ));
         assert_eq!(fixture.ledger.attempts_of(&request.name).unwrap(), None);
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_new_certificate_that_is_due_at_once_is_followed_by_the_next_a_day_later() {
+        let fixture = fixture();
+        let request = request(Issuer::Internal);
+        // the CA's clock is right, ours is two months ahead when the certificate is there
+        let asked = std::sync::atomic::AtomicI64::new(0);
+        let jumping = || match asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed) {
+            0 | 1 => now(),
+            _ => now() + time::Duration::days(61),
+        };
+        let (store, ledger) = (&fixture.store, &fixture.ledger);
+        let obtained = obtain(&request, store, ledger, None, &fixture.internal, &jumping).await;
+        assert!(matches!(obtained, Obtained::Stored(_)), "{obtained:?}");
+        let later = jumping();
+        let attempts = ledger.attempts().unwrap();
+        let identifiers = request.identifiers.clone();
+        let wanted = WantedCertificate::new(identifiers, Issuer::Internal).unwrap();
+        let (inventory, _) = store.inventory().unwrap();
+        let schedule = crate::certificate::schedule::due(&[wanted], &inventory, &attempts, later);
+        assert_eq!(schedule.due, []);
+        assert_eq!(schedule.next, Some(later + time::Duration::DAY));
     }
 
     #[test]
