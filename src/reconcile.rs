@@ -201,7 +201,8 @@ pub fn roll_back_to<'a>(
     let pin = Pin::new(number, &files);
     intent.pin = Some(pin.clone());
     let applied = run(installation, &locked, intent, request, &mut progress)?;
-    if applied.report.succeeded() {
+    // while nginx is down, too: it will start with that generation
+    if applied.report.is_on_disk() {
         pin.write(&installation.settings.state_dir)?;
     }
     Ok(applied)
@@ -245,7 +246,12 @@ fn run(
     if pin.is_none() {
         Pin::remove(&installation.settings.state_dir)?;
     }
-    let pinned = pin.map(|pin| pin.generation);
+    let held = request.reason != Reason::Rollback || report.is_on_disk();
+    let pinned = match held {
+        true => pin.map(|pin| pin.generation),
+        // the one that was in force before, if one was
+        false => Pin::read(&installation.settings.state_dir).map(|pin| pin.generation),
+    };
     let served = served(installation, &report)?;
     StatusRecord::of(&candidate, &report, &served, pinned, request.now)
         .write(&installation.settings.state_dir)?;

@@ -96,9 +96,14 @@ pub struct CertificateSummary {
 }
 
 impl Report {
+    /// Whether the active generation is the one that was asked for, even if nobody answers for it.
+    pub fn is_on_disk(&self) -> bool {
+        matches!(self.outcome, Outcome::Unchanged | Outcome::Activated)
+    }
+
     /// Whether what should serve does, as far as it was accepted.
     pub fn succeeded(&self) -> bool {
-        matches!(self.outcome, Outcome::Unchanged | Outcome::Activated) && self.error.is_none()
+        self.is_on_disk() && self.error.is_none()
     }
 }
 
