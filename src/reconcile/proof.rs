@@ -60,7 +60,7 @@ pub fn prove(
             foreign_since = None;
         }
         match stage {
-            Ok(()) => return names_answer(nginx, manifest, names),
+            Ok(()) => return names_answer(nginx, manifest, names, begin + limit),
             Err(Unproven::Never(error)) => return Err(error),
             Err(Unproven::Foreign { address, why }) => {
                 let since = *foreign_since.get_or_insert_with(Instant::now);
@@ -139,18 +139,20 @@ fn look(nginx: &dyn Nginx, reloading: &dyn Reloading, manifest: &Manifest) -> Re
     Ok(())
 }
 
+/// `end`: until then, a question that had no answer at all is asked again.
 fn names_answer(
     nginx: &dyn Nginx,
     manifest: &Manifest,
     names: &[&ServedName],
+    end: Instant,
 ) -> Result<(), ProofError> {
     for name in names {
         for address in &manifest.http {
-            name_answers(nginx, manifest, name, *address, false)?;
+            name_answers(nginx, manifest, name, *address, false, end)?;
         }
         if name.leaf.is_some() {
             for address in &manifest.https {
-                name_answers(nginx, manifest, name, *address, true)?;
+                name_answers(nginx, manifest, name, *address, true, end)?;
             }
         }
     }
@@ -163,6 +165,7 @@ fn name_answers(
     name: &ServedName,
     address: SocketAddr,
     tls: bool,
+    end: Instant,
 ) -> Result<(), ProofError> {
     let question = Question {
         address: reachable(address),
@@ -174,9 +177,7 @@ fn name_answers(
         address: question.address,
         why,
     };
-    let answer = nginx
-        .ask(&question)
-        .map_err(|error| wrong(error.to_string()))?;
+    let answer = ask_until(nginx, &question, end).map_err(|error| wrong(error.to_string()))?;
     let served = answer.leaf.as_ref().map(|leaf| fingerprint(leaf));
     if answer.vhost != name.vhost.to_string() || answer.generation != manifest.number {
         Err(wrong(in_words(&Ok(answer))))
@@ -184,6 +185,18 @@ fn name_answers(
         Err(wrong("another certificate is served".into()))
     } else {
         Ok(())
+    }
+}
+
+/// A busy nginx may lose one connection of hundreds; that says nothing about the configuration.
+fn ask_until(nginx: &dyn Nginx, question: &Question, end: Instant) -> Result<Answer, ProbeError> {
+    loop {
+        match nginx.ask(question) {
+            Err(ProbeError::Connect(_) | ProbeError::Talk(_)) if Instant::now() < end => {
+                thread::sleep(POLL);
+            }
+            answer => return answer,
+        }
     }
 }
 
@@ -217,5 +230,77 @@ fn in_words(answer: &Result<Answer, ProbeError>) -> String {
             answer.generation, answer.vhost
         ),
         Err(error) => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::path::Path;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use time::OffsetDateTime;
+
+    use super::*;
+    use crate::generation::manifest::Reason;
+    use crate::nginx::dump::Survey;
+    use crate::nginx::{Accepted, ReloadError, TestError};
+
+    /// Answers as generation 7 should, but loses the first connections for `hello`.
+    #[derive(Default)]
+    struct Busy {
+        lost: AtomicUsize,
+    }
+
+    impl Nginx for Busy {
+        fn test(&self, _: &Path, _: &Path) -> Result<Accepted, TestError> {
+            unreachable!()
+        }
+
+        fn reload(&self, _: &Survey) -> Result<Box<dyn Reloading>, ReloadError> {
+            unreachable!()
+        }
+
+        fn ask(&self, question: &Question) -> Result<Answer, ProbeError> {
+            let ours = question.host == RESERVED_NAME;
+            if !ours && self.lost.fetch_add(1, Ordering::Relaxed) < 3 {
+                return Err(ProbeError::Talk(io::ErrorKind::ConnectionReset.into()));
+            }
+            Ok(Answer {
+                generation: 7,
+                vhost: if ours { RESERVED_NAME } else { "hello" }.into(),
+                leaf: None,
+            })
+        }
+    }
+
+    struct Done;
+
+    impl Reloading for Done {
+        fn verdict(&self) -> Verdict {
+            Verdict::Quiet
+        }
+
+        fn old_workers_accept(&self) -> bool {
+            false
+        }
+    }
+
+    #[test]
+    fn a_connection_that_a_busy_nginx_loses_does_not_disprove_a_name() {
+        let manifest = Manifest {
+            number: 7,
+            http: vec![SocketAddr::from(([127, 0, 0, 1], 80))],
+            ..Manifest::draft(OffsetDateTime::UNIX_EPOCH, Reason::File, Survey::default())
+        };
+        let name = ServedName {
+            vhost: "hello".parse().unwrap(),
+            host: "hello.example.com".into(),
+            leaf: None,
+            config: String::new(),
+        };
+        let limit = Duration::from_secs(10);
+        prove(&Busy::default(), &Done, &manifest, &[&name], limit).unwrap();
+        prove(&Busy::default(), &Done, &manifest, &[&name], Duration::ZERO).unwrap_err();
     }
 }
