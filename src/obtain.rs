@@ -49,7 +49,7 @@ pub enum ObtainingError {
 }
 
 /// Orders at a time: more are no faster, and each holds a connection and a key.
-const AT_ONCE: usize = 8;
+pub const AT_ONCE: usize = 8;
 
 impl Obtaining {
     /// Asks no network.
