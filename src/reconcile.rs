@@ -24,7 +24,7 @@ use crate::generation::{GenerationError, LockedStore};
 use crate::installation::Installation;
 use crate::nginx::features::ProbeFeaturesError;
 use crate::render::RenderError;
-use crate::status::{Served, StatusRecord};
+use crate::status::{Served, StatusRecord, VhostStatus};
 use crate::vhost::source::SourceError;
 
 use candidate::{Candidate, Judgement};
@@ -253,8 +253,9 @@ fn run(
         false => Pin::read(&installation.settings.state_dir).map(|pin| pin.generation),
     };
     let served = served(installation, &report)?;
-    StatusRecord::of(&candidate, &report, &served, pinned, request.now)
-        .write(&installation.settings.state_dir)?;
+    let record = StatusRecord::of(&candidate, &report, &served, pinned, request.now);
+    record.write(&installation.settings.state_dir)?;
+    report.vhosts = record.vhosts.iter().map(VhostStatus::reported).collect();
     locked.prune(&pinned.into_iter().collect::<Vec<_>>())?;
     if matches!(request.reason, Reason::Start | Reason::Certificate)
         && let Err(error) = installation.prune_certificates(&candidate.wanted, request.now)
@@ -301,6 +302,7 @@ pub(crate) fn base_report(generation: u64) -> Report {
         error: None,
         hint: None,
         nginx_running: true,
+        vhosts: Vec::new(),
     }
 }
 

@@ -68,6 +68,18 @@ pub struct Report {
     pub error: Option<String>,
     pub hint: Option<String>,
     pub nginx_running: bool,
+    /// What the accepted and the rejected files ask for: a command's NAMEs are looked up in it.
+    #[serde(default)]
+    pub vhosts: Vec<ReportedVhost>,
+}
+
+/// One vhost, by all that it may be called.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct ReportedVhost {
+    pub name: String,
+    pub server_names: Vec<String>,
+    /// The name of its certificate.
+    pub certificate: Option<String>,
 }
 
 /// A vhost file that is not served as it is now.
