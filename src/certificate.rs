@@ -21,6 +21,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use time::{Duration, OffsetDateTime};
 
 use crate::certificate::key::PrivateKeyPem;
@@ -46,19 +47,26 @@ impl fmt::Display for Identifier {
 }
 
 /// Names a certificate in the store and in every message: its first identifier, with `*` written
-/// as `_wildcard`, so that it is a safe file name and the mapping is injective.
+/// as `_wildcard`, so that it is a safe file name and the mapping is injective. Of one that leaves
+/// no room for a file name's endings, the beginning and a digest.
 #[derive(Clone, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(transparent)]
 pub struct CertificateName(String);
 
 impl CertificateName {
     pub fn of(first: &Identifier) -> Self {
-        Self(
-            first
-                .to_string()
-                .replace('*', "_wildcard")
-                .replace(':', "_"),
-        )
+        let whole = first
+            .to_string()
+            .replace('*', "_wildcard")
+            .replace(':', "_");
+        Self(match whole.get(..LONGEST_NAME) {
+            None => whole,
+            Some(beginning) => {
+                let digest = Sha256::digest(whole.as_bytes());
+                let digest = digest.iter().take(8).map(|byte| format!("{byte:02x}"));
+                format!("{beginning}-{}", digest.collect::<String>())
+            }
+        })
     }
 
     /// The name of a directory that [`CertificateName::of`] may have made; `None` for anything
@@ -73,6 +81,9 @@ impl CertificateName {
         &self.0
     }
 }
+
+/// A file name has 255 bytes, of which a temporary's beginning and end take some seventy.
+const LONGEST_NAME: usize = 150;
 
 impl fmt::Display for CertificateName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -147,12 +147,15 @@ fn daemon(config: Option<&Path>, settings: Settings) -> Exit {
     }
 }
 
-/// One thread for the loop; what blocks goes to a few others: more than the orders that run at once,
-/// so that a resolver that hangs keeps no reconcile waiting.
+/// Each order may look up the CA's name, which takes long where no name server answers: a reconcile
+/// waits behind none of them. Threads that nobody needs are not started.
+const BLOCKING_THREADS: usize = ORDERS_AT_ONCE + 4;
+
+/// One thread for the loop; what blocks goes to a few others.
 fn runtime() -> Option<tokio::runtime::Runtime> {
     let built = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .max_blocking_threads(ORDERS_AT_ONCE + 4)
+        .max_blocking_threads(BLOCKING_THREADS)
         .build();
     built
         .inspect_err(|error| output::error(&format!("failed to start: {error}")))
@@ -165,4 +168,28 @@ fn open(settings: Settings) -> Result<Installation, Exit> {
         output::hint(error.hint());
         Exit::Failed
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn what_blocks_next_waits_behind_no_order() {
+        let runtime = runtime().unwrap();
+        let (end, ended) = mpsc::channel::<()>();
+        let ended = std::sync::Arc::new(std::sync::Mutex::new(ended));
+        for _ in 0..ORDERS_AT_ONCE {
+            let ended = ended.clone();
+            runtime.spawn_blocking(move || drop(ended.lock().map(|ended| ended.recv())));
+        }
+        let (done, next) = mpsc::channel();
+        runtime.spawn_blocking(move || done.send(()));
+        let answered = next.recv_timeout(Duration::from_secs(10));
+        drop(end);
+        answered.unwrap();
+    }
 }

@@ -25,7 +25,7 @@ use crate::generation::{GenerationError, LockedStore};
 use crate::installation::Installation;
 use crate::nginx::features::ProbeFeaturesError;
 use crate::render::RenderError;
-use crate::status::{Served, StatusRecord};
+use crate::status::{Served, StatusRecord, VhostStatus};
 use crate::vhost::source::SourceError;
 
 use candidate::{Candidate, Judgement};
@@ -202,7 +202,8 @@ pub fn roll_back_to<'a>(
     let pin = Pin::new(number, &files);
     intent.pin = Some(pin.clone());
     let applied = run(installation, &locked, intent, request, &mut progress)?;
-    if applied.report.succeeded() {
+    // while nginx is down, too: it will start with that generation
+    if applied.report.is_on_disk() {
         pin.write(&installation.settings.state_dir)?;
     }
     Ok(applied)
@@ -246,10 +247,16 @@ fn run(
     if pin.is_none() {
         Pin::remove(&installation.settings.state_dir)?;
     }
-    let pinned = pin.map(|pin| pin.generation);
+    let held = request.reason != Reason::Rollback || report.is_on_disk();
+    let pinned = match held {
+        true => pin.map(|pin| pin.generation),
+        // the one that was in force before, if one was
+        false => Pin::read(&installation.settings.state_dir).map(|pin| pin.generation),
+    };
     let served = served(installation, &report)?;
-    StatusRecord::of(&candidate, &report, &served, pinned, request.now)
-        .write(&installation.settings.state_dir)?;
+    let record = StatusRecord::of(&candidate, &report, &served, pinned, request.now);
+    record.write(&installation.settings.state_dir)?;
+    report.vhosts = record.vhosts.iter().map(VhostStatus::reported).collect();
     locked.prune(&pinned.into_iter().collect::<Vec<_>>())?;
     if matches!(request.reason, Reason::Start | Reason::Certificate)
         && let Err(error) = installation.prune_certificates(&candidate.wanted, request.now)
@@ -296,6 +303,7 @@ pub(crate) fn base_report(generation: u64) -> Report {
         error: None,
         hint: None,
         nginx_running: true,
+        vhosts: Vec::new(),
     }
 }
 

@@ -11,7 +11,7 @@ use crate::certificate::{CertificateName, WantedCertificate};
 use crate::desired::wanted;
 use crate::generation::manifest::{AppSource, Manifest};
 use crate::reconcile::candidate::Candidate;
-use crate::reconcile::report::{Rejected, Report};
+use crate::reconcile::report::{Rejected, Report, ReportedVhost};
 use crate::vhost::AppName;
 
 /// `status.json` in the state directory.
@@ -176,6 +176,14 @@ fn vhosts(candidate: &Candidate<'_>, report: &Report, served: &Served) -> Vec<Vh
 }
 
 impl VhostStatus {
+    pub(crate) fn reported(&self) -> ReportedVhost {
+        ReportedVhost {
+            name: self.name.clone(),
+            server_names: self.server_names.clone(),
+            certificate: self.certificate.clone(),
+        }
+    }
+
     fn of(app: &AppName, file: &Path, state: VhostState, fault: Option<&Rejected>) -> Self {
         Self {
             name: app.to_string(),

@@ -10,7 +10,7 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -24,6 +24,9 @@ use crate::certificate::{CertificateName, Identifier};
 #[derive(Clone, Debug)]
 pub struct Ledger {
     directory: PathBuf,
+    /// Failures that are not on disk, shared by the clones: a disk that is full or read-only must
+    /// not turn the schedule into one attempt after the other.
+    unwritten: Arc<Mutex<BTreeMap<CertificateName, Attempts>>>,
 }
 
 /// An order that the CA knows (RFC 8555 §7.1.3), and what is needed to finish it.
@@ -70,6 +73,7 @@ impl Ledger {
     pub fn new(state_dir: &Path) -> Self {
         Self {
             directory: state_dir.join("orders"),
+            unwritten: Arc::default(),
         }
     }
 
@@ -86,23 +90,38 @@ impl Ledger {
                 all.insert(name, attempts);
             }
         }
+        all.extend(self.unwritten().clone());
         Ok(all)
     }
 
     pub fn attempts_of(&self, name: &CertificateName) -> Result<Option<Attempts>, LedgerError> {
+        if let Some(unwritten) = self.unwritten().get(name) {
+            return Ok(Some(unwritten.clone()));
+        }
         self.read(name, ATTEMPTS)
     }
 
+    /// What cannot be written is remembered, and an error all the same.
     pub fn record_failure(
         &self,
         name: &CertificateName,
         attempts: &Attempts,
     ) -> Result<(), LedgerError> {
-        self.write(name, ATTEMPTS, attempts, 0o644)
+        self.remember_failure(name, attempts);
+        self.write(name, ATTEMPTS, attempts, 0o644)?;
+        self.unwritten().remove(name);
+        Ok(())
+    }
+
+    /// As [`Self::record_failure`], for this process and its clones alone: without the lock, nothing
+    /// is written.
+    pub fn remember_failure(&self, name: &CertificateName, attempts: &Attempts) {
+        self.unwritten().insert(name.clone(), attempts.clone());
     }
 
     /// Forgets the failures: after a success, or because the operator wants it tried now.
     pub fn forget_failures(&self, name: &CertificateName) -> Result<(), LedgerError> {
+        self.unwritten().remove(name);
         Ok(atomic_file::remove(&self.path(name, ATTEMPTS))?)
     }
 
@@ -175,6 +194,12 @@ impl Ledger {
             }
         }
         Ok(())
+    }
+
+    fn unwritten(&self) -> MutexGuard<'_, BTreeMap<CertificateName, Attempts>> {
+        self.unwritten
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn prepare(&self) -> Result<(), LedgerError> {
@@ -305,6 +330,21 @@ mod tests {
         assert!(ledger.attempts().unwrap().is_empty());
         ledger.record_failure(&name, &failure()).unwrap();
         assert_eq!(ledger.attempts().unwrap()[&name], failure());
+        ledger.forget_failures(&name).unwrap();
+        assert!(ledger.attempts().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_failure_that_cannot_be_written_counts_until_it_is_forgotten() {
+        let directory = tempfile::tempdir().unwrap();
+        let ledger = Ledger::new(directory.path());
+        let name = wanted().name;
+        // nothing can be renamed over it
+        let taken = directory.path().join("orders/a.example.attempts.json/x");
+        fs::create_dir_all(&taken).unwrap();
+        ledger.record_failure(&name, &failure()).unwrap_err();
+        assert_eq!(ledger.attempts_of(&name).unwrap(), Some(failure()));
+        assert_eq!(ledger.clone().attempts().unwrap()[&name], failure());
         ledger.forget_failures(&name).unwrap();
         assert!(ledger.attempts().unwrap().is_empty());
     }

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep};
 use crate::certificate::internal::{InternalCa, InternalError};
 use crate::certificate::ledger::{CertificateLock, Ledger, LedgerError};
 use crate::certificate::order::{AcmeClient, OrderError};
-use crate::certificate::schedule::{Attempts, RetryAdvice};
+use crate::certificate::schedule::{Attempts, RetryAdvice, renew_at};
 use crate::certificate::store::{CertificateStore, StoreError};
 use crate::certificate::{CertificateRequest, IssuedCertificate, Issuer, StoredCertificate};
 
@@ -85,7 +85,7 @@ pub async fn obtain(
     match done_by_another(request, store, ledger, clock()) {
         Ok(Some(obtained)) => return obtained,
         Ok(None) => {}
-        Err(error) => return failed(request, ledger, &error, clock(), false),
+        Err(error) => return failed(request, ledger, &error, clock(), true),
     }
     let attempt = Attempt {
         request,
@@ -159,6 +159,7 @@ impl Attempt<'_> {
             false => stored,
         };
         self.ledger.forget_failures(&self.request.name)?;
+        self.pause_if_due_again(&stored);
         tracing::info!(
             identifier = %self.request.name,
             serial = %stored.serial,
@@ -166,6 +167,23 @@ impl Attempt<'_> {
             "stored a certificate"
         );
         Ok(stored)
+    }
+
+    /// A new certificate that is due at once (this host's clock is weeks ahead, or the CA's root is
+    /// about to end) would be followed by the next one without a pause.
+    fn pause_if_due_again(&self, stored: &StoredCertificate) {
+        let now = (self.clock)();
+        if renew_at(stored.validity) > now {
+            return;
+        }
+        let why =
+            "get a certificate that is not due for renewal at once: is this host's clock right?";
+        let attempts =
+            Attempts::after_failure(None, self.request, why.into(), RetryAdvice::Useless, now);
+        tracing::warn!(identifier = %self.request.name, "failed to {why}");
+        if let Err(error) = self.ledger.record_failure(&self.request.name, &attempts) {
+            tracing::error!(identifier = %self.request.name, "failed to {error}");
+        }
     }
 
     async fn once(&self) -> Result<StoredCertificate, ObtainError> {
@@ -204,13 +222,14 @@ impl Attempt<'_> {
     }
 }
 
-/// `record`: it was tried, so the schedule moves on. (Without the lock, nothing was.)
+/// The schedule moves on, or an error that does not go away is met again and again without a pause.
+/// `locked`: we have the lock, without which nothing is written.
 fn failed(
     request: &CertificateRequest,
     ledger: &Ledger,
     error: &ObtainError,
     now: OffsetDateTime,
-    record: bool,
+    locked: bool,
 ) -> Obtained {
     let retry = error.retry();
     let previous = ledger.attempts_of(&request.name).unwrap_or_else(|error| {
@@ -223,8 +242,15 @@ fn failed(
     let words = next.replace_nanosecond(0).unwrap_or(next).format(&Rfc3339);
     let words = words.unwrap_or_default();
     tracing::warn!(identifier = %request.name, next = %words, "failed to {error}");
-    if record && let Err(error) = ledger.record_failure(&request.name, &attempts) {
-        tracing::error!(identifier = %request.name, "failed to {error}");
+    match error {
+        _ if locked => {
+            if let Err(error) = ledger.record_failure(&request.name, &attempts) {
+                tracing::error!(identifier = %request.name, "failed to {error}");
+            }
+        }
+        // we have waited long, and whoever has the lock records how it ends
+        ObtainError::Busy => {}
+        _ => ledger.remember_failure(&request.name, &attempts),
     }
     Obtained::Failed {
         error: error.to_string(),
@@ -254,7 +280,7 @@ mod tests {
     use crate::certificate::{Identifier, WantedCertificate};
 
     struct Fixture {
-        _directory: tempfile::TempDir,
+        directory: tempfile::TempDir,
         store: CertificateStore,
         ledger: Ledger,
         internal: InternalCa,
@@ -266,7 +292,7 @@ mod tests {
             store: CertificateStore::new(directory.path()),
             ledger: Ledger::new(directory.path()),
             internal: InternalCa::new(directory.path()),
-            _directory: directory,
+            directory,
         }
     }
 
@@ -322,6 +348,19 @@ mod tests {
     }
 
     #[tokio::test(flavor = "current_thread")]
+    #[allow(clippy::disallowed_methods)]
+    async fn a_lock_that_cannot_be_made_is_not_tried_again_at_once() {
+        let fixture = fixture();
+        // no directory: as on a disk that went read-only
+        std::fs::write(fixture.directory.path().join("orders"), "").unwrap();
+        let request = request(Issuer::Acme);
+        let obtained = fixture.obtain(&request).await;
+        assert!(matches!(obtained, Obtained::Failed { .. }));
+        let attempts = fixture.ledger.attempts_of(&request.name).unwrap().unwrap();
+        assert_eq!(attempts.next, Some(now() + time::Duration::MINUTE));
+    }
+
+    #[tokio::test(flavor = "current_thread")]
     async fn a_success_ends_the_failures() {
         let fixture = fixture();
         let mut request = request(Issuer::Internal);
@@ -337,6 +376,29 @@ mod tests {
             Obtained::Stored(_)
         ));
         assert_eq!(fixture.ledger.attempts_of(&request.name).unwrap(), None);
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_new_certificate_that_is_due_at_once_is_followed_by_the_next_a_day_later() {
+        let fixture = fixture();
+        let request = request(Issuer::Internal);
+        // the CA's clock is right, ours is two months ahead when the certificate is there
+        let asked = std::sync::atomic::AtomicI64::new(0);
+        let jumping = || match asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed) {
+            0 | 1 => now(),
+            _ => now() + time::Duration::days(61),
+        };
+        let (store, ledger) = (&fixture.store, &fixture.ledger);
+        let obtained = obtain(&request, store, ledger, None, &fixture.internal, &jumping).await;
+        assert!(matches!(obtained, Obtained::Stored(_)), "{obtained:?}");
+        let later = jumping();
+        let attempts = ledger.attempts().unwrap();
+        let identifiers = request.identifiers.clone();
+        let wanted = WantedCertificate::new(identifiers, Issuer::Internal).unwrap();
+        let (inventory, _) = store.inventory().unwrap();
+        let schedule = crate::certificate::schedule::due(&[wanted], &inventory, &attempts, later);
+        assert_eq!(schedule.due, []);
+        assert_eq!(schedule.next, Some(later + time::Duration::DAY));
     }
 
     #[test]

@@ -153,7 +153,11 @@ fn shown(installation: &Installation, name: Option<&str>) -> Result<Shown, Strin
     Ok(Shown {
         generation: ShownGeneration {
             active: active.number,
-            serving: answering(installation.nginx(), &active),
+            // a worker may outlive its master and answer: that is no nginx that runs
+            serving: match installation.nginx_is_down(&survey) {
+                true => None,
+                false => answering(installation.nginx(), &active),
+            },
             activated_at: activated_at.and_then(rfc3339),
         },
         nginx: ShownNginx {

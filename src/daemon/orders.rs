@@ -10,7 +10,7 @@ use super::batch::Batch;
 use crate::certificate::renew::Obtained;
 use crate::certificate::{CertificateName, CertificateRequest, WantedCertificate};
 use crate::clock::Clock;
-use crate::control::{Answer, Line, Renewed, Request};
+use crate::control::{Answer, Line, RenewalResult, Renewed, Request};
 use crate::desired;
 use crate::installation::Installation;
 use crate::obtain::{Obtaining, ObtainingError, Selection, is_good, outcome};
@@ -30,6 +30,8 @@ pub(super) struct Orders {
     ended: BTreeMap<CertificateName, Obtained>,
     next_due: Option<Instant>,
     waiters: Vec<Waiter>,
+    /// Of the last reconcile: what was stored may not be served.
+    last: Option<Report>,
 }
 
 /// A command that waits for certificates, and for what they bring to be served.
@@ -54,6 +56,7 @@ impl Orders {
             ended: BTreeMap::new(),
             next_due: None,
             waiters: Vec::new(),
+            last: None,
         }
     }
 
@@ -212,6 +215,7 @@ impl Orders {
         report: Report,
         installation: &Installation,
     ) {
+        self.last = Some(report.clone());
         for call in batch.calls {
             let waits = matches!(call.request, Request::Reload { wait: true, .. });
             if waits && report.succeeded() {
@@ -255,15 +259,40 @@ impl Orders {
     fn answer(&mut self, waiter: Waiter, installation: &Installation) {
         match waiter.purpose {
             Purpose::Reload(mut report) => {
+                if let Some(failed) = self.unserved() {
+                    let steps = std::mem::take(&mut report.steps);
+                    *report = failed.clone();
+                    report.steps = steps;
+                }
                 report.certificates = self.summary(installation);
                 let served = installation.generations.active_number();
                 report.generation = served.unwrap_or(report.generation);
                 waiter.answer.send(Line::Report(report));
             }
             Purpose::Renew(selection) => match self.renewed(&selection, installation) {
-                Ok(renewed) => waiter.answer.send(Line::Renewed(renewed)),
+                Ok(renewed) => self.answer_renewal(&waiter.answer, renewed),
                 Err(error) => waiter.answer.fail(format!("failed to {error}"), None, 1),
             },
+        }
+    }
+
+    /// The last reconcile, if what it was to serve is not served.
+    fn unserved(&self) -> Option<&Report> {
+        self.last.as_ref().filter(|report| !report.succeeded())
+    }
+
+    fn answer_renewal(&self, answer: &Answer, renewed: Renewed) {
+        let any = renewed
+            .certificates
+            .iter()
+            .any(|one| one.result == RenewalResult::Renewed);
+        match self.unserved().filter(|_| any) {
+            Some(report) => {
+                let why = report.error.as_deref().unwrap_or("nginx did not take it");
+                let message = format!("stored, but not served yet: {why}");
+                answer.fail(message, report.hint.clone(), 1);
+            }
+            None => answer.send(Line::Renewed(renewed)),
         }
     }
 

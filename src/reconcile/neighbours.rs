@@ -81,15 +81,20 @@ pub fn names(survey: &Survey, settings: &NginxSettings) -> BTreeMap<ServerName, 
             continue;
         }
         // what is no plain name (a regular expression, `_`) cannot be a vhost's either
-        for name in server
-            .names
-            .iter()
-            .filter_map(|name| name.parse::<ServerName>().ok())
-        {
+        for name in server.names.iter().flat_map(|name| plain_names(name)) {
             names.entry(name).or_insert_with(|| place(server));
         }
     }
     names
+}
+
+/// `.zone` is nginx's way to write `zone` and `*.zone`.
+fn plain_names(name: &str) -> Vec<ServerName> {
+    let texts = match name.strip_prefix('.') {
+        Some(zone) => vec![zone.to_owned(), format!("*.{zone}")],
+        None => vec![name.to_owned()],
+    };
+    texts.iter().filter_map(|text| text.parse().ok()).collect()
 }
 
 /// Whether a hand-written server answers any name at all, by being first rather than by saying so.

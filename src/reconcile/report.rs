@@ -68,6 +68,18 @@ pub struct Report {
     pub error: Option<String>,
     pub hint: Option<String>,
     pub nginx_running: bool,
+    /// What the accepted and the rejected files ask for: a command's NAMEs are looked up in it.
+    #[serde(default)]
+    pub vhosts: Vec<ReportedVhost>,
+}
+
+/// One vhost, by all that it may be called.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct ReportedVhost {
+    pub name: String,
+    pub server_names: Vec<String>,
+    /// The name of its certificate.
+    pub certificate: Option<String>,
 }
 
 /// A vhost file that is not served as it is now.
@@ -96,9 +108,14 @@ pub struct CertificateSummary {
 }
 
 impl Report {
+    /// Whether the active generation is the one that was asked for, even if nobody answers for it.
+    pub fn is_on_disk(&self) -> bool {
+        matches!(self.outcome, Outcome::Unchanged | Outcome::Activated)
+    }
+
     /// Whether what should serve does, as far as it was accepted.
     pub fn succeeded(&self) -> bool {
-        matches!(self.outcome, Outcome::Unchanged | Outcome::Activated) && self.error.is_none()
+        self.is_on_disk() && self.error.is_none()
     }
 }
 

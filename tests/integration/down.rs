@@ -170,6 +170,7 @@ fn a_killed_master_whose_worker_lives_on_is_said_to_be_down() {
         exit, 1,
         "an orphan answers, and nobody can reload it: {report}"
     );
+    assert!(host.status()["generation"]["serving"].is_null());
     assert!(
         report["error"]
             .as_str()

@@ -225,3 +225,26 @@ fn setup_takes_its_line_back_when_nginx_refuses() {
     assert!(setup.stderr.contains("does not include it"), "{setup:?}");
     assert!(!include(&host).exists());
 }
+
+#[test]
+fn a_hand_written_zone_with_a_leading_dot_has_its_names_and_only_the_app_that_wants_one_is_rejected()
+ {
+    let nginx = NginxHost::new();
+    let port = nginx.http_port;
+    nginx.site(
+        "zone",
+        &format!("server {{ listen {port}; server_name .example.org; return 200 zone; }}\n"),
+    );
+    let host = Host::on(nginx, "tls: off\n");
+    let app = App::start();
+    host.drop_app("taken", "example.org", &app);
+    host.drop_app("hello", HELLO, &app);
+    let (status, report) = host.json(&["reload"]);
+    assert_eq!(
+        (status, &report["outcome"]),
+        (3, &"activated".into()),
+        "{report}"
+    );
+    assert_eq!(report["rejected"][0]["name"], "taken", "{report}");
+    assert_eq!(client::get(host.http(), HELLO, "/").unwrap().status, 200);
+}

@@ -430,3 +430,17 @@ fn a_damaged_certificate_of_one_app_keeps_no_other_from_being_served() {
     }
     host.assert_sound(host.active());
 }
+
+#[test]
+fn a_name_as_long_as_a_name_can_be_is_served_like_any_other() {
+    let host = Host::new();
+    let app = App::start();
+    let label = "a".repeat(60);
+    let name = format!("{label}.{label}.{label}.{label}.example");
+    host.drop_app("long", &name, &app);
+    let reload = host.vhostd(&["reload"]);
+    assert_eq!(reload.status, 0, "{reload:?}");
+    host.wait_for_https(&name, "/", &host.internal_root());
+    let renew = host.vhostd(&["renew", "--force", "long"]);
+    assert_eq!(renew.status, 0, "{renew:?}");
+}

@@ -288,3 +288,23 @@ fn an_error_in_the_settings_is_status_2_with_file_line_and_suggestion() {
     let answer = client::get_tls(host.https(), HELLO, "/", &host.internal_root());
     assert_eq!(answer.unwrap().status, 200);
 }
+
+#[test]
+fn a_name_is_known_to_who_may_ask_the_daemon_and_not_read_its_files() {
+    let host = Host::new();
+    let app = App::start();
+    host.drop_app("hello", "hello.example.com", &app);
+    let _daemon = host.daemon();
+    // as for a member of the socket's group: nothing of the state directory is there to be read
+    let settings = fs::read_to_string(host.path("vhostd.yml")).unwrap();
+    let hidden = settings.replace(
+        &host.path("state").display().to_string(),
+        &host.path("unreadable").display().to_string(),
+    );
+    fs::write(host.path("member.yml"), hidden).unwrap();
+    let config = host.path("member.yml").display().to_string();
+    for (name, status) in [("hello", 0), ("hello.example.com", 0), ("other", 2)] {
+        let reload = host.vhostd(&["--config", &config, "reload", name]);
+        assert_eq!(reload.status, status, "{reload:?}");
+    }
+}

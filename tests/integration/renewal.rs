@@ -288,3 +288,17 @@ fn a_certificate_that_has_expired_while_its_ca_fails_is_failing() {
     assert_eq!(certificate["state"], "failing", "{certificate}");
     assert_eq!(certificate["attempts"], 1, "{certificate}");
 }
+
+#[test]
+fn a_renewed_certificate_that_nobody_serves_is_no_success() {
+    let host = Host::new();
+    let app = App::start();
+    host.drop_app("hello", NAME, &app);
+    let daemon = host.daemon();
+    host.wait_for_serving("hello");
+    host.nginx.stop();
+    let renew = host.vhostd(&["renew", "--force", "hello"]);
+    assert_eq!(renew.status, 1, "{renew:?}\n{}", daemon.log());
+    let words = "stored, but not served yet: nginx is not running";
+    assert!(renew.stderr.contains(words), "{renew:?}");
+}
