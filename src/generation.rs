@@ -189,7 +189,7 @@ impl GenerationStore {
         Ok(numbers)
     }
 
-    pub fn history(&self) -> History {
+    pub fn history(&self) -> Result<History, GenerationError> {
         History::read(&self.state_dir)
     }
 }
@@ -207,7 +207,7 @@ impl LockedStore {
         draft: Manifest,
     ) -> Result<StagedGeneration, GenerationError> {
         // a number that once was `current` is never given to other bytes
-        let used = self.store.history().newest();
+        let used = self.store.history()?.newest();
         let number = self
             .store
             .numbers()?
@@ -311,7 +311,7 @@ impl LockedStore {
             atomic_file::rename(&temporary, &zero)?;
         }
         if self.store.active_number().is_err() {
-            self.point_at(self.newest_proven_before(u64::MAX))?;
+            self.point_at(self.newest_proven_before(u64::MAX)?)?;
         }
         Ok(())
     }
@@ -331,7 +331,7 @@ impl LockedStore {
     /// Removes all but the newest [`KEPT`] proven generations, 0, the active one and `also`.
     pub fn prune(&self, also: &[u64]) -> Result<(), GenerationError> {
         let active = self.store.active_number()?;
-        let history = self.store.history();
+        let history = self.store.history()?;
         let mut proven: Vec<u64> = history.proven().collect();
         proven.sort_unstable_by(|a, b| b.cmp(a));
         proven.truncate(KEPT);
@@ -348,13 +348,13 @@ impl LockedStore {
     }
 
     /// The newest generation below `number` that once served, else 0.
-    pub fn newest_proven_before(&self, number: u64) -> u64 {
-        let numbers = self.store.numbers().unwrap_or_default();
-        let history = self.store.history();
+    pub fn newest_proven_before(&self, number: u64) -> Result<u64, GenerationError> {
+        let numbers = self.store.numbers()?;
+        let history = self.store.history()?;
         let proven = history
             .proven()
             .filter(|proven| *proven < number && numbers.contains(proven));
-        proven.max().unwrap_or(0)
+        Ok(proven.max().unwrap_or(0))
     }
 
     fn point_at(&self, number: u64) -> Result<(), WriteError> {

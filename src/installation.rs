@@ -150,6 +150,11 @@ impl Installation {
         )
     }
 
+    /// The process id of nginx's verified master.
+    pub fn master(&self, survey: &Survey) -> Option<i32> {
+        self.host_nginx.master(survey).ok().map(|master| master.pid)
+    }
+
     /// What this nginx can do with those modules.
     pub fn features(
         &self,

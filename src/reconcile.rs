@@ -8,6 +8,7 @@ pub mod pin; // W a rollback holds until something changes
 pub mod plan; // P what there is to do
 pub mod proof; // N the new generation is seen to answer
 pub mod report; // P what a reconcile did
+pub mod setback; // W a candidate that did not serve is not tried again every few seconds
 
 mod activation;
 pub(crate) mod candidate;
@@ -33,6 +34,7 @@ use intent::Intent;
 use pin::Pin;
 use plan::Serving;
 use report::{CertificateSummary, Outcome, Report, Step, StepName};
+use setback::Setback;
 
 /// Why a reconcile is run, and when.
 #[derive(Clone, Copy, Debug)]
@@ -191,7 +193,7 @@ pub fn roll_back_to<'a>(
     let mut progress = Progress::start(observer);
     let number = match number {
         Some(number) => number,
-        None => locked.newest_proven_before(installation.generations.active_number()?),
+        None => locked.newest_proven_before(installation.generations.active_number()?)?,
     };
     if number == 0 || !installation.generations.numbers()?.contains(&number) {
         return Err(ReconcileError::NoSuchGeneration(number));
@@ -225,25 +227,21 @@ fn run(
     let misnamed: Vec<_> = report::misnamed(&intent.misnamed).collect();
     let mut candidate = Candidate::new(installation, intent, request, &active)?;
     let judgement = candidate.judge(locked, progress)?;
-    let mut report = match judgement {
-        Judgement::Unchanged => unchanged(installation, &active),
-        Judgement::Prove(manifest) => {
-            activation::prove_again(installation, locked, *manifest, request, progress)?
-        }
-        Judgement::Tested(tested) => {
-            activation::activate(installation, locked, *tested, request, progress)?
-        }
-        Judgement::Refused { error, hint } => Report {
-            error: Some(error),
-            hint,
-            outcome: Outcome::Rejected,
-            ..base_report(active.number)
-        },
-    };
+    let attempted = judgement.attempted().cloned();
+    let mut report = carry_out(installation, locked, &active, judgement, request, progress)?;
+    if let Some(attempted) = attempted {
+        note_setback(
+            installation,
+            candidate.setback.take(),
+            &attempted,
+            &report,
+            request,
+        )?;
+    }
     report.steps = std::mem::take(&mut progress.steps);
     report.rejected = report::rejected(&candidate.rejections);
     report.rejected.extend(misnamed);
-    report.warnings = std::mem::take(&mut candidate.warnings);
+    report.warnings.append(&mut candidate.warnings);
     if pin.is_none() {
         Pin::remove(&installation.settings.state_dir)?;
     }
@@ -268,6 +266,56 @@ fn run(
         answers_early_challenges: candidate.answers_early_challenges(),
         wanted: candidate.wanted,
     })
+}
+
+fn carry_out(
+    installation: &Installation,
+    locked: &LockedStore,
+    active: &Manifest,
+    judgement: Judgement,
+    request: &Request,
+    progress: &mut Progress<'_>,
+) -> Result<Report, ReconcileError> {
+    match judgement {
+        Judgement::Unchanged => {
+            Setback::remove(&installation.settings.state_dir)?;
+            Ok(unchanged(installation, active))
+        }
+        Judgement::Prove(manifest) => {
+            activation::prove_again(installation, locked, *manifest, request, progress)
+        }
+        Judgement::Tested(tested) => {
+            activation::activate(installation, locked, *tested, request, progress)
+        }
+        Judgement::Wait(setback) => {
+            let mut report = base_report(active.number);
+            setback.tell(&mut report);
+            Ok(report)
+        }
+        Judgement::Refused { error, hint } => Ok(Report {
+            error: Some(error),
+            hint,
+            outcome: Outcome::Rejected,
+            ..base_report(active.number)
+        }),
+    }
+}
+
+/// Whatever became of `attempted`, the next run knows.
+fn note_setback(
+    installation: &Installation,
+    previous: Option<Setback>,
+    attempted: &Manifest,
+    report: &Report,
+    request: &Request,
+) -> Result<(), ReconcileError> {
+    let state_dir = &installation.settings.state_dir;
+    let (digest, master) = (&attempted.digest, installation.master(&attempted.survey));
+    match Setback::after(previous.as_ref(), digest, master, report, request.now) {
+        Some(setback) => setback.write(state_dir)?,
+        None => Setback::remove(state_dir)?,
+    }
+    Ok(())
 }
 
 /// After a failure, the active generation is asked: it may not answer either.

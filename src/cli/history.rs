@@ -5,8 +5,8 @@ use time::format_description::well_known::Rfc3339;
 use time::macros::format_description;
 
 use super::{Exit, output};
-use crate::generation::GenerationStore;
-use crate::generation::history::{HistoryEntry, Proof};
+use crate::generation::history::{self, HistoryEntry, Proof};
+use crate::generation::{GenerationError, GenerationStore};
 use crate::settings::Settings;
 
 #[derive(Args, Debug)]
@@ -19,15 +19,14 @@ pub(super) struct History {
 impl History {
     pub(super) fn run(self, settings: &Settings) -> Exit {
         let store = GenerationStore::new(&settings.state_dir);
-        let (active, kept) = match (store.active_number(), store.numbers()) {
-            (Ok(active), Ok(kept)) => (active, kept),
-            (Err(error), _) | (_, Err(error)) => {
+        let (active, kept, history) = match read(&store) {
+            Ok(read) => read,
+            Err(error) => {
                 output::error(&format!("failed to {error}"));
                 output::hint(Some("run `vhostd setup` first"));
                 return Exit::Failed;
             }
         };
-        let history = store.history();
         let newest_first = || history.entries().iter().rev();
         if self.json {
             let entries: Vec<_> = newest_first()
@@ -41,6 +40,10 @@ impl History {
         }
         Exit::Done
     }
+}
+
+fn read(store: &GenerationStore) -> Result<(u64, Vec<u64>, history::History), GenerationError> {
+    Ok((store.active_number()?, store.numbers()?, store.history()?))
 }
 
 fn as_json(entry: &HistoryEntry, active: u64, kept: &[u64]) -> serde_json::Value {

@@ -129,7 +129,7 @@ fn shown(installation: &Installation, name: Option<&str>) -> Result<Shown, Strin
     let record = StatusRecord::read(&installation.settings.state_dir);
     let survey = installation.survey().map_err(|e| words(&e))?;
     let master = installation.host_nginx.master(&survey).ok();
-    let last = installation.generations.history();
+    let last = installation.generations.history().map_err(|e| words(&e))?;
     let activated_at = last.last(active.number).map(|entry| entry.at);
     let record_or = |field: fn(&StatusRecord) -> Option<String>| record.as_ref().and_then(field);
     let vhosts: Vec<VhostStatus> = record

@@ -4,12 +4,14 @@
 //! activated by somebody who was killed: the next run proves it or rolls it back.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
 use super::manifest::Reason;
+use super::{GenerationError, read_failed};
 use crate::atomic_file::{self, WriteError};
 
 /// Oldest first.
@@ -47,15 +49,19 @@ pub enum Proof {
 const MOST: usize = 200;
 
 impl History {
-    /// A damaged history is an empty one: it is a record, nothing depends on it but `rollback`.
-    pub fn read(state_dir: &Path) -> Self {
+    /// A missing history is an empty one; so is one that is damaged, which the next entry replaces.
+    /// One that cannot be read now is an error: what it protects would be pruned.
+    pub fn read(state_dir: &Path) -> Result<Self, GenerationError> {
         let path = state_dir.join("history.json");
-        let read = fs::read(&path).ok();
-        let history = read.and_then(|bytes| serde_json::from_slice::<Self>(&bytes).ok());
-        Self {
-            path,
-            ..history.unwrap_or_default()
-        }
+        let history = match fs::read(&path) {
+            Ok(bytes) => serde_json::from_slice::<Self>(&bytes).unwrap_or_else(|error| {
+                tracing::warn!("{} is damaged and begun anew: {error}", path.display());
+                Self::default()
+            }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Self::default(),
+            Err(error) => return Err(read_failed(&path)(error)),
+        };
+        Ok(Self { path, ..history })
     }
 
     pub fn record(&mut self, entry: HistoryEntry) -> Result<(), WriteError> {
@@ -103,7 +109,7 @@ mod tests {
     #[test]
     fn a_reload_that_fails_for_days_does_not_crowd_out_what_rollback_can_return_to() {
         let directory = tempfile::tempdir().unwrap();
-        let mut history = History::read(directory.path());
+        let mut history = History::read(directory.path()).unwrap();
         let entry = |generation, result| HistoryEntry {
             generation,
             at: OffsetDateTime::UNIX_EPOCH,
@@ -117,7 +123,7 @@ mod tests {
             let failed = entry(generation, Proof::RolledBack);
             history.record(failed).unwrap();
         }
-        let read = History::read(directory.path());
+        let read = History::read(directory.path()).unwrap();
         assert_eq!(read.entries().len(), MOST);
         assert_eq!(read.proven().collect::<Vec<_>>(), [1]);
         assert_eq!(read.newest(), Some(MOST as u64 + 49));

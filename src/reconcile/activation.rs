@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::plan::{Serving, changes, names_to_prove};
-use super::proof::{answering, prove};
+use super::proof::{ProofError, answering, prove};
 use super::report::{Outcome, Report, StepName};
 use super::{Progress, ReconcileError, Request, base_report, remedy};
 use crate::generation::history::{HistoryEntry, Proof};
@@ -15,6 +15,12 @@ use crate::nginx::process::NoMaster;
 
 /// What `prove` may take beyond twice the time of the test: nginx retries a taken port for 2.5 s.
 const PROOF_LIMIT: Duration = Duration::from_secs(5);
+/// Beyond that, for each name: nginx reads thousands of vhosts for seconds (measured: 13 s for 5,000).
+const PROOF_LIMIT_PER_NAME: Duration = Duration::from_millis(4);
+
+/// One question without an answer says that nginx is busy, and another reload would not help it.
+const LOOKS: u32 = 3;
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// Who answers on the listeners of the active generation.
 pub(crate) fn serving(installation: &Installation, active: &Manifest) -> Serving {
@@ -22,10 +28,13 @@ pub(crate) fn serving(installation: &Installation, active: &Manifest) -> Serving
     if installation.nginx_is_down(&active.survey) {
         return Serving::NginxDown;
     }
-    match answering(installation.nginx(), active) {
-        Some(number) => Serving::Generation(number),
-        None => Serving::Unknown,
+    for _ in 0..LOOKS {
+        if let Some(number) = answering(installation.nginx(), active) {
+            return Serving::Generation(number);
+        }
+        std::thread::sleep(LOOK_AGAIN);
     }
+    Serving::Unknown
 }
 
 /// `current` moves, nginx is told, the effect is seen; or all of it is taken back.
@@ -60,15 +69,12 @@ pub(crate) fn prove_again(
     request: &Request,
     progress: &mut Progress<'_>,
 ) -> Result<Report, ReconcileError> {
-    let last = installation
-        .generations
-        .history()
-        .last(active.number)
-        .map(|e| e.result);
+    let history = installation.generations.history()?;
+    let last = history.last(active.number).map(|entry| entry.result);
     let fallback = match last {
         // it served: an older generation would serve no better, and is not what was asked for
         Some(Proof::Proven) => active.number,
-        _ => locked.newest_proven_before(active.number),
+        _ => locked.newest_proven_before(active.number)?,
     };
     let old = installation.generations.manifest(fallback)?;
     let activation = locked.resume(installation.generations.active()?, fallback);
@@ -98,6 +104,8 @@ struct Settling<'a, 'p> {
 struct Failure {
     why: String,
     hint: Option<String>,
+    /// nginx's master may be reading it yet.
+    may_still_take: bool,
 }
 
 impl Settling<'_, '_> {
@@ -112,13 +120,18 @@ impl Settling<'_, '_> {
             }
             Err(error) => {
                 self.finished(StepName::Reload, "nothing was signalled");
-                let why = error.to_string();
-                return self.back(activation, Failure { why, hint: None });
+                let failure = Failure {
+                    why: error.to_string(),
+                    hint: None,
+                    may_still_take: false,
+                };
+                return self.back(activation, failure);
             }
         };
         self.finished(StepName::Reload, "nginx's master was told");
         let names = names_to_prove(&new, self.old);
-        let limit = PROOF_LIMIT + self.test_time * 2;
+        let count = u32::try_from(new.names.len()).unwrap_or(u32::MAX);
+        let limit = PROOF_LIMIT + (self.test_time * 2).max(PROOF_LIMIT_PER_NAME * count);
         match prove(nginx, reloading.as_ref(), &new, &names, limit) {
             Ok(()) => {
                 self.finished(StepName::Verify, proven(&new, names.len()));
@@ -133,6 +146,7 @@ impl Settling<'_, '_> {
                 let failure = Failure {
                     hint: remedy::of(self.installation, &error, &new),
                     why: error.to_string(),
+                    may_still_take: matches!(error, ProofError::TimedOut { .. }),
                 };
                 self.back(activation, failure)
             }
@@ -141,16 +155,22 @@ impl Settling<'_, '_> {
 
     fn commit(self, activation: Activation) -> Result<Report, ReconcileError> {
         let new = activation.commit().manifest;
-        self.record(&new, Proof::Proven, None)?;
-        Ok(Report {
-            outcome: Outcome::Activated,
-            ..base_report(new.number)
-        })
+        let mut report = base_report(new.number);
+        report.outcome = Outcome::Activated;
+        // it serves, whatever becomes of the record; the next run proves it once more
+        if let Err(error) = self.record(&new, Proof::Proven, None) {
+            report.warnings.push(format!("failed to {error}"));
+        }
+        Ok(report)
     }
 
     fn back(mut self, activation: Activation, failure: Failure) -> Result<Report, ReconcileError> {
         let failed = activation.manifest().clone();
-        let Failure { why, hint } = failure;
+        let Failure {
+            why,
+            hint,
+            may_still_take,
+        } = failure;
         if activation.previous() == failed.number {
             return Ok(Report {
                 error: Some(why),
@@ -160,7 +180,7 @@ impl Settling<'_, '_> {
         }
         let active = activation.roll_back(self.locked)?.manifest;
         let number = active.number;
-        let error = match restore(self.installation, &active) {
+        let error = match restore(self.installation, &active, may_still_take) {
             Ok(()) => why.clone(),
             Err(still) => format!("{why}; generation {number} is back on disk, but {still}"),
         };
@@ -199,7 +219,8 @@ impl Settling<'_, '_> {
             changes: changes(new, self.old),
             why,
         };
-        Ok(self.installation.generations.history().record(entry)?)
+        let mut history = self.installation.generations.history()?;
+        Ok(history.record(entry)?)
     }
 
     fn finished(&mut self, step: StepName, detail: impl Into<String>) {
@@ -222,8 +243,12 @@ fn proven(new: &Manifest, names: usize) -> String {
 }
 
 /// After a refused reload the old workers never stopped; only where the failed generation did
-/// answer is nginx told once more.
-fn restore(installation: &Installation, active: &Manifest) -> Result<(), String> {
+/// answer, or may yet, is nginx told once more.
+fn restore(
+    installation: &Installation,
+    active: &Manifest,
+    may_still_take: bool,
+) -> Result<(), String> {
     let nginx = installation.nginx();
     if active.http.is_empty() {
         // generation 0 has no listeners that could tell; reading it again drops ours
@@ -233,7 +258,7 @@ fn restore(installation: &Installation, active: &Manifest) -> Result<(), String>
         };
     }
     let settled = Instant::now() + Duration::from_millis(300);
-    while Instant::now() < settled {
+    while !may_still_take && Instant::now() < settled {
         if answering(nginx, active) == Some(active.number) {
             return Ok(());
         }

@@ -1,5 +1,7 @@
 //! Candidates → a tested generation: accept, render, stage, let nginx judge, and learn from a no.
 
+mod lesson; // X what a refusal of nginx's teaches
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -10,17 +12,21 @@ use super::intent::Intent;
 use super::plan::{Plan, plan};
 use super::proof::fingerprint;
 use super::report::StepName;
+use super::setback::Setback;
 use super::{Progress, ReconcileError, Request, activation, neighbours};
-use crate::certificate::{CertificateInventory, CertificateRequest, Issuer, WantedCertificate};
+use crate::certificate::{
+    CertificateInventory, CertificateRequest, Issuer, StoredCertificate, WantedCertificate,
+};
 use crate::desired::{self, Accepted, DesiredState, DesiredTls, HostFacts, Owners, Rejection};
 use crate::diagnostic::Diagnostic;
 use crate::generation::manifest::{AppSource, Manifest, Reason, ServedName};
-use crate::generation::{LockedStore, StagedGeneration, TestedGeneration};
+use crate::generation::{LockedStore, TestedGeneration};
 use crate::installation::Installation;
-use crate::nginx::TestError;
 use crate::nginx::dump::Survey;
 use crate::render::{RenderedConfig, render};
 use crate::vhost::{App, AppName, ServerName, TlsMode};
+
+use lesson::Lesson;
 
 /// Everything that a reconcile knows while it decides.
 pub(crate) struct Candidate<'a> {
@@ -37,6 +43,8 @@ pub(crate) struct Candidate<'a> {
     pub(crate) inventory: CertificateInventory,
     pub(crate) warnings: Vec<String>,
     survey: Survey,
+    /// What failed last.
+    pub(crate) setback: Option<Setback>,
 }
 
 /// What the candidate came to.
@@ -45,16 +53,23 @@ pub(crate) enum Judgement {
     /// `current` holds these bytes already, but they are not proven to serve.
     Prove(Box<Manifest>),
     Tested(Box<TestedGeneration>),
+    /// It failed a moment ago.
+    Wait(Setback),
     Refused {
         error: String,
         hint: Option<String>,
     },
 }
 
-/// What a refusal taught.
-enum Lesson {
-    TryAgain,
-    GiveUp { error: String, hint: Option<String> },
+impl Judgement {
+    /// What nginx is about to be told to serve.
+    pub(crate) fn attempted(&self) -> Option<&Manifest> {
+        match self {
+            Self::Prove(manifest) => Some(manifest),
+            Self::Tested(tested) => Some(tested.manifest()),
+            Self::Refused { .. } | Self::Unchanged | Self::Wait(_) => None,
+        }
+    }
 }
 
 /// Each attempt quarantines an app or learns what changed in the hand-written files.
@@ -82,6 +97,7 @@ impl<'a> Candidate<'a> {
             inventory,
             warnings,
             survey: active.survey.clone(),
+            setback: Setback::read(&installation.settings.state_dir),
             intent,
         })
     }
@@ -100,8 +116,6 @@ impl<'a> Candidate<'a> {
                 StepName::Test,
                 "nginx refuses the hand-written configuration",
             );
-            // what is wanted does not depend on it
-            self.resolve()?;
             return Ok(Judgement::Refused { error, hint });
         }
         progress.ahead_of(StepName::Test);
@@ -112,7 +126,7 @@ impl<'a> Candidate<'a> {
                 StepName::Render,
                 format!("{count} {}", if count == 1 { "vhost" } else { "vhosts" }),
             );
-            let plan = self.plan(&rendered.digest);
+            let plan = self.plan(&rendered.digest)?;
             if blind && plan != Plan::Activate {
                 let words = "nginx accepts the hand-written configuration";
                 progress.finished(StepName::Test, words);
@@ -122,6 +136,10 @@ impl<'a> Candidate<'a> {
                 Plan::Prove => {
                     return self.settled(Judgement::Prove(Box::new(self.active.clone())));
                 }
+                Plan::Wait => match self.setback.take() {
+                    Some(setback) => return self.settled(Judgement::Wait(setback)),
+                    None => continue,
+                },
                 Plan::Activate => {}
             }
             let staged = locked.stage(&rendered, draft)?;
@@ -167,14 +185,19 @@ impl<'a> Candidate<'a> {
         ours.iter().all(|listener| listener.default_server)
     }
 
-    fn plan(&self, digest: &str) -> Plan {
-        let history = self.installation.generations.history();
+    fn plan(&self, digest: &str) -> Result<Plan, ReconcileError> {
+        let history = self.installation.generations.history()?;
         let number = self.active.number;
         // an activation without an entry is one whose proof was interrupted
         let proof = history.last(number).map(|entry| entry.result);
-        plan(digest, self.active, proof, || {
+        let held = !self.request.is_manual()
+            && self.setback.as_ref().is_some_and(|setback| {
+                let master = self.installation.master(&self.active.survey);
+                setback.holds(digest, master, self.request.now)
+            });
+        Ok(plan(digest, self.active, proof, held, || {
             activation::serving(self.installation, self.active)
-        })
+        }))
     }
 
     /// Claims are written before anything serves: a name once served has an owner.
@@ -292,12 +315,19 @@ impl<'a> Candidate<'a> {
                     key_type: Some(self.installation.settings.acme.key_type),
                     ..CertificateRequest::new(wanted, served, None)
                 };
-                let issued = self.installation.internal_ca.issue(&request, now)?;
-                let stored = store.store(&issued, &request, now)?;
-                self.inventory
-                    .certificates
-                    .insert(wanted.name.clone(), stored);
-            } else if served.is_none() {
+                match self.issue(&request) {
+                    Ok(stored) => {
+                        let name = wanted.name.clone();
+                        self.inventory.certificates.insert(name, stored);
+                        continue;
+                    }
+                    // it is tried again as any certificate is; the others are not concerned
+                    Err(error) => self
+                        .warnings
+                        .push(format!("{}: failed to {error}", wanted.name)),
+                }
+            }
+            if self.inventory.serving(wanted, now).is_none() {
                 let placeholder = store.ensure_placeholder(wanted, now)?;
                 self.inventory
                     .placeholders
@@ -305,6 +335,12 @@ impl<'a> Candidate<'a> {
             }
         }
         Ok(())
+    }
+
+    fn issue(&self, request: &CertificateRequest) -> Result<StoredCertificate, ReconcileError> {
+        let (installation, now) = (self.installation, self.request.now);
+        let issued = installation.internal_ca.issue(request, now)?;
+        Ok(installation.certificates.store(&issued, request, now)?)
     }
 
     fn host(&self) -> Result<HostFacts, ReconcileError> {
@@ -375,103 +411,6 @@ impl<'a> Candidate<'a> {
             }
         }
         names
-    }
-
-    fn learn(
-        &mut self,
-        locked: &LockedStore,
-        staged: &StagedGeneration,
-        error: TestError,
-    ) -> Lesson {
-        let TestError::Refused { messages, place } = error else {
-            return Lesson::GiveUp {
-                error: error.to_string(),
-                hint: None,
-            };
-        };
-        let message = messages.first().cloned().unwrap_or_default();
-        let named = place
-            .as_ref()
-            .and_then(|(path, _)| self.app_of(staged, path));
-        if let Some(app) = named.filter(|app| !self.quarantined.contains_key(app)) {
-            let file = self
-                .intent
-                .sources
-                .get(&app)
-                .map(|source| source.file.clone());
-            let reason = format!("nginx refuses it: {message}");
-            self.quarantined
-                .insert(app, Diagnostic::new(file.unwrap_or_default(), reason));
-            return Lesson::TryAgain;
-        }
-        let known = self.survey.clone();
-        match self.survey_again(locked) {
-            Lesson::TryAgain if self.survey != known => Lesson::TryAgain,
-            Lesson::TryAgain => Lesson::GiveUp {
-                error: format!("nginx refuses the configuration: {message}"),
-                hint: match place {
-                    Some((path, line)) => Some(whose(&path, line, locked)),
-                    None => self.placeless_hint(&message),
-                },
-            },
-            give_up => give_up,
-        }
-    }
-
-    /// What to do about a message that names no line of a configuration file.
-    fn placeless_hint(&self, message: &str) -> Option<String> {
-        let logs = &self.installation.settings.log_dir;
-        let about_logs = message.contains(&format!("{}/", logs.display()));
-        about_logs.then(|| {
-            format!(
-                "create the directory {} for the access logs, or set `log_dir`",
-                logs.display()
-            )
-        })
-    }
-
-    /// What the hand-written files say without us: generation 0 serves nothing.
-    fn survey_again(&mut self, locked: &LockedStore) -> Lesson {
-        let store = locked.store();
-        let active = store.path(self.active.number);
-        match self.installation.nginx().test(&store.path(0), &active) {
-            Ok(accepted) => {
-                self.survey = accepted.survey;
-                Lesson::TryAgain
-            }
-            Err(TestError::Refused { messages, place }) => Lesson::GiveUp {
-                error: format!(
-                    "nginx refuses the hand-written configuration, without any of vhostd's files: {}",
-                    messages.first().map_or("no reason given", String::as_str)
-                ),
-                hint: Some(match place {
-                    Some((path, line)) => {
-                        format!("fix {}:{line}, then run `vhostd reload`", path.display())
-                    }
-                    None => "run `nginx -t`, fix what it names, then run `vhostd reload`".into(),
-                }),
-            },
-            Err(error) => Lesson::GiveUp {
-                error: error.to_string(),
-                hint: None,
-            },
-        }
-    }
-
-    fn app_of(&self, staged: &StagedGeneration, path: &Path) -> Option<AppName> {
-        let manifest = staged.manifest();
-        let directory = self.installation.generations.path(manifest.number);
-        let relative = path.strip_prefix(&directory).ok()?;
-        manifest.files.get(relative).cloned()
-    }
-}
-
-fn whose(path: &Path, line: usize, locked: &LockedStore) -> String {
-    let at = format!("{}:{line}", path.display());
-    if path.starts_with(locked.store().directory()) {
-        format!("{at} is vhostd's own file: please report this")
-    } else {
-        format!("{at} is a hand-written file: fix it, then run `vhostd reload`")
     }
 }
 

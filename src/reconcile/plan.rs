@@ -15,6 +15,8 @@ pub enum Plan {
     Prove,
     /// Stage, test, activate, reload, prove.
     Activate,
+    /// The same was tried a moment ago and did not serve.
+    Wait,
 }
 
 /// Who answers on the listeners of the active generation.
@@ -28,16 +30,17 @@ pub enum Serving {
 }
 
 /// `proof`: how the activation of `active` ended; `None` where that is not known, because whoever
-/// activated it was interrupted.
+/// activated it was interrupted. `held`: a setback with this digest is too fresh to try again.
 /// `serving` is asked only where the answer matters.
 pub fn plan(
     digest: &str,
     active: &Manifest,
     proof: Option<Proof>,
+    held: bool,
     serving: impl FnOnce() -> Serving,
 ) -> Plan {
     if digest != active.digest {
-        return Plan::Activate;
+        return if held { Plan::Wait } else { Plan::Activate };
     }
     match (serving(), proof) {
         (Serving::Generation(number), Some(Proof::Proven)) if number == active.number => {
@@ -45,6 +48,7 @@ pub fn plan(
         }
         // it has been said already, and there is nobody to tell
         (Serving::NginxDown, Some(Proof::Proven | Proof::NginxDown)) => Plan::Unchanged,
+        _ if held => Plan::Wait,
         _ => Plan::Prove,
     }
 }
@@ -109,36 +113,67 @@ mod tests {
     fn nothing_is_reloaded_when_the_same_bytes_serve_already() {
         let serving = || Serving::Generation(7);
         let proven = Some(Proof::Proven);
-        assert_eq!(plan("a", &active(7, "a"), proven, serving), Plan::Unchanged);
+        assert_eq!(
+            plan("a", &active(7, "a"), proven, false, serving),
+            Plan::Unchanged
+        );
+    }
+
+    #[test]
+    fn what_failed_a_moment_ago_waits_unless_it_serves_meanwhile() {
+        let proven = Some(Proof::Proven);
+        let serving = || Serving::Generation(7);
+        let unknown = || Serving::Unknown;
+        assert_eq!(
+            plan("b", &active(7, "a"), proven, true, unknown),
+            Plan::Wait
+        );
+        assert_eq!(
+            plan("a", &active(7, "a"), proven, true, unknown),
+            Plan::Wait
+        );
+        assert_eq!(
+            plan("a", &active(7, "a"), proven, true, serving),
+            Plan::Unchanged
+        );
     }
 
     #[test]
     fn an_activation_that_was_never_proven_is_proven_now() {
         let serving = || Serving::Generation(7);
-        assert_eq!(plan("a", &active(7, "a"), None, serving), Plan::Prove);
+        assert_eq!(
+            plan("a", &active(7, "a"), None, false, serving),
+            Plan::Prove
+        );
     }
 
     #[test]
     fn what_was_activated_while_nginx_was_down_is_proven_when_it_is_up() {
         let (active, down) = (active(7, "a"), Some(Proof::NginxDown));
         let serving = || Serving::NginxDown;
-        assert_eq!(plan("a", &active, down, serving), Plan::Unchanged);
-        assert_eq!(plan("a", &active, None, serving), Plan::Prove);
+        assert_eq!(plan("a", &active, down, false, serving), Plan::Unchanged);
+        assert_eq!(plan("a", &active, None, false, serving), Plan::Prove);
         let serving = || Serving::Generation(7);
-        assert_eq!(plan("a", &active, down, serving), Plan::Prove);
+        assert_eq!(plan("a", &active, down, false, serving), Plan::Prove);
     }
 
     #[test]
     fn the_right_files_with_another_generation_answering_are_reloaded() {
         let serving = || Serving::Generation(6);
         let proven = Some(Proof::Proven);
-        assert_eq!(plan("a", &active(7, "a"), proven, serving), Plan::Prove);
+        assert_eq!(
+            plan("a", &active(7, "a"), proven, false, serving),
+            Plan::Prove
+        );
     }
 
     #[test]
     fn other_bytes_become_a_new_generation() {
         let serving = || Serving::Generation(7);
         let proven = Some(Proof::Proven);
-        assert_eq!(plan("b", &active(7, "a"), proven, serving), Plan::Activate);
+        assert_eq!(
+            plan("b", &active(7, "a"), proven, false, serving),
+            Plan::Activate
+        );
     }
 }

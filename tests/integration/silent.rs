@@ -93,6 +93,38 @@ fn a_port_held_by_another_process_is_reported_and_healed_when_it_is_free() {
 }
 
 #[test]
+fn a_candidate_that_did_not_serve_is_not_tried_at_every_look_and_a_changed_one_is_at_once() {
+    let app = App::start();
+    let host = plain_host(&app);
+    let _taken = take_port(host.nginx.https_port);
+    let daemon = host.daemon();
+    let text = |name: &str| {
+        let url = app.url();
+        format!("server_name: {name}\nproxy_pass_url: {url}\ntls: internal\n")
+    };
+    let failures = || {
+        let (_, history) = host.json(&["history"]);
+        let entries = history["generations"].as_array().unwrap();
+        let failed = entries.iter().filter(|it| it["result"] == "rolled_back");
+        failed.count()
+    };
+    host.drop_file("tls.yml", &text("tls.example.com"));
+    wait_for("a rollback", || (failures() == 1).then_some(()));
+    // each touch is a look, and an attempt would take nginx's 2.5 s
+    for _ in 0..20 {
+        host.drop_file("tls.yml", &text("tls.example.com"));
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    assert_eq!(host.state("tls"), "pending");
+    let (_, status) = host.json(&["status"]);
+    let error = status["error"].as_str().unwrap();
+    assert!(error.contains("Address already in use"), "{error}");
+    assert_eq!(failures(), 1, "{}", daemon.log());
+    host.drop_file("tls.yml", &text("other.example.com"));
+    wait_for("another rollback", || (failures() == 2).then_some(()));
+}
+
+#[test]
 fn a_port_that_is_freed_while_nginx_retries_is_no_failure() {
     let app = App::start();
     let host = plain_host(&app);
