@@ -11,7 +11,7 @@ use crate::certificate::{CertificateName, WantedCertificate};
 use crate::desired::wanted;
 use crate::generation::manifest::{AppSource, Manifest};
 use crate::reconcile::candidate::Candidate;
-use crate::reconcile::report::{Rejected, Report};
+use crate::reconcile::report::{Rejected, Report, lossy};
 use crate::vhost::AppName;
 
 /// `status.json` in the state directory.
@@ -34,6 +34,7 @@ pub struct StatusRecord {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct VhostStatus {
     pub name: String,
+    #[serde(serialize_with = "lossy")]
     pub file: PathBuf,
     pub server_names: Vec<String>,
     pub state: VhostState,
