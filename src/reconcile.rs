@@ -247,8 +247,9 @@ fn run(
     }
     let pinned = pin.map(|pin| pin.generation);
     let served = served(installation, &report)?;
-    StatusRecord::of(&candidate, &report, &served, pinned, request.now)
-        .write(&installation.settings.state_dir)?;
+    let record = StatusRecord::of(&candidate, &report, &served, pinned, request.now);
+    record.write(&installation.settings.state_dir)?;
+    report.vhosts = record.vhosts;
     locked.prune(&pinned.into_iter().collect::<Vec<_>>())?;
     if matches!(request.reason, Reason::Start | Reason::Certificate)
         && let Err(error) = installation.prune_certificates(&candidate.wanted, request.now)
@@ -295,6 +296,7 @@ pub(crate) fn base_report(generation: u64) -> Report {
         error: None,
         hint: None,
         nginx_running: true,
+        vhosts: Vec::new(),
     }
 }
 

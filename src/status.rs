@@ -31,7 +31,7 @@ pub struct StatusRecord {
 }
 
 /// One vhost, in the contract's form.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct VhostStatus {
     pub name: String,
     #[serde(serialize_with = "lossy")]

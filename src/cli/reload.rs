@@ -12,7 +12,6 @@ use crate::obtain::{Obtaining, obtain_due};
 use crate::reconcile::report::{CertificateSummary, Report, Step};
 use crate::reconcile::{self, ReconcileError};
 use crate::settings::Settings;
-use crate::status::StatusRecord;
 
 #[derive(Args, Debug)]
 pub(super) struct Reload {
@@ -35,7 +34,6 @@ impl Reload {
         let Some(runtime) = runtime() else {
             return Exit::Failed;
         };
-        let state_dir = settings.state_dir.clone();
         let request = Request::Reload { wait: self.wait };
         let answer = runtime.block_on(through_daemon(&settings, &request, self.json));
         let report = match answer {
@@ -46,7 +44,7 @@ impl Reload {
                 Ok(report) => report,
             },
         };
-        self.conclude(report, StatusRecord::read(&state_dir).as_ref())
+        self.conclude(report)
     }
 
     fn by_itself(
@@ -85,9 +83,9 @@ impl Reload {
         Ok(report)
     }
 
-    fn conclude(&self, report: Report, status: Option<&StatusRecord>) -> Exit {
-        let unknown = verdict::unknown(&self.names, &report, status);
-        let concerning = verdict::concerning(report.clone(), &self.names, status);
+    fn conclude(&self, report: Report) -> Exit {
+        let unknown = verdict::unknown(&self.names, &report);
+        let concerning = verdict::concerning(report.clone(), &self.names);
         if self.json {
             output::json(&report);
         } else {

@@ -3,7 +3,6 @@
 use super::Exit;
 use super::output;
 use crate::reconcile::report::{Outcome, Report};
-use crate::status::StatusRecord;
 
 /// Whether a command's NAME means this vhost: its app, itself, or one of its names.
 pub(super) fn matches(name: &str, vhost: &str, server_names: &[String]) -> bool {
@@ -13,17 +12,13 @@ pub(super) fn matches(name: &str, vhost: &str, server_names: &[String]) -> bool 
 }
 
 /// The part of `report` that a command with NAMEs speaks of; without NAMEs, all of it.
-pub(super) fn concerning(
-    mut report: Report,
-    names: &[String],
-    status: Option<&StatusRecord>,
-) -> Report {
+pub(super) fn concerning(mut report: Report, names: &[String]) -> Report {
     if names.is_empty() {
         return report;
     }
-    let vhosts: Vec<_> = status
+    let vhosts: Vec<_> = report
+        .vhosts
         .iter()
-        .flat_map(|status| &status.vhosts)
         .filter(|vhost| any_matches(names, &vhost.name, &vhost.server_names))
         .collect();
     report.rejected.retain(|rejected| {
@@ -46,20 +41,16 @@ fn any_matches(names: &[String], vhost: &str, server_names: &[String]) -> bool {
 }
 
 /// The NAMEs that no vhost and no rejected file has.
-pub(super) fn unknown<'a>(
-    names: &'a [String],
-    report: &Report,
-    status: Option<&StatusRecord>,
-) -> Vec<&'a String> {
+pub(super) fn unknown<'a>(names: &'a [String], report: &Report) -> Vec<&'a String> {
     let known = |name: &&String| {
         report
             .rejected
             .iter()
             .any(|rejected| matches(name, &rejected.name, &[]))
-            || status.is_some_and(|status| {
-                let mut vhosts = status.vhosts.iter();
-                vhosts.any(|vhost| matches(name, &vhost.name, &vhost.server_names))
-            })
+            || report
+                .vhosts
+                .iter()
+                .any(|vhost| matches(name, &vhost.name, &vhost.server_names))
     };
     names.iter().filter(|name| !known(name)).collect()
 }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use crate::desired::Rejection;
 use crate::diagnostic::Diagnostic;
+use crate::status::VhostStatus;
 
 /// How a reconcile ended.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -68,6 +69,9 @@ pub struct Report {
     pub error: Option<String>,
     pub hint: Option<String>,
     pub nginx_running: bool,
+    /// Every vhost as it is now: who asks through the socket may not read the state directory.
+    #[serde(default)]
+    pub vhosts: Vec<VhostStatus>,
 }
 
 /// A vhost file that is not served as it is now.

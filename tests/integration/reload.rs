@@ -141,6 +141,25 @@ fn with_names_the_status_speaks_of_those_vhosts_only() {
     }
 }
 
+/// As the members of the socket's group: the state directory is root's.
+#[test]
+fn with_names_the_daemon_is_believed_by_who_cannot_read_the_state() {
+    let host = Host::new();
+    let app = App::start();
+    host.drop_app("hello", HELLO, &app);
+    host.drop_file("shop.yml", "server_name: shop.example.com\n");
+    let _daemon = host.daemon();
+    let state = host.path("state").display().to_string();
+    let settings = fs::read_to_string(host.path("vhostd.yml")).unwrap();
+    let elsewhere = settings.replace(&state, &format!("{state}-of-nobody"));
+    fs::write(host.path("member.yml"), elsewhere).unwrap();
+    let member = host.path("member.yml").display().to_string();
+    for (name, status) in [("hello", 0), (HELLO, 0), ("shop", 3), ("nobody", 2)] {
+        let reload = host.vhostd(&["--config", &member, "reload", name]);
+        assert_eq!(reload.status, status, "{name}: {reload:?}");
+    }
+}
+
 #[test]
 fn with_names_and_wait_another_vhosts_certificate_does_not_fail_the_status() {
     let nobody = format!("https://127.0.0.1:{}/dir", free_port());
