@@ -1,6 +1,8 @@
 //! The third way in which vhostd is used: the manual reload.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 use std::process::Stdio;
 
 use serde_json::Value;
@@ -278,6 +280,28 @@ fn the_time_of_waiting_for_another_is_no_steps_time() {
         report["steps"][0]["ms"].as_f64().unwrap() < 1000.0,
         "{report}"
     );
+}
+
+/// As an older daemon would be asked by a newer command.
+#[test]
+fn the_daemon_says_404_to_requests_that_it_does_not_know_whatever_their_body() {
+    let host = Host::new();
+    let _daemon = host.daemon();
+    let ask = |request: &str, body: &str| {
+        let mut stream = UnixStream::connect(host.path("run/control.sock")).unwrap();
+        let length = body.len();
+        let head = format!("{request} HTTP/1.1\r\nhost: vhostd\r\nconnection: close\r\n");
+        write!(stream, "{head}content-length: {length}\r\n\r\n{body}").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer[9..12].to_owned()
+    };
+    assert_eq!(ask("POST /v1/plan", "{\"plan\":{}}"), "404");
+    assert_eq!(ask("POST /v2/reload", "what comes in ten years"), "404");
+    assert_eq!(ask("GET /v1/reload", ""), "404");
+    assert_eq!(ask("POST /v1/reload", "nonsense"), "400");
+    let unknown_key = "{\"reload\":{\"wait\":false,\"restart_nginx\":true}}";
+    assert_eq!(ask("POST /v1/reload", unknown_key), "200");
 }
 
 #[test]
