@@ -201,7 +201,9 @@ pub fn roll_back_to<'a>(
     let pin = Pin::new(number, &files);
     intent.pin = Some(pin.clone());
     let applied = run(installation, &locked, intent, request, &mut progress)?;
-    if applied.report.succeeded() {
+    // also while nginx is down: it serves these vhosts when it starts
+    let outcome = applied.report.outcome;
+    if matches!(outcome, Outcome::Activated | Outcome::Unchanged) {
         pin.write(&installation.settings.state_dir)?;
     }
     Ok(applied)
