@@ -153,7 +153,10 @@ fn shown(installation: &Installation, name: Option<&str>) -> Result<Shown, Strin
     Ok(Shown {
         generation: ShownGeneration {
             active: active.number,
-            serving: answering(installation.nginx(), &active),
+            // a worker that outlived its master answers, and is no running nginx
+            serving: master
+                .as_ref()
+                .and_then(|_| answering(installation.nginx(), &active)),
             activated_at: activated_at.and_then(rfc3339),
         },
         nginx: ShownNginx {
@@ -309,6 +312,7 @@ fn print(shown: &Shown, now: OffsetDateTime) {
         shown.nginx.version,
         shown.generation.active,
         match shown.generation.serving {
+            None if !shown.nginx.running => String::new(),
             Some(serving) if serving == shown.generation.active => ", serving".into(),
             Some(serving) => output::bad(&format!(", but {serving} answers")),
             None => output::doubtful(", nothing answers"),

@@ -181,6 +181,9 @@ fn a_killed_master_whose_worker_lives_on_is_said_to_be_down() {
         report["hint"].as_str().unwrap().contains("worker"),
         "{report}"
     );
+    let status = host.status();
+    assert_eq!(status["nginx"]["running"], false, "{status}");
+    assert!(status["generation"]["serving"].is_null(), "{status}");
     host.drop_app("next", "next.example.com", &app);
     let (exit, report) = host.json(&["reload"]);
     assert_eq!(exit, 1, "{report}");
