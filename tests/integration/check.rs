@@ -155,6 +155,9 @@ fn what_cannot_be_read_is_status_1() {
     assert_eq!(check.status, 1, "{check:?}");
     assert!(check.stderr.contains("nowhere.yml"), "{check:?}");
     assert!(!check.stdout.contains("no errors"), "{check:?}");
+    let check = host.vhostd(&["check", missing.to_str().unwrap(), "--json"]);
+    assert_eq!(check.status, 1, "{check:?}");
+    assert!(check.stderr.contains("nowhere.yml"), "{check:?}");
     fs::remove_dir_all(host.path("vhosts.d")).unwrap();
     let check = host.vhostd(&["check"]);
     assert_eq!(check.status, 1, "{check:?}");
