@@ -10,7 +10,7 @@ use time::format_description::well_known::Rfc3339;
 use super::{Exit, open, output, verdict};
 use crate::certificate::Issuer;
 use crate::certificate::ledger::Ledger;
-use crate::certificate::schedule::{Attempts, RetryAdvice, renew_at};
+use crate::certificate::schedule::{Attempts, CertificateState, RetryAdvice, renew_at};
 use crate::certificate::{CertificateName, Identifier, StoredCertificate, WantedCertificate};
 use crate::clock;
 use crate::installation::Installation;
@@ -207,7 +207,7 @@ fn certificates(
             let placeholder = inventory.placeholders.get(&wanted.name);
             let good = is_good(wanted, stored, now);
             let shown = stored.or(placeholder);
-            of_wanted(wanted, shown, good, attempts.get(&wanted.name))
+            of_wanted(wanted, shown, good, attempts.get(&wanted.name), now)
         })
         .collect();
     // removed vhosts' certificates are kept until they expire, and not renewed
@@ -227,6 +227,7 @@ fn of_wanted(
     stored: Option<&StoredCertificate>,
     good: bool,
     attempts: Option<&Attempts>,
+    now: OffsetDateTime,
 ) -> ShownCertificate {
     let mut shown = match stored {
         Some(stored) => of_stored(stored),
@@ -246,7 +247,9 @@ fn of_wanted(
         // expired, or without a name that is wanted now
         shown.state = CertificateWord::Pending;
     }
-    if let Some(attempts) = attempts {
+    // failures of what is not wanted any more say nothing about this one
+    let about = |attempts: &&Attempts| attempts.is_about(&wanted.identifiers, wanted.issuer);
+    if let Some(attempts) = attempts.filter(about) {
         shown.attempts = attempts.failures;
         shown.last_error.clone_from(&attempts.last_error);
         if !good {
@@ -255,7 +258,11 @@ fn of_wanted(
                 _ => CertificateWord::Failing,
             };
         }
-        shown.renew_at = attempts.next.and_then(rfc3339);
+        // a failed attempt before its time leaves the time as it was
+        let state = CertificateState::of(wanted, stored, Some(attempts), now);
+        if !matches!(state, CertificateState::Valid { .. }) {
+            shown.renew_at = attempts.next.and_then(rfc3339);
+        }
     }
     shown.issuer = issuer(wanted.issuer);
     shown
