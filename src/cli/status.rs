@@ -129,6 +129,10 @@ fn shown(installation: &Installation, name: Option<&str>) -> Result<Shown, Strin
     let record = StatusRecord::read(&installation.settings.state_dir);
     let survey = installation.survey().map_err(|e| words(&e))?;
     let master = installation.host_nginx.master(&survey).ok();
+    // a worker that outlived its master answers, and is no running nginx
+    let serving = master
+        .as_ref()
+        .and_then(|_| answering(installation.nginx(), &active));
     let last = installation.generations.history();
     let activated_at = last.last(active.number).map(|entry| entry.at);
     let record_or = |field: fn(&StatusRecord) -> Option<String>| record.as_ref().and_then(field);
@@ -138,8 +142,8 @@ fn shown(installation: &Installation, name: Option<&str>) -> Result<Shown, Strin
         .collect();
     let vhosts: Vec<VhostStatus> = vhosts
         .into_iter()
-        .map(|vhost| match (vhost.state, &master) {
-            // the record is older than nginx's end
+        .map(|vhost| match (vhost.state, serving) {
+            // the record is older than what made nginx stop serving it
             (VhostState::Serving, None) => VhostStatus {
                 state: VhostState::Pending,
                 ..vhost
@@ -153,10 +157,7 @@ fn shown(installation: &Installation, name: Option<&str>) -> Result<Shown, Strin
     Ok(Shown {
         generation: ShownGeneration {
             active: active.number,
-            // a worker that outlived its master answers, and is no running nginx
-            serving: master
-                .as_ref()
-                .and_then(|_| answering(installation.nginx(), &active)),
+            serving,
             activated_at: activated_at.and_then(rfc3339),
         },
         nginx: ShownNginx {
