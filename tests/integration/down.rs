@@ -206,7 +206,7 @@ fn nginx_that_is_restarted_while_a_reload_is_proven_serves_what_it_reports() {
     let stopped = Stopped::new(host.nginx.pid().unwrap());
     let (exit, report) = std::thread::scope(|scope| {
         let reload = scope.spawn(|| host.json(&["reload"]));
-        wait_for("the activation", || (host.active() == 2).then_some(()));
+        wait_for("the signal", || stopped.has_pending_hang_up().then_some(()));
         kill_nginx(&host);
         host.nginx.start();
         reload.join().unwrap()
