@@ -21,6 +21,7 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::prelude::*;
 
 use crate::clock;
+use crate::daemon::DaemonError;
 use crate::installation::Installation;
 use crate::obtain::ORDERS_AT_ONCE;
 use crate::settings::Settings;
@@ -141,6 +142,9 @@ fn daemon(config: Option<&Path>, settings: Settings) -> Exit {
         Some(Ok(())) => Exit::Done,
         Some(Err(error)) => {
             output::error(&format!("the daemon stops: failed to {error}"));
+            if let DaemonError::Open(error) = &error {
+                output::hint(error.hint());
+            }
             Exit::Failed
         }
         None => Exit::Failed,

@@ -38,6 +38,9 @@ pub enum Request {
 }
 
 impl Request {
+    /// Of every request that this version knows.
+    const PATHS: [&'static str; 3] = ["/v1/reload", "/v1/renew", "/v1/rollback"];
+
     fn path(&self) -> &'static str {
         match self {
             Self::Reload { .. } => "/v1/reload",

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::string::FromUtf8Error;
 
 use serde::{Deserialize, Serialize};
 
@@ -61,6 +62,21 @@ pub struct Position {
     pub offset: usize,
     /// In bytes; 0 where the end is not known.
     pub length: usize,
+}
+
+impl Position {
+    /// Of the first byte that is no part of a character.
+    pub fn of_not_utf8(error: &FromUtf8Error) -> Self {
+        let offset = error.utf8_error().valid_up_to();
+        let valid = String::from_utf8_lossy(&error.as_bytes()[..offset]);
+        let last = valid.rsplit('\n').next().unwrap_or_default();
+        Self {
+            line: valid.matches('\n').count() + 1,
+            column: last.chars().count() + 1,
+            offset,
+            length: 1,
+        }
+    }
 }
 
 /// A value and where it was written.

@@ -107,6 +107,7 @@ impl OpenError {
             Self::Nginx(LocateError::NoBinary(_)) => {
                 Some("install nginx (`apt install nginx`), or set `nginx.binary`")
             }
+            Self::Write(error) if error.source.kind() != io::ErrorKind::PermissionDenied => None,
             Self::Write(_) | Self::Generation(_) => Some("run it as root, after `vhostd setup`"),
             _ => None,
         }

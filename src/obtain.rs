@@ -13,7 +13,7 @@ use crate::certificate::internal::InternalCa;
 use crate::certificate::ledger::{Ledger, LedgerError};
 use crate::certificate::order::{AcmeClient, AcmeClientError};
 use crate::certificate::renew::{Obtained, obtain};
-use crate::certificate::schedule::{Schedule, due, renew_at};
+use crate::certificate::schedule::{CertificateState, Schedule, due, renew_at};
 use crate::certificate::store::{CertificateStore, StoreError};
 use crate::certificate::{
     CertificateInventory, CertificateName, CertificateRequest, Issuer, StoredCertificate,
@@ -298,7 +298,15 @@ pub fn outcome(
                 attempts.last_error.as_deref().unwrap_or("failed before"),
                 attempts.next,
             ),
-            _ => base,
+            // a renewal that failed is not tried again before its time
+            attempts => {
+                let (stored, now) = (stored.as_ref(), obtaining.now());
+                let state = CertificateState::of(wanted, stored, attempts.as_ref(), now);
+                RenewedCertificate {
+                    next: state.next().and_then(words).or(base.next.clone()),
+                    ..base
+                }
+            }
         },
     })
 }

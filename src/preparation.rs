@@ -60,7 +60,14 @@ impl PreparationError {
             Self::Test(_) => {
                 "run `nginx -t` and mend what it names, then run `vhostd setup` again".into()
             }
-            Self::Write(_) => "run it as root".into(),
+            Self::Write(error) => match error.source.kind() {
+                io::ErrorKind::PermissionDenied => "run it as root".into(),
+                io::ErrorKind::NotFound => format!(
+                    "make the directory {}, or set `nginx.include` to a file that nginx reads",
+                    error.path.parent().unwrap_or(Path::new("/")).display()
+                ),
+                _ => return None,
+            },
             _ => return None,
         })
     }

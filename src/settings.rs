@@ -7,7 +7,7 @@ use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use crate::diagnostic::Diagnostic;
+use crate::diagnostic::{Diagnostic, Position};
 use crate::vhost::TlsMode;
 
 /// `vhostd.yml`, every key with its default (contract: docs/settings.md).
@@ -128,13 +128,23 @@ impl Settings {
     /// A missing file is an error only where `explicit` names it; the default one may be absent.
     pub fn load(explicit: Option<&Path>) -> Result<Self, Vec<Diagnostic>> {
         let path = Self::path(explicit);
-        match fs::read_to_string(path) {
-            Ok(text) => parse::parse(path, &text),
+        match fs::read(path) {
+            Ok(bytes) => match String::from_utf8(bytes) {
+                Ok(text) => parse::parse(path, &text),
+                Err(error) => {
+                    let at = Position::of_not_utf8(&error);
+                    Err(vec![Diagnostic::new(path, "not UTF-8").at(at)])
+                }
+            },
             Err(error) if error.kind() == io::ErrorKind::NotFound && explicit.is_none() => {
                 Ok(Self::default())
             }
             Err(error) => {
-                let reason = format!("the settings cannot be read: {}", error.kind());
+                let why = match error.kind() {
+                    io::ErrorKind::NotFound => "there is no such file".into(),
+                    other => other.to_string(),
+                };
+                let reason = format!("the settings cannot be read: {why}");
                 Err(vec![Diagnostic::new(path, reason)])
             }
         }
@@ -165,11 +175,14 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("vhostd.yml");
         let errors = Settings::load(Some(&path)).unwrap_err();
-        assert!(errors[0].reason.starts_with("the settings cannot be read"));
+        let reason = "the settings cannot be read: there is no such file";
+        assert_eq!(errors[0].reason, reason);
         fs::write(&path, "state_dir: /tmp/x\n").unwrap();
         let settings = Settings::load(Some(&path)).unwrap();
         assert_eq!(settings.current(), Path::new("/tmp/x/current"));
-        fs::write(&path, [0xff]).unwrap();
-        assert!(Settings::load(Some(&path)).is_err());
+        fs::write(&path, b"tls: off\n# \xff\n").unwrap();
+        let errors = Settings::load(Some(&path)).unwrap_err();
+        let at = errors[0].at.unwrap();
+        assert_eq!((at.line, at.column), (2, 3));
     }
 }

@@ -11,7 +11,7 @@ use crate::certificate::{CertificateName, WantedCertificate};
 use crate::desired::wanted;
 use crate::generation::manifest::{AppSource, Manifest};
 use crate::reconcile::candidate::Candidate;
-use crate::reconcile::report::{Rejected, Report, ReportedVhost};
+use crate::reconcile::report::{Rejected, Report, ReportedVhost, lossy};
 use crate::vhost::AppName;
 
 /// `status.json` in the state directory.
@@ -31,9 +31,10 @@ pub struct StatusRecord {
 }
 
 /// One vhost, in the contract's form.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct VhostStatus {
     pub name: String,
+    #[serde(serialize_with = "lossy")]
     pub file: PathBuf,
     pub server_names: Vec<String>,
     pub state: VhostState,

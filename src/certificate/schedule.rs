@@ -198,7 +198,8 @@ impl Attempts {
             .filter(|next| believable && now < *next && self.is_about(identifiers, issuer))
     }
 
-    fn is_about(&self, identifiers: &[Identifier], issuer: Issuer) -> bool {
+    /// Whether these failures are of what is wanted now.
+    pub fn is_about(&self, identifiers: &[Identifier], issuer: Issuer) -> bool {
         self.identifiers == identifiers && self.issuer == issuer
     }
 }

@@ -71,6 +71,7 @@ impl Check {
                 rejected: &findings.rejected,
                 warnings: &findings.warnings,
             });
+            findings.say_unreadable();
         } else {
             findings.say();
         }
@@ -168,9 +169,7 @@ impl Findings {
         for rejected in &self.rejected {
             output::rejected(rejected, self.texts.get(&rejected.file).map(String::as_str));
         }
-        for error in &self.unreadable {
-            output::error(&format!("failed to {error}"));
-        }
+        self.say_unreadable();
         let plural = |count: usize, word: &str| {
             format!("{count} {word}{}", if count == 1 { "" } else { "s" })
         };
@@ -184,6 +183,12 @@ impl Findings {
                 self.unreadable.len()
             )),
             errors => output::error(&format!("{files} checked, {}", plural(errors, "error"))),
+        }
+    }
+
+    fn say_unreadable(&self) {
+        for error in &self.unreadable {
+            output::error(&format!("failed to {error}"));
         }
     }
 }

@@ -10,7 +10,7 @@ use time::format_description::well_known::Rfc3339;
 use super::{Exit, open, output, verdict};
 use crate::certificate::Issuer;
 use crate::certificate::ledger::Ledger;
-use crate::certificate::schedule::{Attempts, RetryAdvice, renew_at};
+use crate::certificate::schedule::{Attempts, CertificateState, RetryAdvice, renew_at};
 use crate::certificate::{CertificateName, Identifier, StoredCertificate, WantedCertificate};
 use crate::clock;
 use crate::installation::Installation;
@@ -129,6 +129,10 @@ fn shown(installation: &Installation, name: Option<&str>) -> Result<Shown, Strin
     let record = StatusRecord::read(&installation.settings.state_dir);
     let survey = installation.survey().map_err(|e| words(&e))?;
     let master = installation.host_nginx.master(&survey).ok();
+    // a worker that outlived its master answers, and is no running nginx
+    let serving = master
+        .as_ref()
+        .and_then(|_| answering(installation.nginx(), &active));
     let last = installation.generations.history().map_err(|e| words(&e))?;
     let activated_at = last.last(active.number).map(|entry| entry.at);
     let record_or = |field: fn(&StatusRecord) -> Option<String>| record.as_ref().and_then(field);
@@ -138,8 +142,8 @@ fn shown(installation: &Installation, name: Option<&str>) -> Result<Shown, Strin
         .collect();
     let vhosts: Vec<VhostStatus> = vhosts
         .into_iter()
-        .map(|vhost| match (vhost.state, &master) {
-            // the record is older than nginx's end
+        .map(|vhost| match (vhost.state, serving) {
+            // the record is older than what made nginx stop serving it
             (VhostState::Serving, None) => VhostStatus {
                 state: VhostState::Pending,
                 ..vhost
@@ -153,11 +157,7 @@ fn shown(installation: &Installation, name: Option<&str>) -> Result<Shown, Strin
     Ok(Shown {
         generation: ShownGeneration {
             active: active.number,
-            // a worker may outlive its master and answer: that is no nginx that runs
-            serving: match installation.nginx_is_down(&survey) {
-                true => None,
-                false => answering(installation.nginx(), &active),
-            },
+            serving,
             activated_at: activated_at.and_then(rfc3339),
         },
         nginx: ShownNginx {
@@ -208,7 +208,7 @@ fn certificates(
             let placeholder = inventory.placeholders.get(&wanted.name);
             let good = is_good(wanted, stored, now);
             let shown = stored.or(placeholder);
-            of_wanted(wanted, shown, good, attempts.get(&wanted.name))
+            of_wanted(wanted, shown, good, attempts.get(&wanted.name), now)
         })
         .collect();
     // removed vhosts' certificates are kept until they expire, and not renewed
@@ -228,6 +228,7 @@ fn of_wanted(
     stored: Option<&StoredCertificate>,
     good: bool,
     attempts: Option<&Attempts>,
+    now: OffsetDateTime,
 ) -> ShownCertificate {
     let mut shown = match stored {
         Some(stored) => of_stored(stored),
@@ -247,7 +248,9 @@ fn of_wanted(
         // expired, or without a name that is wanted now
         shown.state = CertificateWord::Pending;
     }
-    if let Some(attempts) = attempts {
+    // failures of what is not wanted any more say nothing about this one
+    let about = |attempts: &&Attempts| attempts.is_about(&wanted.identifiers, wanted.issuer);
+    if let Some(attempts) = attempts.filter(about) {
         shown.attempts = attempts.failures;
         shown.last_error.clone_from(&attempts.last_error);
         if !good {
@@ -256,7 +259,11 @@ fn of_wanted(
                 _ => CertificateWord::Failing,
             };
         }
-        shown.renew_at = attempts.next.and_then(rfc3339);
+        // a failed attempt before its time leaves the time as it was
+        let state = CertificateState::of(wanted, stored, Some(attempts), now);
+        if !matches!(state, CertificateState::Valid { .. }) {
+            shown.renew_at = attempts.next.and_then(rfc3339);
+        }
     }
     shown.issuer = issuer(wanted.issuer);
     shown
@@ -313,6 +320,7 @@ fn print(shown: &Shown, now: OffsetDateTime) {
         shown.nginx.version,
         shown.generation.active,
         match shown.generation.serving {
+            None if !shown.nginx.running => String::new(),
             Some(serving) if serving == shown.generation.active => ", serving".into(),
             Some(serving) => output::bad(&format!(", but {serving} answers")),
             None => output::doubtful(", nothing answers"),

@@ -13,13 +13,13 @@ use super::{Line, Request};
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
     #[error(
-        "the daemon ended the conversation before the last line; look at `journalctl -u vhostd`"
+        "hear the daemon out: it ended the conversation before the last line; look at `journalctl -u vhostd`"
     )]
     Cut,
-    #[error("no permission to talk to the daemon at {}", .0.display())]
+    #[error("talk to the daemon at {}: permission denied", .0.display())]
     Denied(PathBuf),
     #[error(
-        "the daemon does not know this request: it is of another version; restart it with `systemctl restart vhostd`"
+        "be understood by the daemon: it is of another version; restart it with `systemctl restart vhostd`"
     )]
     OtherVersion,
     #[error("talk to the daemon at {}: {why}", path.display())]

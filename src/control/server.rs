@@ -109,26 +109,36 @@ async fn respond(
             serde_json::json!({"version": env!("CARGO_PKG_VERSION"), "pid": std::process::id()});
         return Ok(response(StatusCode::OK, Lines::one(line.to_string())));
     }
+    // before the body, which a newer command may write in ways that we do not know
+    if method != Method::POST || !Request::PATHS.contains(&path.as_str()) {
+        return Ok(refusal(StatusCode::NOT_FOUND, "find such a request"));
+    }
     let body = Limited::new(request.into_body(), LARGEST).collect();
     let Ok(Ok(body)) = tokio::time::timeout(HEADER_LIMIT, body).await else {
         return Ok(refusal(
             StatusCode::BAD_REQUEST,
-            "the request is too large or too slow",
+            "read the request: it is too large or too slow",
         ));
     };
     let parsed = serde_json::from_slice::<Request>(&body.to_bytes());
     Ok(match parsed {
-        Ok(request) if method == Method::POST && request.path() == path => {
+        Ok(request) if request.path() == path => {
             let (sender, lines) = mpsc::unbounded_channel();
             let answer = Answer(sender);
             if calls.send(Call { request, answer }).is_err() {
-                refusal(StatusCode::SERVICE_UNAVAILABLE, "the daemon is stopping")
+                refusal(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "take the request: the daemon is stopping",
+                )
             } else {
                 response(StatusCode::OK, Lines::Stream(lines))
             }
         }
-        Ok(_) => refusal(StatusCode::NOT_FOUND, "no such request"),
-        Err(error) => refusal(StatusCode::BAD_REQUEST, &format!("not a request: {error}")),
+        Ok(_) => refusal(StatusCode::BAD_REQUEST, "take a request at another's path"),
+        Err(error) => refusal(
+            StatusCode::BAD_REQUEST,
+            &format!("understand the request: {error}"),
+        ),
     })
 }
 

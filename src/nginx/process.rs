@@ -61,10 +61,13 @@ impl Master {
                 identity.pid_file.display()
             )));
         }
-        verify(pid, identity).map_err(|why| NoMaster::Stranger {
-            pid,
-            pid_file: identity.pid_file.clone(),
-            why,
+        verify(pid, identity).map_err(|why| match is_ending(pid) {
+            true => down(format!("process {pid} ended meanwhile")),
+            false => NoMaster::Stranger {
+                pid,
+                pid_file: identity.pid_file.clone(),
+                why,
+            },
         })?;
         Ok(Self { pid, handle })
     }
@@ -108,6 +111,12 @@ fn has_ended(pid: i32) -> bool {
     // the title before it may hold anything, parentheses too
     let state = stat.rsplit_once(") ").map(|(_, rest)| rest.chars().next());
     matches!(state, None | Some(Some('Z' | 'X')))
+}
+
+/// Its memory, and with it executable and title, goes before it is a zombie.
+fn is_ending(pid: i32) -> bool {
+    let executable = fs::read_link(format!("/proc/{pid}/exe"));
+    executable.is_err_and(|error| error.kind() == io::ErrorKind::NotFound) || has_ended(pid)
 }
 
 fn verify(pid: i32, identity: &Identity) -> Result<(), String> {
@@ -211,6 +220,29 @@ mod tests {
         let error = Master::find(&identity(directory.path(), &ended.id().to_string())).unwrap_err();
         assert!(matches!(error, NoMaster::NotRunning { .. }), "{error}");
         ended.wait().unwrap();
+    }
+
+    #[test]
+    fn a_process_that_is_just_ending_is_no_stranger() {
+        let directory = tempfile::tempdir().unwrap();
+        for _ in 0..200 {
+            let mut ending = std::process::Command::new("sleep")
+                .arg("60")
+                .spawn()
+                .unwrap();
+            let identity = identity(directory.path(), &ending.id().to_string());
+            ending.kill().unwrap();
+            loop {
+                match Master::find(&identity).unwrap_err() {
+                    NoMaster::NotRunning { .. } => break,
+                    // it has not heard of its end yet
+                    NoMaster::Stranger { why, .. } => {
+                        assert!(why.starts_with("its executable is "), "{why}");
+                    }
+                }
+            }
+            ending.wait().unwrap();
+        }
     }
 
     #[test]

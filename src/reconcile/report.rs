@@ -1,9 +1,9 @@
 //! P: what a reconcile did, as `vhostd reload --json` prints it and as the control socket sends it.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::desired::Rejection;
 use crate::diagnostic::Diagnostic;
@@ -86,6 +86,7 @@ pub struct ReportedVhost {
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Rejected {
     pub name: String,
+    #[serde(serialize_with = "lossy")]
     pub file: PathBuf,
     pub line: Option<usize>,
     pub column: Option<usize>,
@@ -117,6 +118,12 @@ impl Report {
     pub fn succeeded(&self) -> bool {
         self.is_on_disk() && self.error.is_none()
     }
+}
+
+/// A file's name may be any bytes, and JSON has only text: one such name must not keep the whole from
+/// being told.
+pub(crate) fn lossy<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&path.display())
 }
 
 /// One entry per diagnostic: a file may have several errors, and all are shown.

@@ -21,21 +21,21 @@ pub struct Templates {
 /// place in the template, with a caret.
 #[derive(Debug, thiserror::Error)]
 pub enum TemplateError {
-    #[error("template {name}: {}", chain(source))]
+    #[error("fill template {name}: {}", chain(source))]
     Fill {
         name: Cow<'static, str>,
         #[source]
         source: tera::Error,
     },
-    #[error("the templates do not parse: {}", chain(source))]
+    #[error("parse the templates: {}", chain(source))]
     Parse {
         #[source]
         source: tera::Error,
     },
     /// It would let a value through unquoted.
-    #[error("template {name} line {line}: the filter `safe` is not allowed")]
+    #[error("use template {name}: line {line}: the filter `safe` is not allowed")]
     Safe { name: String, line: usize },
-    #[error("template {0}: there is none to override ({BASE} and {VHOST} can be)")]
+    #[error("use template {0}: there is none to override ({BASE} and {VHOST} can be)")]
     Unknown(String),
 }
 
@@ -168,7 +168,7 @@ mod tests {
             let error = overriding(BASE, &format!("\n{text}")).unwrap_err();
             assert_eq!(
                 error.to_string(),
-                "template base.conf line 2: the filter `safe` is not allowed"
+                "use template base.conf: line 2: the filter `safe` is not allowed"
             );
         }
     }
@@ -206,7 +206,7 @@ mod tests {
         let error = overriding("site.conf", "").unwrap_err();
         assert_eq!(
             error.to_string(),
-            "template site.conf: there is none to override (base.conf and vhost.conf can be)"
+            "use template site.conf: there is none to override (base.conf and vhost.conf can be)"
         );
         assert!(overriding(ENTRY, "").is_err());
     }

@@ -63,7 +63,7 @@ impl Reading<'_> {
             Value::Sequence(items) => (self.list(node.at, items, problems), Vec::new()),
             Value::Mapping(_) => {
                 let fields = Fields::of(node, "a vhost", problems)?;
-                if fields.has(ANSIBLE_VHOSTS) || fields.has(ANSIBLE_REALMS) {
+                if is_ansible(&fields) {
                     self.ansible(fields, problems)
                 } else {
                     let only = self.vhost(VhostName::only(self.app), fields, problems);
@@ -101,7 +101,9 @@ impl Reading<'_> {
                 Vec::new()
             }
             None => {
-                problems.add(fields.at, format!("`{ANSIBLE_VHOSTS}` is missing"));
+                if !fields.given(ANSIBLE_VHOSTS) {
+                    problems.add(fields.at, format!("`{ANSIBLE_VHOSTS}` is missing"));
+                }
                 Vec::new()
             }
         };
@@ -187,6 +189,12 @@ impl Reading<'_> {
             }
         }
     }
+}
+
+/// Also where one of its keys is misspelt, so that the right one is suggested.
+fn is_ansible(fields: &Fields) -> bool {
+    let keys = [ANSIBLE_VHOSTS, ANSIBLE_REALMS];
+    keys.iter().any(|key| fields.has(key)) || (!fields.has("server_name") && fields.has_like(&keys))
 }
 
 /// Parses each text; what is wrong is left out and reported as "`text`: why".

@@ -29,12 +29,16 @@ impl RootDir {
 impl AssetPath {
     /// `/assets/`: unreserved characters (RFC 3986 §2.3) between slashes, at least one segment.
     pub fn parse(text: &str) -> Result<Self, PathError> {
-        let inner = text
+        let inside = text
             .strip_prefix('/')
-            .and_then(|rest| rest.strip_suffix('/'))
-            .ok_or_else(|| PathError::AssetSlashes {
-                meant: format!("/{}/", text.trim_matches('/')),
-            })?;
+            .and_then(|rest| rest.strip_suffix('/'));
+        let Some(inner) = inside else {
+            let meant = format!("/{}/", text.trim_matches('/'));
+            return Err(match Self::parse(&meant) {
+                Ok(_) => PathError::AssetSlashes { meant },
+                Err(error) => error,
+            });
+        };
         let plain = |segment: &str| {
             !matches!(segment, "" | "." | "..")
                 && segment
@@ -200,6 +204,10 @@ mod tests {
         );
         let error = AssetPath::parse("assets").unwrap_err();
         assert_eq!(error.hint(), "did you mean `/assets/`?");
+        for nothing in ["/", "", ".."] {
+            let error = AssetPath::parse(nothing).unwrap_err();
+            assert_eq!(error, PathError::Asset, "{nothing:?}");
+        }
         for text in [
             "/", "//", "/a//b/", "/../", "/./", "/a b/", "/%61/", "/a.*/", "/é/", "/$x/",
         ] {

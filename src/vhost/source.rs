@@ -13,7 +13,7 @@ use nix::fcntl::OFlag;
 use time::OffsetDateTime;
 
 use super::AppName;
-use crate::diagnostic::Diagnostic;
+use crate::diagnostic::{Diagnostic, Position};
 
 /// One vhost file as it is written.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -220,11 +220,9 @@ fn text(path: &Path, bytes: Vec<u8>) -> Result<String, Diagnostic> {
         return Err(Diagnostic::new(path, reason).hint("split it: each app has a file of its own"));
     }
     String::from_utf8(bytes).map_err(|error| {
-        let offset = error.utf8_error().valid_up_to();
-        let line = error.as_bytes()[..offset]
-            .split(|byte| *byte == b'\n')
-            .count();
-        Diagnostic::new(path, format!("not UTF-8 in line {line}")).hint("save the file as UTF-8")
+        Diagnostic::new(path, "not UTF-8")
+            .at(Position::of_not_utf8(&error))
+            .hint("save the file as UTF-8")
     })
 }
 
@@ -421,7 +419,11 @@ mod tests {
         assert_eq!(reason(large.path()), "the file is larger than 64 KiB");
         let binary = tempfile::tempdir().unwrap();
         fs::write(binary.path().join("a.yml"), b"a: 1\nb: \xff\n").unwrap();
-        assert_eq!(reason(binary.path()), "not UTF-8 in line 2");
+        let refused = read(binary.path()).unwrap().files[0].text.clone();
+        let diagnostic = refused.unwrap_err();
+        assert_eq!(diagnostic.reason, "not UTF-8");
+        let at = diagnostic.at.unwrap();
+        assert_eq!((at.line, at.column, at.offset), (2, 4, 8));
     }
 
     #[test]

@@ -111,6 +111,12 @@ impl Fields {
         self.entries.iter().any(|(have, _)| have.value == key)
     }
 
+    /// Whether a key is one of `keys`, perhaps misspelt.
+    pub fn has_like(&self, keys: &[&str]) -> bool {
+        let mut entries = self.entries.iter();
+        entries.any(|(have, _)| nearest(&have.value, keys).is_some())
+    }
+
     /// The value of `key`, which is thereby a known one.
     pub fn take(&mut self, key: &'static str) -> Option<Node> {
         self.known.push(key);

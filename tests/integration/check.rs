@@ -1,7 +1,9 @@
 //! `vhostd check`: parses and resolves, without nginx.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
 use std::process::Stdio;
 
 use super::support::host::{Ended, Host};
@@ -153,6 +155,9 @@ fn what_cannot_be_read_is_status_1() {
     assert_eq!(check.status, 1, "{check:?}");
     assert!(check.stderr.contains("nowhere.yml"), "{check:?}");
     assert!(!check.stdout.contains("no errors"), "{check:?}");
+    let check = host.vhostd(&["check", missing.to_str().unwrap(), "--json"]);
+    assert_eq!(check.status, 1, "{check:?}");
+    assert!(check.stderr.contains("nowhere.yml"), "{check:?}");
     fs::remove_dir_all(host.path("vhosts.d")).unwrap();
     let check = host.vhostd(&["check"]);
     assert_eq!(check.status, 1, "{check:?}");
@@ -168,4 +173,26 @@ fn a_file_name_that_no_app_can_have_is_rejected() {
     host.nginx.start();
     assert_eq!(host.vhostd(&["reload"]).status, 3);
     assert_eq!(host.vhost("a b").unwrap()["state"], "rejected");
+}
+
+#[test]
+fn a_file_name_that_is_not_utf8_keeps_nothing_else_from_being_told() {
+    let host = host();
+    host.drop_file("hello.yml", GOOD);
+    let odd = OsStr::from_bytes(b"caf\xe9.yml");
+    fs::write(host.path("vhosts.d").join(odd), GOOD).unwrap();
+    let (status, shown) = host.json(&["check"]);
+    assert_eq!(status, 3, "{shown}");
+    assert_eq!(
+        shown["rejected"][0]["reason"],
+        "the file's name is not UTF-8"
+    );
+    host.nginx.start();
+    let (status, report) = host.json(&["reload"]);
+    assert_eq!(status, 3, "{report}");
+    let _daemon = host.daemon();
+    let (status, report) = host.json(&["reload"]);
+    assert_eq!((status, &report["outcome"]), (3, &"unchanged".into()));
+    assert_eq!(host.vhost("hello").unwrap()["state"], "serving");
+    assert_eq!(host.vhost("caf\u{fffd}").unwrap()["state"], "rejected");
 }

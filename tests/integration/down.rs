@@ -182,6 +182,9 @@ fn a_killed_master_whose_worker_lives_on_is_said_to_be_down() {
         report["hint"].as_str().unwrap().contains("worker"),
         "{report}"
     );
+    let status = host.status();
+    assert_eq!(status["nginx"]["running"], false, "{status}");
+    assert!(status["generation"]["serving"].is_null(), "{status}");
     host.drop_app("next", "next.example.com", &app);
     let (exit, report) = host.json(&["reload"]);
     assert_eq!(exit, 1, "{report}");
@@ -204,7 +207,7 @@ fn nginx_that_is_restarted_while_a_reload_is_proven_serves_what_it_reports() {
     let stopped = Stopped::new(host.nginx.pid().unwrap());
     let (exit, report) = std::thread::scope(|scope| {
         let reload = scope.spawn(|| host.json(&["reload"]));
-        wait_for("the activation", || (host.active() == 2).then_some(()));
+        wait_for("the signal", || stopped.has_pending_hang_up().then_some(()));
         kill_nginx(&host);
         host.nginx.start();
         reload.join().unwrap()

@@ -202,6 +202,40 @@ fn setup_refuses_a_foreign_include_file() {
 }
 
 #[test]
+fn setup_names_the_directory_that_the_include_line_lacks() {
+    let host = Host::new();
+    let settings = fs::read_to_string(host.path("vhostd.yml")).unwrap();
+    let elsewhere = settings.replace("conf.d/vhostd.conf", "nowhere.d/vhostd.conf");
+    fs::write(host.path("vhostd.yml"), elsewhere).unwrap();
+    let setup = host.vhostd(&["setup"]);
+    assert_eq!(setup.status, 1, "{setup:?}");
+    let directory = host.path("nowhere.d").display().to_string();
+    assert!(
+        setup
+            .stderr
+            .contains(&format!("make the directory {directory}")),
+        "{setup:?}"
+    );
+    assert!(!setup.stderr.contains("as root"), "{setup:?}");
+}
+
+#[test]
+fn without_nginx_every_command_that_needs_it_says_how_to_get_it() {
+    let host = Host::new();
+    let settings = fs::read_to_string(host.path("vhostd.yml")).unwrap();
+    let other = settings.replace("binary: nginx,", "binary: no-such-nginx,");
+    fs::write(host.path("vhostd.yml"), other).unwrap();
+    for command in ["setup", "reload", "renew", "status", "rollback", "run"] {
+        let ended = host.vhostd(&[command]);
+        assert_eq!(ended.status, 1, "{command}: {ended:?}");
+        assert!(
+            ended.stderr.contains("apt install nginx"),
+            "{command}: {ended:?}"
+        );
+    }
+}
+
+#[test]
 fn setup_takes_its_line_back_when_nginx_refuses() {
     let host = Host::new();
     assert_eq!(host.vhostd(&["setup", "--undo"]).status, 0);

@@ -1,6 +1,8 @@
 //! The third way in which vhostd is used: the manual reload.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 use std::process::Stdio;
 
 use serde_json::Value;
@@ -141,6 +143,25 @@ fn with_names_the_status_speaks_of_those_vhosts_only() {
     }
 }
 
+/// As the members of the socket's group: the state directory is root's.
+#[test]
+fn with_names_the_daemon_is_believed_by_who_cannot_read_the_state() {
+    let host = Host::new();
+    let app = App::start();
+    host.drop_app("hello", HELLO, &app);
+    host.drop_file("shop.yml", "server_name: shop.example.com\n");
+    let _daemon = host.daemon();
+    let state = host.path("state").display().to_string();
+    let settings = fs::read_to_string(host.path("vhostd.yml")).unwrap();
+    let elsewhere = settings.replace(&state, &format!("{state}-of-nobody"));
+    fs::write(host.path("member.yml"), elsewhere).unwrap();
+    let member = host.path("member.yml").display().to_string();
+    for (name, status) in [("hello", 0), (HELLO, 0), ("shop", 3), ("nobody", 2)] {
+        let reload = host.vhostd(&["--config", &member, "reload", name]);
+        assert_eq!(reload.status, status, "{name}: {reload:?}");
+    }
+}
+
 #[test]
 fn with_names_and_wait_another_vhosts_certificate_does_not_fail_the_status() {
     let nobody = format!("https://127.0.0.1:{}/dir", free_port());
@@ -259,6 +280,28 @@ fn the_time_of_waiting_for_another_is_no_steps_time() {
         report["steps"][0]["ms"].as_f64().unwrap() < 1000.0,
         "{report}"
     );
+}
+
+/// As an older daemon would be asked by a newer command.
+#[test]
+fn the_daemon_says_404_to_requests_that_it_does_not_know_whatever_their_body() {
+    let host = Host::new();
+    let _daemon = host.daemon();
+    let ask = |request: &str, body: &str| {
+        let mut stream = UnixStream::connect(host.path("run/control.sock")).unwrap();
+        let length = body.len();
+        let head = format!("{request} HTTP/1.1\r\nhost: vhostd\r\nconnection: close\r\n");
+        write!(stream, "{head}content-length: {length}\r\n\r\n{body}").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer[9..12].to_owned()
+    };
+    assert_eq!(ask("POST /v1/plan", "{\"plan\":{}}"), "404");
+    assert_eq!(ask("POST /v2/reload", "what comes in ten years"), "404");
+    assert_eq!(ask("GET /v1/reload", ""), "404");
+    assert_eq!(ask("POST /v1/reload", "nonsense"), "400");
+    let unknown_key = "{\"reload\":{\"wait\":false,\"restart_nginx\":true}}";
+    assert_eq!(ask("POST /v1/reload", unknown_key), "200");
 }
 
 #[test]

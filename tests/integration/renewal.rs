@@ -275,6 +275,50 @@ fn a_failing_ca_is_status_4_and_its_schedule_survives_a_restart() {
 }
 
 #[test]
+fn a_failed_renewal_before_its_time_leaves_the_time_as_it_was() {
+    let (host, pebble) = Host::with_pebble();
+    let app = App::start();
+    host.drop_app("hello", NAME, &app);
+    assert_eq!(host.vhostd(&["reload", "--wait"]).status, 0);
+    let renew_at = host.certificate(NAME).unwrap()["renew_at"].clone();
+    drop(pebble);
+    assert_eq!(host.vhostd(&["renew", "hello", "--force"]).status, 4);
+    let certificate = host.certificate(NAME).unwrap();
+    assert_eq!(certificate["state"], "valid", "{certificate}");
+    assert_eq!(certificate["attempts"], 1, "{certificate}");
+    assert_eq!(certificate["renew_at"], renew_at);
+}
+
+#[test]
+fn a_due_certificate_whose_renewal_failed_says_when_it_is_tried_again() {
+    let (host, pebble) = due();
+    drop(pebble);
+    assert_eq!(host.json(&["renew"]).0, 4);
+    let failing = host.certificate(NAME).unwrap();
+    let (_, again) = host.json(&["renew"]);
+    assert_eq!(again["certificates"][0]["next"], failing["renew_at"]);
+}
+
+#[test]
+fn failures_of_a_ca_that_is_not_wanted_any_more_are_not_told() {
+    let nobody = format!("https://127.0.0.1:{}/dir", free_port());
+    let host = Host::with_settings(&format!("acme: {{directory: \"{nobody}\"}}\n"));
+    let app = App::start();
+    host.drop_app("hello", NAME, &app);
+    assert_eq!(host.vhostd(&["reload", "--wait"]).status, 4);
+    host.configure("tls: internal\n");
+    assert_eq!(host.vhostd(&["reload", "--wait"]).status, 0);
+    let certificate = host.certificate(NAME).unwrap();
+    assert_eq!(certificate["attempts"], 0, "{certificate}");
+    assert!(certificate["last_error"].is_null(), "{certificate}");
+    let (_, renewed) = host.json(&["renew"]);
+    assert_eq!(
+        renewed["certificates"][0]["next"], certificate["renew_at"],
+        "{renewed}"
+    );
+}
+
+#[test]
 fn a_certificate_that_has_expired_while_its_ca_fails_is_failing() {
     let (host, pebble) = due();
     drop(pebble);

@@ -108,6 +108,25 @@ fn a_touch_and_a_restart_keep_it_and_a_changed_file_ends_it() {
 }
 
 #[test]
+fn while_nginx_is_down_it_holds_too_and_serves_when_nginx_starts() {
+    let host = two_generations("tls: off\n");
+    let daemon = host.daemon();
+    host.nginx.stop();
+    let rollback = host.vhostd(&["rollback"]);
+    assert_eq!(rollback.status, 1, "{rollback:?}");
+    assert_eq!(host.status()["pinned"], 1);
+    let active = host.active();
+    let looks = || daemon.log().matches("nginx is not running").count();
+    let before = looks();
+    wait_for("another look", || (looks() > before + 1).then_some(()));
+    assert_eq!(host.active(), active, "{}", daemon.log());
+    host.nginx.start();
+    assert_eq!(page(&host), "1");
+    assert_eq!(host.vhostd(&["reload"]).status, 0);
+    assert_eq!(page(&host), "2");
+}
+
+#[test]
 fn a_reload_ends_it() {
     let host = two_generations("tls: off\n");
     let daemon = host.daemon();

@@ -160,6 +160,21 @@ fn a_vhost_that_served_is_pending_once_nginx_is_down() {
 }
 
 #[test]
+fn a_vhost_that_served_is_pending_once_nginx_does_not_read_it_any_more() {
+    let host = Host::new();
+    let app = App::start();
+    host.drop_app("hello", "hello.example.com", &app);
+    assert_eq!(host.vhostd(&["reload"]).status, 0);
+    assert_eq!(host.vhostd(&["setup", "--undo"]).status, 0);
+    wait_for("nothing to answer", || {
+        host.status()["generation"]["serving"]
+            .is_null()
+            .then_some(())
+    });
+    assert_eq!(host.vhost("hello").unwrap()["state"], "pending");
+}
+
+#[test]
 fn a_name_chooses_the_vhost_and_an_unknown_one_is_status_2() {
     let host = Host::new();
     let app = App::start();

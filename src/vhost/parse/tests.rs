@@ -149,6 +149,10 @@ fn a_wrong_type_is_refused_with_what_was_expected_and_found() {
             "hello.yml:1:1: `nginx__vhosts` is missing",
         ),
         (
+            "nginx__vhost:\n- server_name: a.example\n",
+            "hello.yml:1:1: unknown key `nginx__vhost`",
+        ),
+        (
             "nginx__vhosts: []\n",
             "hello.yml:1:16: the list of vhosts is empty",
         ),
