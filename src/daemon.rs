@@ -20,7 +20,7 @@ use tokio::task::spawn_blocking;
 use crate::certificate::CertificateName;
 use crate::certificate::renew::Obtained;
 use crate::clock::Clock;
-use crate::control::{Call, Line, ListenError, Request, listen};
+use crate::control::{Call, ControlSocket, Line, ListenError, Request};
 use crate::generation::manifest::Reason;
 use crate::installation::{Installation, OpenError};
 use crate::reconcile::grace::Absences;
@@ -119,7 +119,7 @@ pub async fn run_witnessed(
     let (events, mut queue) = mpsc::unbounded_channel();
     let now = clock();
     let installation = Arc::new(Installation::open(settings, now)?);
-    let socket = installation.settings.control_socket();
+    let socket = ControlSocket::bind(&installation.settings.control_socket()).await?;
     let hint = events.clone();
     let watch = Watch::start(&installation.settings.vhosts_dir, move || {
         let _ = hint.send(Event::Files);
@@ -146,7 +146,7 @@ pub async fn run_witnessed(
         witness,
     };
     let mut signals = Signals::install().map_err(DaemonError::Signal)?;
-    let control = listen(&socket, calls);
+    let control = socket.serve(calls);
     tokio::pin!(control);
     daemon.begin_batch();
     loop {
@@ -157,7 +157,7 @@ pub async fn run_witnessed(
             Some(event) = queue.recv() => event,
             Some(call) = called.recv() => Event::Call(call),
             event = signals.next() => event,
-            failed = &mut control => match failed { Err(error) => return Err(error.into()) },
+            never = &mut control => match never {},
             () = tokio::time::sleep_until(wake.into()) => {
                 daemon.on_time();
                 continue;
@@ -292,6 +292,8 @@ impl Daemon {
                 };
                 tracing::error!("failed to read the settings again, the old ones hold: {message}");
                 systemd::ready();
+                // the files may have changed as well
+                self.pending.rescan = true;
                 batch.fail(
                     &message,
                     Some("correct the settings, then run `vhostd reload`".into()),

@@ -203,12 +203,20 @@ pub fn roll_back_to<'a>(
     let mut intent = Intent::of_generation(&manifest, &installation.settings);
     let pin = Pin::new(number, &files);
     intent.pin = Some(pin.clone());
-    let applied = run(installation, &locked, intent, request, &mut progress)?;
-    // while nginx is down, too: it will start with that generation
-    if applied.report.is_on_disk() {
-        pin.write(&installation.settings.state_dir)?;
+    intent.pin_before = Pin::read(&installation.settings.state_dir);
+    // before it serves: whoever comes after a crash of ours must not undo it. While nginx is down
+    // it holds, too: nginx will start with that generation.
+    let state_dir = &installation.settings.state_dir;
+    let before = intent.pin_before.clone();
+    pin.write(state_dir)?;
+    let applied = run(installation, &locked, intent, request, &mut progress);
+    if !matches!(&applied, Ok(applied) if applied.report.is_on_disk()) {
+        match before {
+            Some(before) => before.write(state_dir)?,
+            None => Pin::remove(state_dir)?,
+        }
     }
-    Ok(applied)
+    applied
 }
 
 fn run(
@@ -223,7 +231,7 @@ fn run(
     if request.is_manual() || request.reason == Reason::Start {
         installation.sweep()?;
     }
-    let pin = intent.pin.clone();
+    let (pin, pin_before) = (intent.pin.clone(), intent.pin_before.clone());
     let misnamed: Vec<_> = report::misnamed(&intent.misnamed).collect();
     let mut candidate = Candidate::new(installation, intent, request, &active)?;
     let judgement = candidate.judge(locked, progress)?;
@@ -248,8 +256,7 @@ fn run(
     let held = request.reason != Reason::Rollback || report.is_on_disk();
     let pinned = match held {
         true => pin.map(|pin| pin.generation),
-        // the one that was in force before, if one was
-        false => Pin::read(&installation.settings.state_dir).map(|pin| pin.generation),
+        false => pin_before.map(|pin| pin.generation),
     };
     let served = served(installation, &report)?;
     let record = StatusRecord::of(&candidate, &report, &served, pinned, request.now);

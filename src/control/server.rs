@@ -1,6 +1,7 @@
 //! N: the daemon's end of the control socket.
 
 use std::convert::Infallible;
+use std::fs::{File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -39,25 +40,61 @@ const LARGEST: usize = 64 * 1024;
 /// A peer that sends its request slower than this is cut off.
 const HEADER_LIMIT: Duration = Duration::from_secs(10);
 
-/// Accepts connections for ever; each request becomes a [`Call`].
-///
-/// The socket is for root and the group `vhostd` (root alone where there is no such group).
-pub async fn listen(
-    path: &Path,
-    calls: mpsc::UnboundedSender<Call>,
-) -> Result<Infallible, ListenError> {
-    let listener = bind(path).await?;
-    loop {
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                tokio::spawn(serve(stream, calls.clone()));
-            }
-            Err(error) => {
-                tracing::warn!("control connection: {error}");
-                // out of file handles: give them time to come back
-                tokio::time::sleep(Duration::from_millis(100)).await;
+/// The socket, and the proof that no other daemon has it.
+#[derive(Debug)]
+pub struct ControlSocket {
+    listener: UnixListener,
+    _lock: File,
+}
+
+impl ControlSocket {
+    /// The socket is for root and the group `vhostd` (root alone where there is no such group).
+    /// Fails where another daemon runs.
+    pub async fn bind(path: &Path) -> Result<Self, ListenError> {
+        if let Some(directory) = path.parent() {
+            atomic_file::create_directory(directory, 0o755)?;
+        }
+        // two that start at once: only one of them may take what an earlier run has left
+        let _lock = lock(path)?;
+        let listener = bind(path).await?;
+        Ok(Self { listener, _lock })
+    }
+
+    /// Accepts connections for ever; each request becomes a [`Call`].
+    pub async fn serve(self, calls: mpsc::UnboundedSender<Call>) -> Infallible {
+        loop {
+            match self.listener.accept().await {
+                Ok((stream, _)) => {
+                    tokio::spawn(serve(stream, calls.clone()));
+                }
+                Err(error) => {
+                    tracing::warn!("control connection: {error}");
+                    // out of file handles: give them time to come back
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
             }
         }
+    }
+}
+
+fn lock(socket: &Path) -> Result<File, ListenError> {
+    let mut path = socket.as_os_str().to_owned();
+    path.push(".lock");
+    let path = PathBuf::from(path);
+    // never replaced: both must lock the same file
+    match atomic_file::create(&path, b"", 0o600) {
+        Err(error) if error.source.kind() == io::ErrorKind::AlreadyExists => {}
+        created => created?,
+    }
+    let locked = File::open(&path).and_then(|file| match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => Err(error),
+    });
+    match locked {
+        Ok(Some(file)) => Ok(file),
+        Ok(None) => Err(ListenError::Taken(socket.to_path_buf())),
+        Err(source) => Err(ListenError::Bind { path, source }),
     }
 }
 
@@ -66,9 +103,6 @@ async fn bind(path: &Path) -> Result<UnixListener, ListenError> {
         path: path.to_path_buf(),
         source,
     };
-    if let Some(directory) = path.parent() {
-        atomic_file::create_directory(directory, 0o755)?;
-    }
     if UnixStream::connect(path).await.is_ok() {
         return Err(ListenError::Taken(path.to_path_buf()));
     }

@@ -71,13 +71,13 @@ pub fn run<S: AsRef<OsStr>>(
         program: name(),
         source,
     };
-    let in_time = ended_within(child.id(), limit).map_err(wait_failed)?;
-    if !in_time {
+    let in_time = ended_within(child.id(), limit);
+    if !matches!(in_time, Ok(true)) {
         // our own child, not yet waited for: the id cannot be another's
         let _ = child.kill();
     }
     let status = child.wait().map_err(wait_failed)?;
-    if !in_time {
+    if !in_time.map_err(wait_failed)? {
         return Err(CommandError::TimedOut {
             program: name(),
             limit,

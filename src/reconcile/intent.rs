@@ -31,6 +31,8 @@ pub struct Intent {
     pub last_good: BTreeMap<AppName, AppSource>,
     /// The pin that is in force.
     pub pin: Option<Pin>,
+    /// The one that a rollback replaces, and that comes back if it fails.
+    pub pin_before: Option<Pin>,
     /// When an absent file becomes a removed one.
     pub next_removal: Option<Instant>,
     /// How long the reading took.
@@ -108,6 +110,7 @@ impl Intent {
             sources: BTreeMap::new(),
             last_good: BTreeMap::new(),
             pin: None,
+            pin_before: None,
             next_removal: None,
             took: Duration::ZERO,
         }

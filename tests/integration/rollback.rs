@@ -247,16 +247,3 @@ fn while_nginx_is_down_the_history_does_not_grow_and_then_the_generation_is_prov
     assert_eq!(host.vhostd(&["rollback"]).status, 0);
     assert_eq!(page(&host), "2");
 }
-
-#[test]
-fn it_holds_too_where_nginx_is_down_meanwhile() {
-    let host = two_generations("tls: off\n");
-    host.nginx.stop();
-    let rollback = host.vhostd(&["rollback"]);
-    assert_eq!(rollback.status, 1, "{rollback:?}");
-    assert_eq!(host.status()["pinned"], 1);
-    let daemon = host.daemon();
-    host.nginx.start();
-    host.wait_for_serving("hello");
-    assert_eq!(page(&host), "1", "{}", daemon.log());
-}
