@@ -14,7 +14,8 @@ use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 /// Keeps the watches; dropping it ends them.
 #[derive(Debug)]
 pub struct Watch {
-    watcher: RecommendedWatcher,
+    /// `None` where the host has no inotify to give: nothing is ever armed, so it is polled.
+    watcher: Option<RecommendedWatcher>,
     targets: [Target; 2],
 }
 
@@ -27,8 +28,6 @@ struct Target {
 
 #[derive(Debug, thiserror::Error)]
 pub enum WatchError {
-    #[error("watch for changes: {0}")]
-    Start(#[from] notify::Error),
     #[error("watch {}: it has no parent directory", .0.display())]
     NoParent(PathBuf),
 }
@@ -47,31 +46,42 @@ impl Watch {
             if matters(&event, &watched, &above) {
                 changed();
             }
-        })?;
+        });
+        Ok(Self::with(watcher, [parent, directory]))
+    }
+
+    fn with(watcher: notify::Result<RecommendedWatcher>, paths: [&Path; 2]) -> Self {
+        let watcher = watcher.inspect_err(|error| {
+            tracing::warn!(
+                "failed to watch for changes, so the directory is read every second ({error}); \
+                 `sysctl fs.inotify` shows the limits"
+            );
+        });
         let target = |path: &Path| Target {
             path: path.to_path_buf(),
             armed: None,
         };
         let mut watch = Self {
-            watcher,
-            targets: [target(parent), target(directory)],
+            watcher: watcher.ok(),
+            targets: paths.map(target),
         };
         watch.rearm();
-        Ok(watch)
+        watch
     }
 
     /// Puts each watch on what is at its path now. Called before every read, so that no change
     /// falls between the two. Returns whether both are armed.
     pub fn rearm(&mut self) -> bool {
+        let Some(watcher) = &mut self.watcher else {
+            return false;
+        };
         let mut all = true;
         for target in &mut self.targets {
             let now = identity(&target.path);
             if target.armed != now || now.is_none() {
                 // the old watch may be on an inode that has gone, or was moved away
-                let _ = self.watcher.unwatch(&target.path);
-                let watched = self
-                    .watcher
-                    .watch(&target.path, RecursiveMode::NonRecursive);
+                let _ = watcher.unwatch(&target.path);
+                let watched = watcher.watch(&target.path, RecursiveMode::NonRecursive);
                 target.armed = watched.ok().and(now);
             }
             all &= target.armed.is_some();
@@ -161,6 +171,14 @@ mod tests {
         assert!(events.recv_timeout(Duration::from_millis(200)).is_err());
         drop(file);
         events.recv_timeout(LIMIT).unwrap();
+    }
+
+    #[test]
+    fn a_host_without_inotify_to_give_is_polled() {
+        let home = tempfile::tempdir().unwrap();
+        let exhausted = Err(notify::Error::generic("too many open files"));
+        let mut watch = Watch::with(exhausted, [home.path(), home.path()]);
+        assert!(!watch.rearm(), "what is not armed is read every second");
     }
 
     #[test]

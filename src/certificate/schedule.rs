@@ -44,7 +44,6 @@ pub enum CertificateState {
 pub enum DueReason {
     Expired,
     Missing,
-    NotYetValid,
     /// From ACME, and now vhostd's own CA is wanted, or the reverse.
     OtherIssuer,
     /// Past [`renew_at`].
@@ -223,7 +222,8 @@ fn due_reason(
         return Ok(DueReason::Expired);
     }
     if !stored.validity.is_usable(now) {
-        return Ok(DueReason::NotYetValid);
+        // our clock is behind, and another one would be from its future, too
+        return Err(stored.validity.not_before);
     }
     let renew_at = renew_at(stored.validity);
     match renew_at <= now {
@@ -338,7 +338,7 @@ mod tests {
         assert_eq!(state_of(&wanted, &good, day(91)), due(DueReason::Expired));
         assert_eq!(
             state_of(&wanted, &good, day(-1)),
-            due(DueReason::NotYetValid)
+            CertificateState::Valid { renew_at: day(0) }
         );
         let internal = WantedCertificate {
             issuer: Issuer::Internal,

@@ -15,6 +15,7 @@ use crate::desired;
 use crate::installation::Installation;
 use crate::obtain::{Obtaining, ObtainingError, Selection, is_good, outcome};
 use crate::reconcile::intent::Intent;
+use crate::reconcile::neighbours;
 use crate::reconcile::report::{CertificateSummary, Report};
 use crate::status::StatusRecord;
 
@@ -115,7 +116,10 @@ impl Orders {
             .map_err(|error| error.to_string())
             .and_then(|owners| {
                 let candidates = intent.candidates.clone();
-                let apps = desired::accept(candidates, &owners, &BTreeMap::new()).apps;
+                let active = installation.generations.active();
+                let survey = active.map_err(|error| error.to_string())?.manifest.survey;
+                let taken = neighbours::names(&survey, &installation.settings.nginx);
+                let apps = desired::accept(candidates, &owners, &taken).apps;
                 let default = installation.settings.tls;
                 let wanted: Vec<_> = apps
                     .iter()

@@ -107,6 +107,20 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_cannot_be_read_is_an_error_and_only_what_is_missing_is_empty() {
+        let directory = tempfile::tempdir().unwrap();
+        assert!(
+            History::read(directory.path())
+                .unwrap()
+                .entries()
+                .is_empty()
+        );
+        atomic_file::create_directory(&directory.path().join("history.json"), 0o700).unwrap();
+        let error = History::read(directory.path()).unwrap_err();
+        assert!(error.to_string().contains("history.json"), "{error}");
+    }
+
+    #[test]
     fn a_reload_that_fails_for_days_does_not_crowd_out_what_rollback_can_return_to() {
         let directory = tempfile::tempdir().unwrap();
         let mut history = History::read(directory.path()).unwrap();

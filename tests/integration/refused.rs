@@ -432,6 +432,30 @@ fn a_damaged_certificate_of_one_app_keeps_no_other_from_being_served() {
 }
 
 #[test]
+fn an_internal_ca_without_its_key_keeps_no_app_from_being_served() {
+    let (host, app) = two_apps("tls: internal\n");
+    fs::remove_file(host.path("state/internal-ca/root.key")).unwrap();
+    host.drop_app("third", "third.example.com", &app);
+    let text = format!(
+        "server_name: plain.example.com\nproxy_pass_url: {}\ntls: off\n",
+        app.url()
+    );
+    host.drop_file("plain.yml", &text);
+    let (exit, report) = host.json(&["reload"]);
+    assert_eq!(
+        (exit, &report["outcome"]),
+        (0, &"activated".into()),
+        "{report}"
+    );
+    let warning = report["warnings"][0].as_str().unwrap();
+    assert!(warning.starts_with("third.example.com: "), "{report}");
+    assert_eq!(host.plain("plain.example.com").unwrap().0, 200);
+    for name in ["hello", "shop"] {
+        assert!(host.serves(&format!("{name}.example.com")), "{name}");
+    }
+}
+
+#[test]
 fn a_name_as_long_as_a_name_can_be_is_served_like_any_other() {
     let host = Host::new();
     let app = App::start();
