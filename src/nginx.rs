@@ -216,7 +216,7 @@ impl HostNginx {
         if self.unprivileged.get().is_none() {
             let main = &self.config;
             match candidate::in_namespace(candidate, active, || self.dump(main)) {
-                Err(error) if error.lacks_privilege() => {
+                Err(error) if error.has_no_namespace() => {
                     tracing::info!(
                         "no mount namespace here ({error}): candidates are tested through a copy of the main file"
                     );

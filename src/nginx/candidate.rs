@@ -9,6 +9,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
@@ -27,40 +28,31 @@ pub enum CandidateError {
     },
     #[error(transparent)]
     Command(#[from] CommandError),
+    /// Also in a chroot, whose `/` is no mount point that could be made private.
+    #[error("no mount namespace for the test: {0}")]
+    Namespace(#[source] io::Error),
     #[error("read {}: {source}", path.display())]
     Read {
         path: PathBuf,
         #[source]
         source: io::Error,
     },
+    #[error("test the configuration: the thread died")]
+    Thread,
     #[error(
         "test without the privilege to mount: {} does not include {} by a line of its own",
         config.display(), include.display()
     )]
     Unreachable { config: PathBuf, include: PathBuf },
-    #[error("no namespace for the test: {0}")]
-    Unshare(#[source] io::Error),
     #[error(transparent)]
     Write(#[from] WriteError),
 }
 
 impl CandidateError {
-    /// The host does not allow a mount namespace: the other way remains.
-    pub fn lacks_privilege(&self) -> bool {
-        match self {
-            Self::Unshare(source) | Self::Bind { source, .. } => matches!(
-                source.raw_os_error(),
-                Some(libc_error::EPERM | libc_error::EACCES | libc_error::ENOSYS)
-            ),
-            _ => false,
-        }
+    /// The host does not allow a mount namespace, or has none to give: the other way remains.
+    pub fn has_no_namespace(&self) -> bool {
+        matches!(self, Self::Namespace(_))
     }
-}
-
-mod libc_error {
-    pub const EPERM: i32 = nix::errno::Errno::EPERM as i32;
-    pub const EACCES: i32 = nix::errno::Errno::EACCES as i32;
-    pub const ENOSYS: i32 = nix::errno::Errno::ENOSYS as i32;
 }
 
 /// Runs `child` in a thread that has its own mount namespace, in which `candidate` is what is read
@@ -73,25 +65,32 @@ pub fn in_namespace(
 ) -> Result<Finished, CandidateError> {
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
-            unshare(CloneFlags::CLONE_NEWNS).map_err(|e| CandidateError::Unshare(e.into()))?;
-            bind(candidate, active).map_err(|errno| CandidateError::Bind {
-                candidate: candidate.to_path_buf(),
-                active: active.to_path_buf(),
-                source: errno.into(),
-            })?;
+            isolate().map_err(|errno| CandidateError::Namespace(errno.into()))?;
+            bind(candidate, active)?;
             Ok(child()?)
         });
-        thread
-            .join()
-            .unwrap_or_else(|_| Err(CandidateError::Unshare(io::Error::other("the thread died"))))
+        thread.join().unwrap_or(Err(CandidateError::Thread))
     })
 }
 
-fn bind(candidate: &Path, active: &Path) -> nix::Result<()> {
-    let none: Option<&str> = None;
+const NONE: Option<&str> = None;
+
+fn isolate() -> nix::Result<()> {
+    unshare(CloneFlags::CLONE_NEWNS)?;
     // nothing that is mounted here may reach the host's own namespace
-    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
-    mount(Some(candidate), active, none, MsFlags::MS_BIND, none)
+    mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE)
+}
+
+fn bind(candidate: &Path, active: &Path) -> Result<(), CandidateError> {
+    let bound = mount(Some(candidate), active, NONE, MsFlags::MS_BIND, NONE);
+    bound.map_err(|errno| match errno {
+        Errno::EPERM | Errno::EACCES | Errno::ENOSYS => CandidateError::Namespace(errno.into()),
+        _ => CandidateError::Bind {
+            candidate: candidate.to_path_buf(),
+            active: active.to_path_buf(),
+            source: errno.into(),
+        },
+    })
 }
 
 /// The main file once more, beside itself (elsewhere relative includes break), leading to the
