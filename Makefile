@@ -9,7 +9,7 @@ INSTALL ?= install
 
 BUILD_NEEDS := gcc:gcc /usr/include/stdlib.h:libc6-dev
 RUN_NEEDS := nginx:nginx
-TEST_NEEDS := pebble:pebble git:git kill:procps rsync:rsync strace:strace vim:vim
+TEST_NEEDS := pebble:pebble git:git /bin/kill:procps rsync:rsync strace:strace vim:vim
 
 .PHONY: help demo test bench build install
 
