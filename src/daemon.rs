@@ -28,6 +28,7 @@ use crate::reconcile::intent::{Intent, Reading};
 use crate::reconcile::report::{Outcome, Report, Step};
 use crate::reconcile::{self, Applied, ReconcileError};
 use crate::settings::Settings;
+use crate::status::StatusRecord;
 use crate::systemd;
 use crate::watch::{Watch, WatchError};
 
@@ -89,6 +90,8 @@ struct Daemon {
     next_removal: Option<Instant>,
     /// When the watchdog wants a sign of life; `None` without one.
     next_alive: Option<Instant>,
+    /// What new settings ask for and only a restart can give.
+    waiting_for_restart: Vec<String>,
     /// What kept the last batch from being applied.
     last_failure: Option<String>,
     told: Told,
@@ -139,6 +142,7 @@ pub async fn run_witnessed(
         next_rescan: Instant::now() + RESCAN,
         next_removal: None,
         next_alive: systemd::watchdog_interval().map(|interval| Instant::now() + interval),
+        waiting_for_restart: Vec::new(),
         last_failure: None,
         told: Told::default(),
         early: Vec::new(),
@@ -267,18 +271,22 @@ impl Daemon {
             let opened = Settings::load(config.as_deref())
                 .map_err(Reopen::Settings)
                 .map(|settings| batch::keep_directories(&installation.settings, settings))
-                .and_then(|settings| Installation::open(settings, now).map_err(Reopen::Open));
-            let _ = events.send(Event::Reopened(opened.map(Box::new)));
+                .and_then(|(settings, waiting)| {
+                    let opened = Installation::open(settings, now).map_err(Reopen::Open)?;
+                    Ok((Box::new(opened), waiting))
+                });
+            let _ = events.send(Event::Reopened(opened));
         });
     }
 
-    fn on_reopened(&mut self, opened: Result<Box<Installation>, Reopen>) {
+    fn on_reopened(&mut self, opened: Result<(Box<Installation>, Vec<String>), Reopen>) {
         let Phase::Reopening(batch) = std::mem::replace(&mut self.phase, Phase::Idle) else {
             return;
         };
         match opened {
-            Ok(installation) => {
+            Ok((installation, waiting)) => {
                 self.installation = Arc::new(*installation);
+                self.waiting_for_restart = waiting;
                 self.orders.forget_client();
                 self.read(batch);
             }
@@ -411,7 +419,7 @@ impl Daemon {
         let Phase::Applying(batch) = std::mem::replace(&mut self.phase, Phase::Idle) else {
             return;
         };
-        let applied = match applied {
+        let mut applied = match applied {
             Ok(applied) => applied,
             Err(error @ ReconcileError::NoSuchGeneration(_)) => {
                 tracing::debug!("failed to {error}");
@@ -426,6 +434,8 @@ impl Daemon {
         if self.last_failure.take().is_some() {
             tracing::info!("reconciles again");
         }
+        let waiting = self.waiting_for_restart.iter().cloned();
+        applied.report.warnings.extend(waiting);
         self.told.log(&applied.report, batch.reason());
         let _ = self.witness.send(applied.report.clone());
         if !applied.report.nginx_running {
@@ -452,6 +462,10 @@ impl Daemon {
             tracing::error!("failed to {message}; what served before still serves");
         }
         systemd::status(&format!("failed to {message}"));
+        let state_dir = &self.installation.settings.state_dir;
+        if let Err(error) = StatusRecord::note_failure(state_dir, &message) {
+            tracing::debug!("failed to {error}");
+        }
         self.last_failure = Some(message);
         self.next_rescan = Instant::now() + RESCAN_SOON.max(RESCAN / 10);
         self.say_ready();

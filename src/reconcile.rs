@@ -77,7 +77,7 @@ pub enum ReconcileError {
     Internal(#[from] crate::certificate::internal::InternalError),
     #[error(transparent)]
     Ledger(#[from] crate::certificate::ledger::LedgerError),
-    #[error("roll back: there is no generation {} to return to", .0)]
+    #[error("{}", no_such_generation(*.0))]
     NoSuchGeneration(u64),
     #[error(transparent)]
     Owners(#[from] crate::installation::OwnersError),
@@ -89,6 +89,14 @@ pub enum ReconcileError {
     Sweep(#[from] crate::installation::SweepError),
     #[error(transparent)]
     Write(#[from] WriteError),
+}
+
+/// 0 is what serves before anything does: nothing to return to.
+fn no_such_generation(number: u64) -> String {
+    match number {
+        0 => "roll back: there is no earlier generation to return to".into(),
+        _ => format!("roll back: there is no generation {number} to return to"),
+    }
 }
 
 /// Called with each finished step.

@@ -101,6 +101,18 @@ impl StatusRecord {
         serde_json::from_slice(&bytes).ok()
     }
 
+    /// What is known stays, and says that it may be outdated.
+    pub(crate) fn note_failure(state_dir: &Path, message: &str) -> Result<(), WriteError> {
+        let error = Some(format!("failed to {message}"));
+        match Self::read(state_dir) {
+            Some(mut record) if record.error != error => {
+                record.error = error;
+                record.write(state_dir)
+            }
+            _ => Ok(()),
+        }
+    }
+
     pub(crate) fn write(&self, state_dir: &Path) -> Result<(), WriteError> {
         let bytes = serde_json::to_vec_pretty(self).unwrap_or_default();
         atomic_file::write(&path(state_dir), &bytes, 0o600)

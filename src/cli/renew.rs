@@ -19,7 +19,7 @@ pub(super) struct Renew {
     #[arg(value_name = "NAME")]
     names: Vec<String>,
     /// Renew even what is not due
-    #[arg(long, requires = "names")]
+    #[arg(long)]
     force: bool,
     /// Print data for programs
     #[arg(long)]

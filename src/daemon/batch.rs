@@ -205,21 +205,23 @@ pub(super) fn status_line(report: &Report) -> String {
     }
 }
 
-/// The directories and the socket are opened once: a change of theirs waits for a restart.
-pub(super) fn keep_directories(old: &Settings, mut new: Settings) -> Settings {
+/// The directories and the socket are opened once: a change of theirs waits for a restart, which
+/// the sentences say.
+pub(super) fn keep_directories(old: &Settings, mut new: Settings) -> (Settings, Vec<String>) {
     let pairs = [
         ("vhosts_dir", &old.vhosts_dir, &mut new.vhosts_dir),
         ("state_dir", &old.state_dir, &mut new.state_dir),
         ("runtime_dir", &old.runtime_dir, &mut new.runtime_dir),
     ];
+    let mut sentences = Vec::new();
     for (key, old, new) in pairs {
         if old != new {
-            tracing::warn!(
+            sentences.push(format!(
                 "`{key}` changed to {}: that needs `systemctl restart vhostd`",
                 new.display()
-            );
+            ));
             new.clone_from(old);
         }
     }
-    new
+    (new, sentences)
 }

@@ -20,7 +20,8 @@ pub(super) enum Event {
     Call(Call),
     /// SIGHUP.
     Reconfigure,
-    Reopened(Result<Box<Installation>, Reopen>),
+    /// With what new settings ask for and only a restart can give.
+    Reopened(Result<(Box<Installation>, Vec<String>), Reopen>),
     Stop,
 }
 

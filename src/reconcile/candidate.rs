@@ -114,7 +114,7 @@ impl<'a> Candidate<'a> {
             self.render()?;
             progress.finished(
                 StepName::Test,
-                "nginx refuses the hand-written configuration",
+                "nginx does not take the configuration even without vhostd's files",
             );
             return Ok(Judgement::Refused { error, hint });
         }

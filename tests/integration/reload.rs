@@ -59,6 +59,24 @@ fn through_the_daemon_it_prints_the_steps_in_order_and_takes_changed_settings() 
 }
 
 #[test]
+fn settings_that_need_a_restart_of_the_daemon_are_said_to_who_reloads() {
+    let host = Host::with_settings("tls: off\n");
+    let _daemon = host.daemon();
+    let elsewhere = host.path("elsewhere");
+    // the last of a key that is there twice would be an error
+    let settings = fs::read_to_string(host.path("vhostd.yml")).unwrap();
+    let here = host.path("vhosts.d").display().to_string();
+    assert!(settings.contains(&here), "{settings}");
+    let settings = settings.replace(&here, &elsewhere.display().to_string());
+    fs::write(host.path("vhostd.yml"), settings).unwrap();
+    let (exit, report) = host.json(&["reload"]);
+    assert_eq!(exit, 0, "{report}");
+    let warning = report["warnings"][0].as_str().unwrap();
+    assert!(warning.contains("`vhosts_dir` changed"), "{warning}");
+    assert!(warning.contains("systemctl restart vhostd"), "{warning}");
+}
+
+#[test]
 fn nothing_to_change_is_unchanged_and_nginx_is_not_reloaded() {
     let host = Host::new();
     let app = App::start();

@@ -121,9 +121,21 @@ fn a_forced_renewal_serves_a_new_certificate_with_the_daemon_and_without() {
 }
 
 #[test]
-fn force_without_a_name_is_a_usage_error() {
+fn force_without_a_name_renews_every_certificate() {
     let host = Host::new();
-    assert_eq!(host.vhostd(&["renew", "--force"]).status, 2);
+    let app = App::start();
+    for name in ["one", "two"] {
+        host.drop_app(name, &format!("{name}.example.com"), &app);
+    }
+    assert_eq!(host.vhostd(&["reload"]).status, 0);
+    let (exit, renewed) = host.json(&["renew", "--force"]);
+    assert_eq!(exit, 0, "{renewed}");
+    let all = renewed["certificates"].as_array().unwrap();
+    assert_eq!(all.len(), 2, "{renewed}");
+    assert!(
+        all.iter().all(|one| one["result"] == "renewed"),
+        "{renewed}"
+    );
 }
 
 #[test]

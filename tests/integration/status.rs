@@ -123,6 +123,23 @@ fn a_broken_change_is_stale_with_its_place_and_a_mended_one_serves() {
 }
 
 #[test]
+fn while_the_vhosts_directory_is_missing_the_error_is_said() {
+    let host = Host::with_settings("tls: off\n");
+    let app = App::start();
+    host.drop_app("hello", "hello.example.com", &app);
+    let _daemon = host.daemon();
+    host.wait_for_serving("hello");
+    fs::rename(host.path("vhosts.d"), host.path("moved")).unwrap();
+    let error = wait_for("the error", || {
+        host.status()["error"].as_str().map(str::to_owned)
+    });
+    assert!(error.contains("vhosts.d"), "{error}");
+    assert_eq!(host.state("hello"), "serving");
+    fs::rename(host.path("moved"), host.path("vhosts.d")).unwrap();
+    wait_for("its end", || host.status()["error"].is_null().then_some(()));
+}
+
+#[test]
 fn while_nginx_is_down_a_new_vhost_is_pending_and_nothing_serves() {
     let host = Host::new();
     let app = App::start();

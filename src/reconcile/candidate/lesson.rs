@@ -89,6 +89,10 @@ impl Candidate<'_> {
                     None => "run `nginx -t`, fix what it names, then run `vhostd reload`".into(),
                 }),
             },
+            Err(error @ TestError::NotIncluded { .. }) => Lesson::GiveUp {
+                error: error.to_string(),
+                hint: Some("run `vhostd setup`".into()),
+            },
             Err(error) => Lesson::GiveUp {
                 error: error.to_string(),
                 hint: None,
