@@ -95,6 +95,19 @@ pub enum GenerationError {
     Write(#[from] WriteError),
 }
 
+impl GenerationError {
+    /// The next step.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::NoCurrent(_) => Some("run `vhostd setup` first"),
+            Self::Read { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+                Some("run it as root: what vhostd keeps is for root alone")
+            }
+            _ => None,
+        }
+    }
+}
+
 /// What `rollback` can return to, as the contract promises, and the generation 0 beside them.
 pub const KEPT: usize = 20;
 
@@ -151,7 +164,15 @@ impl GenerationStore {
     /// The number that `current` names, without reading the generation.
     pub fn active_number(&self) -> Result<u64, GenerationError> {
         let current = self.state_dir.join(CURRENT);
-        fs::read_link(&current)
+        let target = fs::read_link(&current);
+        if let Err(error) = &target
+            && error.kind() == io::ErrorKind::PermissionDenied
+        {
+            return Err(read_failed(&current)(
+                io::ErrorKind::PermissionDenied.into(),
+            ));
+        }
+        target
             .ok()
             .filter(|_| current.join("http.conf").is_file())
             .and_then(|target| target.file_name()?.to_str()?.parse().ok())

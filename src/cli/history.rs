@@ -23,7 +23,7 @@ impl History {
             Ok(read) => read,
             Err(error) => {
                 output::error(&format!("failed to {error}"));
-                output::hint(Some("run `vhostd setup` first"));
+                output::hint(error.hint());
                 return Exit::Failed;
             }
         };
