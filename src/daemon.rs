@@ -20,12 +20,12 @@ use tokio::task::spawn_blocking;
 use crate::certificate::CertificateName;
 use crate::certificate::renew::Obtained;
 use crate::clock::Clock;
-use crate::control::{Call, ControlSocket, Line, ListenError, Request};
+use crate::control::{Call, ControlSocket, ListenError, Request};
 use crate::generation::manifest::Reason;
 use crate::installation::{Installation, OpenError};
 use crate::reconcile::grace::Absences;
 use crate::reconcile::intent::{Intent, Reading};
-use crate::reconcile::report::{Outcome, Report, Step};
+use crate::reconcile::report::Report;
 use crate::reconcile::{self, Applied, ReconcileError};
 use crate::settings::Settings;
 use crate::status::StatusRecord;
@@ -291,13 +291,7 @@ impl Daemon {
                 self.read(batch);
             }
             Err(reopen) => {
-                let (message, exit) = match reopen {
-                    Reopen::Settings(errors) => (
-                        errors.first().map_or_else(String::new, ToString::to_string),
-                        2,
-                    ),
-                    Reopen::Open(error) => (error.to_string(), 1),
-                };
+                let (message, exit) = reopen.told();
                 tracing::error!("failed to read the settings again, the old ones hold: {message}");
                 systemd::ready();
                 // the files may have changed as well
@@ -501,13 +495,4 @@ impl Daemon {
     fn is_settled(&self) -> bool {
         matches!(self.phase, Phase::Idle) && self.pending.is_empty()
     }
-}
-
-/// Whether a step is worth a line at the default level: only when something changed.
-fn is_change(outcome: Outcome) -> bool {
-    outcome != Outcome::Unchanged
-}
-
-fn send_step(call: &Call, step: &Step) {
-    call.answer.send(Line::Step(step.clone()));
 }

@@ -2,8 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{is_change, send_step};
-use crate::control::{Call, Request};
+use crate::control::{Call, Line, Request};
 use crate::generation::manifest::Reason;
 use crate::reconcile::report::{Outcome, Rejected, Report, Step};
 use crate::settings::Settings;
@@ -108,7 +107,10 @@ impl Batch {
                 answer: call.answer.clone(),
             })
             .collect();
-        move |step| calls.iter().for_each(|call| send_step(call, step))
+        move |step| {
+            let line = |call: &Call| call.answer.send(Line::Step(step.clone()));
+            calls.iter().for_each(line);
+        }
     }
 
     pub(super) fn fail(self, message: &str, hint: Option<String>, exit: u8) {
@@ -183,7 +185,7 @@ fn log(report: &Report, reason: Reason, known: bool) {
         (Some(error), Outcome::Activated) => tracing::warn!(generation, "{error}"),
         (Some(error), Outcome::Unchanged) => tracing::warn!(generation, "{error}"),
         (Some(error), _) => tracing::error!(generation, "nothing changed for visitors: {error}"),
-        (None, outcome) if is_change(outcome) => {
+        (None, outcome) if outcome != Outcome::Unchanged => {
             tracing::info!(
                 generation,
                 "generation {generation} serves after {ms:.0} ms ({reason})"

@@ -37,3 +37,16 @@ pub(super) enum Reopen {
     Settings(Vec<Diagnostic>),
     Open(OpenError),
 }
+
+impl Reopen {
+    /// In words, and as the exit status of who asked.
+    pub(super) fn told(&self) -> (String, u8) {
+        match self {
+            Self::Settings(errors) => {
+                let first = errors.first().map(ToString::to_string);
+                (first.unwrap_or_default(), 2)
+            }
+            Self::Open(error) => (error.to_string(), 1),
+        }
+    }
+}
