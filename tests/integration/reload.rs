@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::process::Stdio;
 
@@ -74,6 +75,23 @@ fn settings_that_need_a_restart_of_the_daemon_are_said_to_who_reloads() {
     let warning = report["warnings"][0].as_str().unwrap();
     assert!(warning.contains("`vhosts_dir` changed"), "{warning}");
     assert!(warning.contains("systemctl restart vhostd"), "{warning}");
+}
+
+#[test]
+fn a_second_daemon_is_refused_and_the_socket_is_for_root_and_the_group_alone() {
+    let host = Host::with_settings("tls: off\n");
+    let _daemon = host.daemon();
+    assert_eq!(host.vhostd(&["reload"]).status, 0);
+    let second = host.vhostd(&["run"]);
+    assert_eq!(second.status, 1, "{second:?}");
+    assert!(
+        second.stderr.contains("another vhostd runs already"),
+        "{second:?}"
+    );
+    let mode = fs::metadata(host.path("run/control.sock")).unwrap().mode() & 0o777;
+    let group = nix::unistd::Group::from_name("vhostd").unwrap();
+    assert_eq!(mode, if group.is_some() { 0o660 } else { 0o600 });
+    assert_eq!(host.vhostd(&["reload"]).status, 0);
 }
 
 #[test]
