@@ -175,6 +175,20 @@ pub fn reconcile<'a>(
     run(installation, &locked, intent, request, &mut progress)
 }
 
+/// Makes the active generation's vhosts serve with today's certificates: what `vhostd renew` does.
+/// The vhost files are not read: an edit that is not finished is none of a timer's business.
+pub fn refresh<'a>(
+    installation: &Installation,
+    request: &Request,
+    observer: &'a mut Observer<'a>,
+) -> Result<Applied, ReconcileError> {
+    let locked = installation.generations.lock(request.lock_limit)?;
+    let mut progress = Progress::start(observer);
+    let active = installation.generations.active()?.manifest;
+    let intent = Intent::of_generation(&active, &installation.settings);
+    run(installation, &locked, intent, request, &mut progress)
+}
+
 /// Makes what was read serve.
 pub fn apply<'a>(
     installation: &Installation,
@@ -239,7 +253,14 @@ fn run(
     if request.is_manual() || request.reason == Reason::Start {
         installation.sweep()?;
     }
-    let (pin, pin_before) = (intent.pin.clone(), intent.pin_before.clone());
+    let state_dir = &installation.settings.state_dir;
+    let of_files = intent.of_files;
+    let (pin, pin_before) = match request.reason {
+        Reason::Rollback => (intent.pin.clone(), intent.pin_before.clone()),
+        _ if of_files => (intent.pin.clone(), None),
+        // it stays as it is
+        _ => (Pin::read(state_dir), None),
+    };
     let misnamed: Vec<_> = report::misnamed(&intent.misnamed).collect();
     let mut candidate = Candidate::new(installation, intent, request, &active)?;
     let judgement = candidate.judge(locked, progress)?;
@@ -259,7 +280,7 @@ fn run(
     report.rejected.extend(misnamed);
     report.warnings.append(&mut candidate.warnings);
     if pin.is_none() {
-        Pin::remove(&installation.settings.state_dir)?;
+        Pin::remove(state_dir)?;
     }
     let held = request.reason != Reason::Rollback || report.is_on_disk();
     let pinned = match held {
@@ -268,7 +289,10 @@ fn run(
     };
     let served = served(installation, &report)?;
     let record = StatusRecord::of(&candidate, &report, &served, pinned, request.now);
-    record.write(&installation.settings.state_dir)?;
+    // nobody has looked at the files
+    if of_files || request.reason == Reason::Rollback {
+        record.write(state_dir)?;
+    }
     report.vhosts = record.vhosts.iter().map(VhostStatus::reported).collect();
     locked.prune(&pinned.into_iter().collect::<Vec<_>>())?;
     if matches!(request.reason, Reason::Start | Reason::Certificate)

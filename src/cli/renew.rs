@@ -70,13 +70,12 @@ impl Renew {
         runtime: &tokio::runtime::Runtime,
     ) -> Result<Renewed, Exit> {
         let installation = open(settings)?;
-        let run = |reason| {
+        let refresh = || {
             let mut quiet = |_: &Step| {};
-            reconcile::reconcile(&installation, &request(reason), &mut quiet)
+            reconcile::refresh(&installation, &request(Reason::Certificate), &mut quiet)
                 .map_err(|error| failed(&error))
         };
-        // what is wanted is what the vhost files say now
-        let applied = run(Reason::File)?;
+        let applied = refresh()?;
         if !applied.report.succeeded() {
             output::warning(
                 applied
@@ -106,7 +105,7 @@ impl Renew {
             .iter()
             .any(|one| one.result == RenewalResult::Renewed);
         if any {
-            let report = run(Reason::Certificate)?.report;
+            let report = refresh()?.report;
             if let Some(error) = &report.error {
                 output::error(&format!("stored, but not served yet: {error}"));
                 output::hint(report.hint.as_deref());

@@ -19,7 +19,7 @@ use crate::certificate::{
 };
 use crate::desired::{self, Accepted, DesiredState, DesiredTls, HostFacts, Owners, Rejection};
 use crate::diagnostic::Diagnostic;
-use crate::generation::manifest::{AppSource, Manifest, Reason, ServedName};
+use crate::generation::manifest::{AppSource, Manifest, ServedName};
 use crate::generation::{LockedStore, TestedGeneration};
 use crate::installation::Installation;
 use crate::nginx::dump::Survey;
@@ -202,7 +202,7 @@ impl<'a> Candidate<'a> {
 
     /// Claims are written before anything serves: a name once served has an owner.
     fn settled(&self, judgement: Judgement) -> Result<Judgement, ReconcileError> {
-        if self.request.reason != Reason::Rollback && self.intent.pin.is_none() {
+        if self.intent.of_files && self.intent.pin.is_none() {
             self.installation.save_owners(&self.owners)?;
         }
         Ok(judgement)

@@ -29,6 +29,8 @@ pub struct Intent {
     pub sources: BTreeMap<AppName, AppSource>,
     /// The text of each last good version.
     pub last_good: BTreeMap<AppName, AppSource>,
+    /// Whether the vhost files were read: what a generation holds says nothing about them.
+    pub of_files: bool,
     /// The pin that is in force.
     pub pin: Option<Pin>,
     /// The one that a rollback replaces, and that comes back if it fails.
@@ -109,6 +111,7 @@ impl Intent {
             warnings: Vec::new(),
             sources: BTreeMap::new(),
             last_good: BTreeMap::new(),
+            of_files: true,
             pin: None,
             pin_before: None,
             next_removal: None,
@@ -119,6 +122,7 @@ impl Intent {
     /// The generation that a pin or a rollback names, as it was.
     pub fn of_generation(manifest: &Manifest, settings: &Settings) -> Self {
         let mut intent = Self::empty();
+        intent.of_files = false;
         intent.take_pinned(manifest, settings);
         intent
     }

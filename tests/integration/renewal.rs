@@ -121,6 +121,36 @@ fn a_forced_renewal_serves_a_new_certificate_with_the_daemon_and_without() {
 }
 
 #[test]
+fn without_a_daemon_it_leaves_unfinished_edits_and_a_rollback_as_they_are() {
+    let host = Host::new();
+    let app = App::start();
+    for name in ["one", "two"] {
+        host.drop_app(name, &format!("{name}.example.com"), &app);
+        assert_eq!(host.vhostd(&["reload"]).status, 0);
+    }
+    // half of a checkout
+    host.remove_file("one.yml");
+    host.drop_file("two.yml", "server_name: two.example.com\nroo");
+    host.drop_app("three", "three.example.com", &app);
+    let (exit, renewed) = host.json(&["renew", "--force"]);
+    assert_eq!(exit, 0, "{renewed}");
+    assert_eq!(renewed["certificates"].as_array().unwrap().len(), 2);
+    for name in ["one", "two"] {
+        assert!(host.serves(&format!("{name}.example.com")), "{name}");
+    }
+    assert_eq!(host.rendered("three"), None);
+    let (_, history) = host.json(&["history"]);
+    assert_eq!(history["generations"][0]["reason"], "certificate");
+    // nor does it end a rollback
+    host.drop_app("two", "two.example.com", &app);
+    assert_eq!(host.vhostd(&["reload"]).status, 0);
+    assert_eq!(host.vhostd(&["rollback", "1"]).status, 0);
+    assert_eq!(host.vhostd(&["renew", "--force"]).status, 0);
+    assert_eq!(host.status()["pinned"], 1);
+    assert!(host.serves("one.example.com") && !host.serves("two.example.com"));
+}
+
+#[test]
 fn force_without_a_name_renews_every_certificate() {
     let host = Host::new();
     let app = App::start();
@@ -245,6 +275,7 @@ fn a_failing_ca_is_status_4_and_its_schedule_survives_a_restart() {
     let host = Host::with_settings(&format!("acme: {{directory: \"{nobody}\"}}\n"));
     let app = App::start();
     host.drop_app("hello", NAME, &app);
+    assert_eq!(host.vhostd(&["reload"]).status, 0);
     let (status, renewed) = host.json(&["renew"]);
     assert_eq!(status, 4, "{renewed}");
     assert_eq!(renewed["certificates"][0]["result"], "failed");
