@@ -214,22 +214,12 @@ fn a_kill_between_activation_and_proof_is_settled_by_the_next_run() {
                 let (_, status) = host.json(&["status"]);
                 (status["generation"]["serving"] == before + 1).then_some(())
             });
-            let (exit, report) = host.json(&["reload"]);
-            assert_eq!(
-                (exit, &report["outcome"]),
-                (0, &"activated".into()),
-                "{report}"
-            );
+            host.reload_ends(0, "activated");
             host.assert_sound(before + 1);
             assert!(host.serves("next.example.com"));
             assert_eq!(host.newest_history()["result"], "proven");
         } else {
-            let (exit, report) = host.json(&["reload"]);
-            assert_eq!(
-                (exit, &report["outcome"]),
-                (1, &"rolled_back".into()),
-                "{report}"
-            );
+            host.reload_ends(1, "rolled_back");
             host.assert_sound(before);
             assert_eq!(host.newest_history()["result"], "rolled_back");
             drop(stopped);

@@ -30,12 +30,7 @@ fn a_reload_while_nginx_is_down_leaves_a_valid_generation_that_serves_when_it_st
     let (host, app) = plain();
     host.nginx.stop();
     host.drop_app("next", "next.example.com", &app);
-    let (exit, report) = host.json(&["reload"]);
-    assert_eq!(
-        (exit, &report["outcome"]),
-        (1, &"activated".into()),
-        "{report}"
-    );
+    let report = host.reload_ends(1, "activated");
     assert!(
         report["error"]
             .as_str()
@@ -86,12 +81,7 @@ fn no_empty_pid_file_is_left_by_our_test_while_nginx_is_down() {
     );
     host.nginx.site("broken", "nonsense;\n");
     host.drop_app("third", "third.example.com", &app);
-    let (exit, report) = host.json(&["reload"]);
-    assert_eq!(
-        (exit, &report["outcome"]),
-        (1, &"rejected".into()),
-        "{report}"
-    );
+    host.reload_ends(1, "rejected");
     assert!(
         !host.path("nginx.pid").exists(),
         "a refused test left a pid file"

@@ -273,12 +273,7 @@ fn a_hand_written_zone_with_a_leading_dot_has_its_names_and_only_the_app_that_wa
     let app = App::start();
     host.drop_app("taken", "example.org", &app);
     host.drop_app("hello", HELLO, &app);
-    let (status, report) = host.json(&["reload"]);
-    assert_eq!(
-        (status, &report["outcome"]),
-        (3, &"activated".into()),
-        "{report}"
-    );
+    let report = host.reload_ends(3, "activated");
     assert_eq!(report["rejected"][0]["name"], "taken", "{report}");
     assert_eq!(client::get(host.http(), HELLO, "/").unwrap().status, 200);
 }

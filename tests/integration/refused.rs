@@ -46,23 +46,13 @@ fn a_broken_file_leaves_every_byte_and_the_last_good_version_serving() {
         "shop.yml",
         "server_name: shop.example.com\nprxy_pass_url: http://127.0.0.1:1\n",
     );
-    let (exit, report) = host.json(&["reload"]);
-    assert_eq!(
-        (exit, &report["outcome"]),
-        (3, &"unchanged".into()),
-        "{report}"
-    );
+    let report = host.reload_ends(3, "unchanged");
     assert_eq!(report["rejected"][0]["name"], "shop", "{report}");
     assert_eq!(report["rejected"][0]["line"], 2, "{report}");
     assert_eq!((rendered(&host), host.active()), (before.clone(), active));
     // another app goes on beside it
     host.drop_app("third", "third.example.com", &app);
-    let (exit, report) = host.json(&["reload"]);
-    assert_eq!(
-        (exit, &report["outcome"]),
-        (3, &"activated".into()),
-        "{report}"
-    );
+    host.reload_ends(3, "activated");
     let mut after = rendered(&host);
     assert!(after.remove("third.conf").is_some());
     assert_eq!(after, before);
@@ -125,12 +115,7 @@ fn a_broken_file_of_a_new_app_hurts_nobody() {
     host.drop_file("new.yml", "server_name: new.example.com\nroot: relative\n");
     host.drop_file("empty.yml", "");
     host.drop_app("third", "third.example.com", &app);
-    let (exit, report) = host.json(&["reload"]);
-    assert_eq!(
-        (exit, &report["outcome"]),
-        (3, &"activated".into()),
-        "{report}"
-    );
+    host.reload_ends(3, "activated");
     let mut after = rendered(&host);
     assert!(after.remove("third.conf").is_some());
     assert_eq!(after, before);
@@ -164,12 +149,7 @@ fn one_app_that_nginx_refuses_is_named_and_the_others_are_applied_in_the_same_pa
     override_template(&host, "bad.example.com", "send_timeout nonsense;");
     host.drop_app("bad", "bad.example.com", &app);
     host.drop_app("third", "third.example.com", &app);
-    let (exit, report) = host.json(&["reload"]);
-    assert_eq!(
-        (exit, &report["outcome"]),
-        (3, &"activated".into()),
-        "{report}"
-    );
+    let report = host.reload_ends(3, "activated");
     let rejected = &report["rejected"][0];
     assert_eq!(rejected["name"], "bad", "{report}");
     assert!(
@@ -200,12 +180,7 @@ fn an_app_whose_change_nginx_refuses_keeps_its_last_good_version() {
     let before = rendered(&host);
     override_template(&host, "shop2.example.com", "send_timeout nonsense;");
     host.drop_app("shop", "shop2.example.com", &app);
-    let (exit, report) = host.json(&["reload"]);
-    assert_eq!(
-        (exit, &report["outcome"]),
-        (3, &"unchanged".into()),
-        "{report}"
-    );
+    let report = host.reload_ends(3, "unchanged");
     assert_eq!(report["rejected"][0]["stale"], true, "{report}");
     assert_eq!(rendered(&host), before);
     assert_eq!(host.plain("shop.example.com").unwrap().0, 200);
@@ -226,12 +201,7 @@ fn a_generation_that_nginx_refuses_is_never_current() {
     fs::write(host.path("templates/base.conf"), broken).unwrap();
     host.drop_app("third", "third.example.com", &app);
     let seen = watch_current(&host, || {
-        let (exit, report) = host.json(&["reload"]);
-        assert_eq!(
-            (exit, &report["outcome"]),
-            (1, &"rejected".into()),
-            "{report}"
-        );
+        let report = host.reload_ends(1, "rejected");
         let error = report["error"].as_str().unwrap();
         assert!(error.contains("send_timeout"), "{report}");
         let hint = report["hint"].as_str().unwrap();
@@ -276,12 +246,7 @@ fn a_broken_hand_written_file_is_named_with_its_line_and_nothing_changes() {
     host.nginx
         .site("blog", "# the blog\nserver {\n    listen 8099\n}\n");
     host.drop_app("third", "third.example.com", &app);
-    let (exit, report) = host.json(&["reload"]);
-    assert_eq!(
-        (exit, &report["outcome"]),
-        (1, &"rejected".into()),
-        "{report}"
-    );
+    let report = host.reload_ends(1, "rejected");
     let words = format!("{} {}", report["error"], report["hint"]);
     assert!(
         words.contains("hand-written") && words.contains("sites/blog:4"),
@@ -355,12 +320,7 @@ fn a_name_that_a_hand_written_site_serves_is_refused_with_its_place() {
     let host = Host::on(nginx, "tls: off\n");
     host.drop_app("hello", "hello.example.com", &app);
     host.drop_app("blog", "blog.example.com", &app);
-    let (exit, report) = host.json(&["reload"]);
-    assert_eq!(
-        (exit, &report["outcome"]),
-        (3, &"activated".into()),
-        "{report}"
-    );
+    let report = host.reload_ends(3, "activated");
     assert_eq!(report["rejected"][0]["name"], "blog", "{report}");
     assert!(
         report["rejected"][0].to_string().contains("sites/blog:1"),
@@ -375,12 +335,7 @@ fn hello_yml_beside_hello_yaml_is_a_conflict_that_leaves_the_last_good_version()
     let (host, app) = two_apps("tls: off\n");
     let before = rendered(&host);
     host.drop_file("hello.yaml", &text("other.example.com", &app));
-    let (exit, report) = host.json(&["reload"]);
-    assert_eq!(
-        (exit, &report["outcome"]),
-        (3, &"unchanged".into()),
-        "{report}"
-    );
+    let report = host.reload_ends(3, "unchanged");
     assert!(
         report["rejected"].to_string().contains("hello.yaml"),
         "{report}"
@@ -419,12 +374,7 @@ fn a_damaged_certificate_of_one_app_keeps_no_other_from_being_served() {
     let version = fs::canonicalize(stored.join("current")).unwrap();
     fs::write(version.join("privkey.pem"), "").unwrap();
     host.drop_app("third", "third.example.com", &app);
-    let (exit, report) = host.json(&["reload"]);
-    assert_eq!(
-        (exit, &report["outcome"]),
-        (0, &"activated".into()),
-        "{report}"
-    );
+    host.reload_ends(0, "activated");
     for name in ["hello", "shop", "third"] {
         assert!(host.serves(&format!("{name}.example.com")), "{name}");
     }
@@ -441,12 +391,7 @@ fn an_internal_ca_without_its_key_keeps_no_app_from_being_served() {
         app.url()
     );
     host.drop_file("plain.yml", &text);
-    let (exit, report) = host.json(&["reload"]);
-    assert_eq!(
-        (exit, &report["outcome"]),
-        (0, &"activated".into()),
-        "{report}"
-    );
+    let report = host.reload_ends(0, "activated");
     let warning = report["warnings"][0].as_str().unwrap();
     assert!(warning.starts_with("third.example.com: "), "{report}");
     assert_eq!(host.plain("plain.example.com").unwrap().0, 200);

@@ -82,12 +82,7 @@ fn a_port_held_by_another_process_is_reported_and_healed_when_it_is_free() {
         "{told:?}"
     );
     drop(taken);
-    let (exit, report) = host.json(&["reload"]);
-    assert_eq!(
-        (exit, &report["outcome"]),
-        (0, &"activated".into()),
-        "{report}"
-    );
+    host.reload_ends(0, "activated");
     assert!(host.serves("tls.example.com"));
     assert_eq!(host.state("tls"), "serving");
 }
@@ -334,12 +329,7 @@ fn a_missing_log_directory_changes_nothing_and_is_named() {
         &format!("log_dir: {}", logs.display()),
     );
     fs::write(host.path("vhostd.yml"), changed).unwrap();
-    let (exit, report) = host.json(&["reload"]);
-    assert_eq!(
-        (exit, &report["outcome"]),
-        (1, &"rejected".into()),
-        "{report}"
-    );
+    let report = host.reload_ends(1, "rejected");
     let words = report.to_string();
     assert!(words.contains(logs.to_str().unwrap()), "{words}");
     assert!(

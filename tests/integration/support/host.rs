@@ -106,6 +106,17 @@ impl Host {
         fs::remove_file(self.path("vhosts.d").join(name)).unwrap();
     }
 
+    /// `vhostd reload` with this exit status and outcome; its report.
+    pub fn reload_ends(&self, exit: i32, outcome: &str) -> Value {
+        let (status, report) = self.json(&["reload"]);
+        assert_eq!(
+            (status, &report["outcome"]),
+            (exit, &outcome.into()),
+            "{report}"
+        );
+        report
+    }
+
     /// `NAME.yml` for `server_name`, proxied to `app`.
     pub fn drop_app(&self, name: &str, server_name: &str, app: &App) {
         let text = format!(
