@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
+use serde::Serialize;
 
 use super::{Exit, output, status, verdict};
 use crate::demo::{self, Chapter, DemoError, NAME, Scene, Stage};
@@ -14,10 +15,31 @@ pub(super) struct Demo {
     /// Prove everything, clean up and exit; 1 if a proof fails
     #[arg(long)]
     once: bool,
+    /// Print data for programs at the end
+    #[arg(long, requires = "once")]
+    json: bool,
+}
+
+/// What `--json` shows.
+#[derive(Default, Serialize)]
+struct Proofs {
+    proven: Vec<ProvenClaim>,
+    error: Option<String>,
+    hint: Option<String>,
+}
+
+#[derive(Serialize)]
+struct ProvenClaim {
+    claim: String,
+    /// Since the file was saved, where the claim is about that.
+    ms: Option<u64>,
 }
 
 impl Demo {
     pub(super) fn run(self, nginx_binary: PathBuf) -> Exit {
+        if self.json {
+            return prove(&nginx_binary);
+        }
         match demo::run(self.once, &nginx_binary, &mut |scene| show(&scene)) {
             Ok(()) if self.once => {
                 output::line("");
@@ -35,6 +57,26 @@ impl Demo {
                 Exit::Failed
             }
         }
+    }
+}
+
+fn prove(nginx_binary: &Path) -> Exit {
+    let mut proofs = Proofs::default();
+    let ended = demo::run(true, nginx_binary, &mut |scene| {
+        if let Scene::Proved { claim, after } = scene {
+            let ms = after.and_then(|after| after.as_millis().try_into().ok());
+            let claim = claim.to_owned();
+            proofs.proven.push(ProvenClaim { claim, ms });
+        }
+    });
+    if let Err(error) = &ended {
+        proofs.error = Some(format!("failed to {error}"));
+        proofs.hint = hint(error);
+    }
+    output::json(&proofs);
+    match ended {
+        Ok(()) => Exit::Done,
+        Err(_) => Exit::Failed,
     }
 }
 

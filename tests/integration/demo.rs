@@ -44,6 +44,23 @@ fn a_demo_that_stays_is_gone_after_sigterm() {
 }
 
 #[test]
+fn with_json_the_claims_are_data_and_nothing_else_is_on_standard_output() {
+    let directory = tempfile::tempdir().unwrap();
+    let binary = vhostd(directory.path());
+    let output = demo(&binary, directory.path(), None)
+        .args(["--once", "--json"])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let proofs: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let proven = proofs["proven"].as_array().unwrap();
+    assert_eq!(proven.len(), CLAIMS, "{proofs}");
+    assert!(proven.iter().all(|one| one["claim"].is_string()));
+    assert!(proofs["error"].is_null() && proofs["hint"].is_null());
+    nothing_is_left(directory.path());
+}
+
+#[test]
 fn a_demo_that_cannot_be_set_up_exits_1_and_leaves_nothing() {
     let directory = tempfile::tempdir().unwrap();
     open_to_all(directory.path());

@@ -185,6 +185,31 @@ fn include(host: &Host) -> PathBuf {
 }
 
 #[test]
+fn with_json_setup_says_what_it_did_and_what_failed() {
+    let host = Host::new();
+    let (exit, undone) = host.json(&["setup", "--undo"]);
+    assert_eq!(exit, 0, "{undone}");
+    assert!(undone["done"].is_array() && undone["error"].is_null());
+    let (exit, prepared) = host.json(&["setup"]);
+    assert_eq!(exit, 0, "{prepared}");
+    let line = include(&host).display().to_string();
+    let done = prepared["done"].as_array().unwrap();
+    assert!(
+        done.iter()
+            .any(|what| what.as_str().unwrap().contains(&line)),
+        "{prepared}"
+    );
+    assert_eq!(host.json(&["setup", "--undo"]).0, 0);
+    fs::write(include(&host), "# by hand\n").unwrap();
+    let (exit, refused) = host.json(&["setup"]);
+    assert_eq!(exit, 1, "{refused}");
+    assert!(
+        refused["error"].as_str().unwrap().contains(&line),
+        "{refused}"
+    );
+}
+
+#[test]
 fn setup_refuses_a_foreign_include_file() {
     let host = Host::new();
     for foreign in ["# mine\nserver_tokens off;\n", "include /etc/other.conf;\n"] {
