@@ -14,6 +14,8 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use serde::Serialize;
+
 /// The prefix of everything unfinished; nothing that starts with it is ever read.
 pub const TEMPORARY_PREFIX: &str = ".vhostd-tmp-";
 
@@ -40,6 +42,13 @@ pub fn write(path: &Path, contents: &[u8], mode: u32) -> Result<(), WriteError> 
     }
     written?;
     sync_directory(&directory)
+}
+
+/// [`write`]s `value` as JSON. What cannot be serialized leaves the file as it was.
+pub fn write_json(path: &Path, value: &impl Serialize, mode: u32) -> Result<(), WriteError> {
+    let bytes = serde_json::to_vec_pretty(value)
+        .map_err(|error| failed("serialize", path)(error.into()))?;
+    write(path, &bytes, mode)
 }
 
 /// Creates `path`, which must not exist, and fsyncs it; the caller renames or fsyncs its directory.
@@ -289,6 +298,18 @@ fn failed<'a>(operation: &'static str, path: &'a Path) -> impl Fn(io::Error) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_cannot_be_serialized_leaves_the_file_as_it_was() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("status.json");
+        write_json(&path, &["x"], 0o600).unwrap();
+        // JSON has only strings for keys
+        let unspeakable = std::collections::BTreeMap::from([((1, 2), "x")]);
+        let error = write_json(&path, &unspeakable, 0o600).unwrap_err();
+        assert_eq!(error.operation, "serialize");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "[\n  \"x\"\n]");
+    }
 
     #[test]
     fn a_write_replaces_the_whole_file_with_the_final_mode_and_leaves_no_temporary() {

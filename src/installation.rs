@@ -217,8 +217,7 @@ impl Installation {
         if self.owners().is_ok_and(|known| known == *owners) {
             return Ok(());
         }
-        let bytes = serde_json::to_vec_pretty(owners).unwrap_or_default();
-        Ok(atomic_file::write(&self.owners_path(), &bytes, 0o600)?)
+        Ok(atomic_file::write_json(&self.owners_path(), owners, 0o600)?)
     }
 
     /// Removes what interrupted writes left below the state directory. Call it under its lock.

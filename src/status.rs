@@ -114,8 +114,7 @@ impl StatusRecord {
     }
 
     pub(crate) fn write(&self, state_dir: &Path) -> Result<(), WriteError> {
-        let bytes = serde_json::to_vec_pretty(self).unwrap_or_default();
-        atomic_file::write(&path(state_dir), &bytes, 0o600)
+        atomic_file::write_json(&path(state_dir), self, 0o600)
     }
 }
 

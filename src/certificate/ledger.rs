@@ -238,12 +238,7 @@ impl Ledger {
     ) -> Result<(), LedgerError> {
         self.prepare()?;
         let path = self.path(name, suffix);
-        let bytes = serde_json::to_vec_pretty(value).map_err(|error| WriteError {
-            operation: "serialize",
-            path: path.clone(),
-            source: error.into(),
-        })?;
-        Ok(atomic_file::write(&path, &bytes, mode)?)
+        Ok(atomic_file::write_json(&path, value, mode)?)
     }
 }
 

@@ -72,8 +72,7 @@ impl History {
             let oldest = self.entries.iter().position(failed).unwrap_or(0);
             self.entries.remove(oldest);
         }
-        let bytes = serde_json::to_vec_pretty(&self).unwrap_or_default();
-        atomic_file::write(&self.path, &bytes, 0o600)
+        atomic_file::write_json(&self.path, self, 0o600)
     }
 
     pub fn entries(&self) -> &[HistoryEntry] {

@@ -80,8 +80,7 @@ pub fn features(
             modules,
             features,
         };
-        let bytes = serde_json::to_vec_pretty(&known).unwrap_or_default();
-        atomic_file::write(&memory, &bytes, 0o600)?;
+        atomic_file::write_json(&memory, &known, 0o600)?;
     }
     Ok(features)
 }
