@@ -44,7 +44,7 @@ pub fn write(path: &Path, contents: &[u8], mode: u32) -> Result<(), WriteError> 
     sync_directory(&directory)
 }
 
-/// [`write`]s `value` as JSON. What cannot be serialized leaves the file as it was.
+/// [`write()`]s `value` as JSON. What cannot be serialized leaves the file as it was.
 pub fn write_json(path: &Path, value: &impl Serialize, mode: u32) -> Result<(), WriteError> {
     let bytes = serde_json::to_vec_pretty(value)
         .map_err(|error| failed("serialize", path)(error.into()))?;
