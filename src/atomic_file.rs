@@ -51,6 +51,16 @@ pub fn write_json(path: &Path, value: &impl Serialize, mode: u32) -> Result<(), 
     write(path, &bytes, mode)
 }
 
+/// Opens a file to lock, and makes it where it is missing. It is never replaced: two processes that
+/// start together must lock the same file.
+pub fn lock_file(path: &Path) -> Result<File, WriteError> {
+    match create(path, b"", 0o600) {
+        Err(error) if error.source.kind() == io::ErrorKind::AlreadyExists => {}
+        created => created?,
+    }
+    File::open(path).map_err(failed("open", path))
+}
+
 /// Creates `path`, which must not exist, and fsyncs it; the caller renames or fsyncs its directory.
 /// For files inside a directory that is itself still temporary.
 pub fn create(path: &Path, contents: &[u8], mode: u32) -> Result<(), WriteError> {

@@ -134,12 +134,7 @@ impl GenerationStore {
     pub fn lock(&self, limit: Duration) -> Result<LockedStore, GenerationError> {
         let path = self.state_dir.join("lock");
         let begin = Instant::now();
-        // never replaced: two processes that start together must lock the same file
-        match atomic_file::create(&path, b"", 0o600) {
-            Err(error) if error.source.kind() == io::ErrorKind::AlreadyExists => {}
-            created => created?,
-        }
-        let file = File::open(&path).map_err(read_failed(&path))?;
+        let file = atomic_file::lock_file(&path)?;
         loop {
             match file.try_lock() {
                 Ok(()) => break,

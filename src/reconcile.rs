@@ -185,7 +185,9 @@ pub fn refresh<'a>(
     let locked = installation.generations.lock(request.lock_limit)?;
     let mut progress = Progress::start(observer);
     let active = installation.generations.active()?.manifest;
-    let intent = Intent::of_generation(&active, &installation.settings);
+    let mut intent = Intent::of_generation(&active, &installation.settings);
+    // one that is in force stays so
+    intent.pin = Pin::read(&installation.settings.state_dir);
     run(installation, &locked, intent, request, &mut progress)
 }
 
@@ -255,12 +257,7 @@ fn run(
     }
     let state_dir = &installation.settings.state_dir;
     let of_files = intent.of_files;
-    let (pin, pin_before) = match request.reason {
-        Reason::Rollback => (intent.pin.clone(), intent.pin_before.clone()),
-        _ if of_files => (intent.pin.clone(), None),
-        // it stays as it is
-        _ => (Pin::read(state_dir), None),
-    };
+    let (pin, pin_before) = (intent.pin.clone(), intent.pin_before.clone());
     let misnamed: Vec<_> = report::misnamed(&intent.misnamed).collect();
     let mut candidate = Candidate::new(installation, intent, request, &active)?;
     let judgement = candidate.judge(locked, progress)?;

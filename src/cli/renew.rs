@@ -106,8 +106,8 @@ impl Renew {
             .any(|one| one.result == RenewalResult::Renewed);
         if any {
             let report = refresh()?.report;
-            if let Some(error) = &report.error {
-                output::error(&format!("stored, but not served yet: {error}"));
+            if let Some(unserved) = report.unserved() {
+                output::error(&unserved);
                 output::hint(report.hint.as_deref());
                 return Err(Exit::Failed);
             }

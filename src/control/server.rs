@@ -81,20 +81,11 @@ fn lock(socket: &Path) -> Result<File, ListenError> {
     let mut path = socket.as_os_str().to_owned();
     path.push(".lock");
     let path = PathBuf::from(path);
-    // never replaced: both must lock the same file
-    match atomic_file::create(&path, b"", 0o600) {
-        Err(error) if error.source.kind() == io::ErrorKind::AlreadyExists => {}
-        created => created?,
-    }
-    let locked = File::open(&path).and_then(|file| match file.try_lock() {
-        Ok(()) => Ok(Some(file)),
-        Err(TryLockError::WouldBlock) => Ok(None),
-        Err(TryLockError::Error(error)) => Err(error),
-    });
-    match locked {
-        Ok(Some(file)) => Ok(file),
-        Ok(None) => Err(ListenError::Taken(socket.to_path_buf())),
-        Err(source) => Err(ListenError::Bind { path, source }),
+    let file = atomic_file::lock_file(&path)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(ListenError::Taken(socket.to_path_buf())),
+        Err(TryLockError::Error(source)) => Err(ListenError::Bind { path, source }),
     }
 }
 

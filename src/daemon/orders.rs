@@ -290,12 +290,9 @@ impl Orders {
             .certificates
             .iter()
             .any(|one| one.result == RenewalResult::Renewed);
-        match self.unserved().filter(|_| any) {
-            Some(report) => {
-                let why = report.error.as_deref().unwrap_or("nginx did not take it");
-                let message = format!("stored, but not served yet: {why}");
-                answer.fail(message, report.hint.clone(), 1);
-            }
+        let failed = self.last.as_ref().filter(|_| any);
+        match failed.and_then(|report| Some((report, report.unserved()?))) {
+            Some((report, unserved)) => answer.fail(unserved, report.hint.clone(), 1),
             None => answer.send(Line::Renewed(renewed)),
         }
     }

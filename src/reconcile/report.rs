@@ -114,6 +114,12 @@ impl Report {
         matches!(self.outcome, Outcome::Unchanged | Outcome::Activated)
     }
 
+    /// Said of a certificate that this reconcile was to serve; `None` where it does.
+    pub fn unserved(&self) -> Option<String> {
+        let why = self.error.as_deref().unwrap_or("nginx did not take it");
+        (!self.succeeded()).then(|| format!("stored, but not served yet: {why}"))
+    }
+
     /// Whether what should serve does, as far as it was accepted.
     pub fn succeeded(&self) -> bool {
         self.is_on_disk() && self.error.is_none()
