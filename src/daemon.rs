@@ -3,44 +3,45 @@
 //!
 //! There is no quiet period: the first hint starts a batch at once, and what arrives while it runs
 //! forms the next one. A batch reads, starts the orders of new vhosts, waits for those at most
-//! [`CERTIFICATE_WAIT`], and applies.
+//! [`CERTIFICATE_WAIT`], and applies; in a flood of edits, not before nginx has had its rest.
 
 mod batch; // P what has been asked for since the last batch began
 mod event; // P everything that can happen
 mod orders; // N certificates that are being obtained, and who waits for them
+mod pace; // P when nginx may be reloaded again
 mod signals; // R what the service manager and the terminal say
+mod steps; // from a batch to what became of it
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
-use tokio::task::spawn_blocking;
 
 use crate::certificate::CertificateName;
-use crate::certificate::renew::Obtained;
 use crate::clock::Clock;
 use crate::control::{Call, ControlSocket, ListenError, Request};
 use crate::generation::manifest::Reason;
 use crate::installation::{Installation, OpenError};
 use crate::reconcile::grace::Absences;
-use crate::reconcile::intent::{Intent, Reading};
+use crate::reconcile::intent::Intent;
 use crate::reconcile::report::Report;
-use crate::reconcile::{self, Applied, ReconcileError};
 use crate::settings::Settings;
-use crate::status::StatusRecord;
 use crate::systemd;
 use crate::watch::{Watch, WatchError};
 
 use batch::{Batch, Pending, Told};
-use event::{Event, ReadDone, Reopen};
+use event::Event;
 use orders::Orders;
+use pace::Pace;
 use signals::Signals;
 
 /// A new vhost is first activated with its certificate or after this long, with a placeholder:
 /// one reload instead of two when the CA is quick, and never a wait for a slow one.
 pub const CERTIFICATE_WAIT: Duration = Duration::from_millis(150);
 
+/// While a batch waits, files that change are read again, not at every event of a flood.
+const READ_AGAIN: Duration = Duration::from_millis(50);
 /// Events may be lost; the directory is the truth.
 const RESCAN: Duration = Duration::from_secs(30);
 /// As long as a directory that should be watched is missing, or nginx is down.
@@ -65,13 +66,30 @@ enum Phase {
     Reopening(Batch),
     Reading(Batch),
     /// Orders of new vhosts are under way.
-    Awaiting {
-        batch: Batch,
-        intent: Box<Intent>,
-        names: Vec<CertificateName>,
-        until: Instant,
-    },
+    Awaiting(Waiting),
     Applying(Batch),
+}
+
+/// Read, and not yet to be applied.
+struct Waiting {
+    batch: Batch,
+    intent: Box<Intent>,
+    /// Of the certificates that are being ordered.
+    names: Vec<CertificateName>,
+    /// Nobody waits longer for those.
+    until: Instant,
+    /// nginx is not reloaded again before.
+    not_before: Instant,
+    read_at: Instant,
+}
+
+impl Waiting {
+    fn ready_at(&self) -> Instant {
+        match self.names.is_empty() {
+            true => self.not_before,
+            false => self.not_before.max(self.until),
+        }
+    }
 }
 
 struct Daemon {
@@ -86,6 +104,9 @@ struct Daemon {
     watch: Option<Watch>,
     absences: Absences,
     answers_early_challenges: bool,
+    pace: Pace,
+    /// When the batch that waits was first read.
+    waiting_since: Option<Instant>,
     next_rescan: Instant,
     next_removal: Option<Instant>,
     /// When the watchdog wants a sign of life; `None` without one.
@@ -139,6 +160,8 @@ pub async fn run_witnessed(
         watch: Some(watch),
         absences: Absences::default(),
         answers_early_challenges: false,
+        pace: Pace::default(),
+        waiting_since: None,
         next_rescan: Instant::now() + RESCAN,
         next_removal: None,
         next_alive: systemd::watchdog_interval().map(|interval| Instant::now() + interval),
@@ -197,11 +220,7 @@ impl Daemon {
     fn on_time(&mut self) {
         let now = Instant::now();
         self.show_life(now);
-        if let Phase::Awaiting { until, .. } = &self.phase
-            && *until <= now
-        {
-            self.apply();
-        }
+        self.apply_when_ready(now);
         if self.next_rescan <= now || self.next_removal.is_some_and(|removal| removal <= now) {
             self.next_rescan = now + RESCAN;
             self.next_removal = None;
@@ -213,7 +232,10 @@ impl Daemon {
 
     fn next_wake(&self) -> Instant {
         let awaiting = match &self.phase {
-            Phase::Awaiting { until, .. } => Some(*until),
+            Phase::Awaiting(waiting) if self.pending.files && waiting.batch.calls.is_empty() => {
+                Some(waiting.ready_at().min(waiting.read_at + READ_AGAIN))
+            }
+            Phase::Awaiting(waiting) => Some(waiting.ready_at()),
             _ => None,
         };
         let all = [
@@ -247,8 +269,28 @@ impl Daemon {
         }
     }
 
+    /// What was asked for while a batch waits is done with it, or instead of it.
+    fn reconsider(&mut self, now: Instant) {
+        let Phase::Awaiting(waiting) = &mut self.phase else {
+            return;
+        };
+        if std::mem::take(&mut self.pending.certificate) {
+            let not_before = self.pace.not_before(Reason::Certificate, now);
+            waiting.not_before = waiting.not_before.min(not_before);
+        }
+        let changed = self.pending.files && waiting.read_at + READ_AGAIN <= now;
+        // nobody asked for a batch that waits, so nobody misses it
+        if waiting.batch.calls.is_empty() && (changed || self.pending.is_urgent()) {
+            self.pending.files = true;
+            self.phase = Phase::Idle;
+            return;
+        }
+        self.apply_when_ready(now);
+    }
+
     /// Starts the next batch where none runs and something was asked for.
     fn begin_batch(&mut self) {
+        self.reconsider(Instant::now());
         if !matches!(self.phase, Phase::Idle) {
             return;
         }
@@ -261,238 +303,5 @@ impl Daemon {
         } else {
             self.read(batch);
         }
-    }
-
-    fn reopen(&mut self, batch: Batch) {
-        let (config, now, events) = (self.config.clone(), (self.clock)(), self.events.clone());
-        let installation = self.installation.clone();
-        self.phase = Phase::Reopening(batch);
-        spawn_blocking(move || {
-            let opened = Settings::load(config.as_deref())
-                .map_err(Reopen::Settings)
-                .map(|settings| batch::keep_directories(&installation.settings, settings))
-                .and_then(|(settings, waiting)| {
-                    let opened = Installation::open(settings, now).map_err(Reopen::Open)?;
-                    Ok((Box::new(opened), waiting))
-                });
-            let _ = events.send(Event::Reopened(opened));
-        });
-    }
-
-    fn on_reopened(&mut self, opened: Result<(Box<Installation>, Vec<String>), Reopen>) {
-        let Phase::Reopening(batch) = std::mem::replace(&mut self.phase, Phase::Idle) else {
-            return;
-        };
-        match opened {
-            Ok((installation, waiting)) => {
-                self.installation = Arc::new(*installation);
-                self.waiting_for_restart = waiting;
-                self.orders.forget_client();
-                self.read(batch);
-            }
-            Err(reopen) => {
-                let (message, exit) = reopen.told();
-                tracing::error!("failed to read the settings again, the old ones hold: {message}");
-                systemd::ready();
-                // the files may have changed as well
-                self.pending.rescan = true;
-                batch.fail(
-                    &message,
-                    Some("correct the settings, then run `vhostd reload`".into()),
-                    exit,
-                );
-            }
-        }
-    }
-
-    fn read(&mut self, batch: Batch) {
-        let Some(mut watch) = self.watch.take() else {
-            return;
-        };
-        if let Some(generation) = batch.rollback() {
-            self.watch = Some(watch);
-            self.roll_back(batch, generation);
-            return;
-        }
-        let manual = batch.is_manual();
-        let mut absences = match manual {
-            true => None,
-            false => Some(std::mem::take(&mut self.absences)),
-        };
-        self.phase = Phase::Reading(batch);
-        let (installation, events) = (self.installation.clone(), self.events.clone());
-        spawn_blocking(move || {
-            // first armed, then read: no change falls between
-            let armed = watch.rearm();
-            let reading = Reading {
-                absences: absences.as_mut(),
-                manual,
-            };
-            let intent = reconcile::intent::read(&installation, reading);
-            let _ = events.send(Event::Read(Box::new(ReadDone {
-                intent,
-                absences: absences.unwrap_or_default(),
-                watch,
-                armed,
-            })));
-        });
-    }
-
-    fn on_read(&mut self, done: ReadDone) {
-        self.watch = Some(done.watch);
-        self.absences = done.absences;
-        let soon = if done.armed { RESCAN } else { RESCAN_SOON };
-        self.next_rescan = Instant::now() + soon;
-        let Phase::Reading(batch) = std::mem::replace(&mut self.phase, Phase::Idle) else {
-            return;
-        };
-        let intent = match done.intent {
-            Ok(intent) => intent,
-            Err(error) => return self.failed(batch, &error),
-        };
-        self.next_removal = intent.next_removal;
-        let names = match self.answers_early_challenges {
-            true => self
-                .orders
-                .start_early(&intent, &self.installation, &self.events),
-            false => Vec::new(),
-        };
-        self.phase = Phase::Awaiting {
-            batch,
-            intent: Box::new(intent),
-            until: Instant::now() + CERTIFICATE_WAIT,
-            names,
-        };
-        self.apply_when_ready();
-    }
-
-    fn apply_when_ready(&mut self) {
-        if let Phase::Awaiting { names, .. } = &self.phase
-            && names.is_empty()
-        {
-            self.apply();
-        }
-    }
-
-    fn apply(&mut self) {
-        let Phase::Awaiting { batch, intent, .. } = std::mem::replace(&mut self.phase, Phase::Idle)
-        else {
-            return;
-        };
-        let request = self.request(batch.reason());
-        let mut observer = batch.observer();
-        self.phase = Phase::Applying(batch);
-        let (installation, events) = (self.installation.clone(), self.events.clone());
-        spawn_blocking(move || {
-            let applied = reconcile::apply(&installation, *intent, &request, &mut observer);
-            let _ = events.send(Event::Applied(applied));
-        });
-    }
-
-    fn roll_back(&mut self, batch: Batch, generation: Option<u64>) {
-        let request = self.request(Reason::Rollback);
-        let mut observer = batch.observer();
-        self.phase = Phase::Applying(batch);
-        let (installation, events) = (self.installation.clone(), self.events.clone());
-        spawn_blocking(move || {
-            let applied =
-                reconcile::roll_back_to(&installation, generation, &request, &mut observer);
-            let _ = events.send(Event::Applied(applied));
-        });
-    }
-
-    fn request(&self, reason: Reason) -> reconcile::Request {
-        reconcile::Request {
-            reason,
-            now: (self.clock)(),
-            lock_limit: LOCK_LIMIT,
-        }
-    }
-
-    fn on_applied(&mut self, applied: Result<Applied, ReconcileError>) {
-        let Phase::Applying(batch) = std::mem::replace(&mut self.phase, Phase::Idle) else {
-            return;
-        };
-        let mut applied = match applied {
-            Ok(applied) => applied,
-            Err(error @ ReconcileError::NoSuchGeneration(_)) => {
-                tracing::debug!("failed to {error}");
-                return batch.fail(
-                    &error.to_string(),
-                    Some("`vhostd history` lists them".into()),
-                    1,
-                );
-            }
-            Err(error) => return self.failed(batch, &error),
-        };
-        if self.last_failure.take().is_some() {
-            tracing::info!("reconciles again");
-        }
-        let waiting = self.waiting_for_restart.iter().cloned();
-        applied.report.warnings.extend(waiting);
-        self.told.log(&applied.report, batch.reason());
-        let _ = self.witness.send(applied.report.clone());
-        if !applied.report.nginx_running {
-            self.next_rescan = Instant::now() + RESCAN_SOON;
-        }
-        self.answers_early_challenges =
-            applied.answers_early_challenges && applied.report.generation > 0;
-        self.orders.want(applied.wanted);
-        if applied.report.nginx_running {
-            self.orders.start_due(&self.installation, &self.events);
-        }
-        systemd::status(&batch::status_line(&applied.report));
-        self.say_ready();
-        self.orders
-            .answer_batch(batch, applied.report, &self.installation);
-    }
-
-    fn failed(&mut self, batch: Batch, error: &ReconcileError) {
-        let message = error.to_string();
-        // it is tried again every few seconds: one line says it
-        if self.last_failure.as_ref() == Some(&message) {
-            tracing::debug!("still failed to {message}");
-        } else {
-            tracing::error!("failed to {message}; what served before still serves");
-        }
-        systemd::status(&format!("failed to {message}"));
-        let state_dir = &self.installation.settings.state_dir;
-        if let Err(error) = StatusRecord::note_failure(state_dir, &message) {
-            tracing::debug!("failed to {error}");
-        }
-        self.last_failure = Some(message);
-        self.next_rescan = Instant::now() + RESCAN_SOON.max(RESCAN / 10);
-        self.say_ready();
-        batch.fail(&error.to_string(), None, 1);
-    }
-
-    fn say_ready(&mut self) {
-        systemd::ready();
-        if !self.ready {
-            self.ready = true;
-            tracing::info!(
-                "watching {}",
-                self.installation.settings.vhosts_dir.display()
-            );
-            let early = std::mem::take(&mut self.early);
-            early.into_iter().for_each(|call| self.on_call(call));
-        }
-    }
-
-    fn on_obtained(&mut self, name: &CertificateName, obtained: &Obtained) {
-        let stored = self.orders.finished(name, obtained);
-        if let Phase::Awaiting { names, .. } = &mut self.phase
-            && names.contains(name)
-        {
-            // the waiting batch will find it in the store
-            names.retain(|waiting| waiting != name);
-            return self.apply_when_ready();
-        }
-        self.pending.certificate |= stored;
-    }
-
-    /// Nothing runs and nothing is asked for: what waiters wait for is as done as it gets.
-    fn is_settled(&self) -> bool {
-        matches!(self.phase, Phase::Idle) && self.pending.is_empty()
     }
 }

@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::certificate::{StoredCertificate, WantedCertificate};
-use crate::vhost::VhostSpec;
+use crate::vhost::{VhostName, VhostSpec};
 
 /// Everything that nginx should serve; what `render` turns into files.
 #[derive(Clone, Debug)]
@@ -41,6 +41,13 @@ pub struct HostFacts {
     pub log_dir: PathBuf,
     /// http-level settings that no hand-written file sets, so that we may.
     pub unset_http_directives: UnsetHttpDirectives,
+}
+
+impl HostFacts {
+    /// Where a vhost's requests are logged.
+    pub fn access_log(&self, vhost: &VhostName) -> PathBuf {
+        self.log_dir.join(format!("{vhost}.access.log"))
+    }
 }
 
 /// One listening socket of ours.

@@ -18,6 +18,10 @@ pub struct Diagnostic {
     pub reason: String,
     /// What to do: a corrected spelling, the next command.
     pub hint: Option<String>,
+    /// What nginx said, word for word, where `reason` is a translation of it. (In a box: rare, and
+    /// diagnostics are passed by value.)
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nginx: Option<Box<String>>,
 }
 
 impl Diagnostic {
@@ -27,11 +31,17 @@ impl Diagnostic {
             at: None,
             reason: reason.into(),
             hint: None,
+            nginx: None,
         }
     }
 
     pub fn at(mut self, position: Position) -> Self {
         self.at = Some(position);
+        self
+    }
+
+    pub fn in_nginxs_words(mut self, words: impl Into<String>) -> Self {
+        self.nginx = Some(Box::new(words.into()));
         self
     }
 

@@ -188,6 +188,12 @@ impl GenerationStore {
         })
     }
 
+    /// One of its files, by its relative name.
+    pub fn read(&self, number: u64, name: &Path) -> Result<Vec<u8>, GenerationError> {
+        let path = self.path(number).join(name);
+        fs::read(&path).map_err(read_failed(&path))
+    }
+
     /// The generations on disk, oldest first.
     pub fn numbers(&self) -> Result<Vec<u64>, GenerationError> {
         let directory = self.directory();
@@ -279,7 +285,7 @@ impl LockedStore {
             Ok(number) => self.store.path(number),
             Err(_) => staged.directory.clone(),
         };
-        match nginx.test(&staged.directory, &active) {
+        match nginx.test(&staged.directory, &active, &staged.manifest.logs) {
             Ok(accepted) => {
                 let manifest = staged.manifest;
                 Ok((TestedGeneration { manifest }, accepted))

@@ -19,7 +19,7 @@ use crate::generation::{GenerationError, GenerationStore};
 use crate::nginx::dump::Survey;
 use crate::nginx::features::{ProbeFeaturesError, features};
 use crate::nginx::process::NoMaster;
-use crate::nginx::{HostNginx, LocateError, Nginx};
+use crate::nginx::{self, HostNginx, LocateError, Nginx};
 use crate::render::{TemplateError, Templates};
 use crate::settings::Settings;
 
@@ -121,6 +121,7 @@ impl Installation {
         atomic_file::create_directory(state, 0o700)?;
         let generations = GenerationStore::new(state);
         atomic_file::create_directory(&generations.directory(), 0o700)?;
+        atomic_file::create_directory(&nginx::scratch(state), 0o700)?;
         let probe_secret = probe_secret(state)?;
         let installation = Self {
             host_nginx: HostNginx::locate(&settings.nginx, state, &probe_secret)?,
@@ -142,6 +143,11 @@ impl Installation {
 
     pub fn nginx(&self) -> &dyn Nginx {
         &self.host_nginx
+    }
+
+    /// As nginx says it: `1.22.1`.
+    pub fn nginx_version(&self) -> &str {
+        &self.host_nginx.version
     }
 
     pub fn nginx_is_down(&self, survey: &Survey) -> bool {
@@ -178,7 +184,7 @@ impl Installation {
             return Ok(active.survey);
         }
         let path = self.generations.path(0);
-        let accepted = self.host_nginx.test(&path, &path);
+        let accepted = self.host_nginx.test(&path, &path, &[]);
         Ok(accepted.map(|accepted| accepted.survey).unwrap_or_default())
     }
 
@@ -187,7 +193,7 @@ impl Installation {
         let path = self
             .generations
             .path(self.generations.active_number().ok()?);
-        let accepted = self.host_nginx.test(&path, &path).ok()?;
+        let accepted = self.host_nginx.test(&path, &path, &[]).ok()?;
         Some(accepted.survey)
     }
 

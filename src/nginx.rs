@@ -1,18 +1,22 @@
 //! X: the only room that runs or signals nginx.
 //!
-//! Three methods, because three things can be asked of it: would you accept this, read it again,
-//! and who answers. None of them trusts an exit status where the effect can be observed:
+//! Four methods, because four things can be asked of it: would you accept this by itself, and as a
+//! part of the whole; read it again; and who answers. None of them trusts an exit status where the effect can be observed:
 //! `nginx -t` and the signal both say yes while the old configuration keeps serving.
 
+mod built_in; // P what `nginx -V` tells
 pub mod candidate; // X a child nginx that reads a candidate where the active generation is read
 pub mod command; // X one child process, with a timeout
 pub mod dump; // P `nginx -T` → what the hand-written sites use
 pub mod error_log; // R what nginx wrote since a moment
 pub mod features; // X what this nginx can do, tried out
+mod footprint; // R what a test would create
+mod namespace; // X mounts, processes and a network of a child's own
 mod pattern; // P the patterns of `include`
 pub mod probe; // N which generation answers
 pub mod process; // R which process is this nginx's master
 pub mod syntax; // P nginx's own configuration language, read
+mod trial; // X a few vhost files by themselves, in a sandbox
 
 use std::fs;
 use std::io;
@@ -22,17 +26,29 @@ use std::time::Duration;
 
 use crate::settings::NginxSettings;
 
+use crate::atomic_file;
+use built_in::BuiltIn;
 use candidate::{CandidateError, RewrittenMain};
-use command::{CommandError, Finished};
+use command::{CommandError, Finished, Running};
 use dump::Survey;
 use error_log::{Mark, Verdict};
+use footprint::{Footprint, Roots};
 use probe::{Answer, ProbeError, Prober, Question};
 use process::{Identity, Master, NoMaster};
+pub use trial::{Trial, scratch};
 
 /// The seam between decisions and nginx.
 pub trait Nginx: Send + Sync {
-    /// Whether nginx accepts the configuration with `candidate` read where `active` is now.
-    fn test(&self, candidate: &Path, active: &Path) -> Result<Accepted, TestError>;
+    /// Whether nginx accepts the configuration with `candidate` read where `active` is now. `logs`
+    /// are the candidate's.
+    fn test(
+        &self,
+        candidate: &Path,
+        active: &Path,
+        logs: &[PathBuf],
+    ) -> Result<Accepted, TestError>;
+    /// Whether nginx accepts those files without any other, and without leaving a trace.
+    fn try_alone(&self, trial: &Trial<'_>) -> Result<(), TestError>;
     /// Tells the verified master to read its configuration again.
     fn reload(&self, survey: &Survey) -> Result<Box<dyn Reloading>, ReloadError>;
     /// Who answers this name at this address.
@@ -119,14 +135,8 @@ pub struct HostNginx {
     state_dir: PathBuf,
     /// Whether a mount namespace was refused once: it will be again.
     unprivileged: OnceLock<()>,
-}
-
-/// Paths that `nginx -V` shows.
-#[derive(Debug)]
-struct BuiltIn {
-    config: PathBuf,
-    pid: PathBuf,
-    error_log: PathBuf,
+    /// Whether a sandbox was.
+    unwalled: OnceLock<()>,
 }
 
 /// A test reads every certificate: 13 s were measured at 5,000 vhosts.
@@ -148,7 +158,7 @@ impl HostNginx {
                 source,
             })?;
         Ok(Self {
-            version: version(&shown),
+            version: built_in::version(&shown),
             built: BuiltIn::from_v(&shown),
             binary,
             config,
@@ -157,6 +167,7 @@ impl HostNginx {
             prober: Prober::new(probe_secret)?,
             state_dir: state_dir.to_path_buf(),
             unprivileged: OnceLock::new(),
+            unwalled: OnceLock::new(),
         })
     }
 
@@ -170,20 +181,6 @@ impl HostNginx {
             .clone()
             .or_else(|| survey.pid.clone())
             .unwrap_or_else(|| self.built.pid.clone())
-    }
-
-    /// What can be known before nginx says more.
-    fn main_file_alone(&self) -> Survey {
-        let text = fs::read(&self.config).unwrap_or_default();
-        let directives = syntax::parse(&text).unwrap_or_default();
-        let pid = directives.iter().find(|directive| directive.name == "pid");
-        Survey {
-            pid: pid
-                .and_then(|pid| pid.args.first())
-                .map(PathBuf::from)
-                .filter(|path| path.is_absolute()),
-            ..Survey::default()
-        }
     }
 
     fn identity(&self, survey: &Survey) -> Identity {
@@ -203,42 +200,85 @@ impl HostNginx {
         log.is_absolute().then_some(log)
     }
 
-    fn dump(&self, config: &Path) -> Result<Finished, CommandError> {
-        let config = config.as_os_str();
-        command::run(
-            &self.binary,
-            &["-T".as_ref(), "-c".as_ref(), config],
-            TEST_LIMIT,
-        )
+    /// Where tests keep in memory what must not stay; empty on disk, and its user holds the lock.
+    fn scratch(&self) -> PathBuf {
+        scratch(&self.state_dir)
     }
 
-    fn run_test(&self, candidate: &Path, active: &Path) -> Result<Finished, CandidateError> {
+    fn start_dump(&self, config: &Path) -> Result<Running, CommandError> {
+        let config = config.as_os_str();
+        command::start(&self.binary, &["-T".as_ref(), "-c".as_ref(), config])
+    }
+
+    fn run_trial(&self, trial: &Trial<'_>) -> Result<Finished, CandidateError> {
+        let (binary, scratch) = (&self.binary, self.scratch());
+        let main = trial.main_file(&scratch, &self.built.temp_paths);
+        if self.unwalled.get().is_none() {
+            match trial::run_in_sandbox(binary, &scratch, &main, trial) {
+                Err(error) if error.has_no_namespace() => {
+                    tracing::info!(
+                        "no sandbox here ({error}): changed vhosts are tried without one"
+                    );
+                    let _ = self.unwalled.set(());
+                }
+                finished => return finished,
+            }
+        }
+        let traces = missing(trial.logs);
+        let finished = trial::run_in_directory(binary, &scratch, &main, trial);
+        traces.iter().for_each(|path| remove_empty(path));
+        finished
+    }
+
+    fn run_test(
+        &self,
+        candidate: &Path,
+        active: &Path,
+        footprint: &Footprint,
+    ) -> Result<Finished, CandidateError> {
         if self.unprivileged.get().is_none() {
-            let main = &self.config;
-            match candidate::in_namespace(candidate, active, || self.dump(main)) {
+            let touched = footprint.touched();
+            let start = || self.start_dump(&self.config);
+            let scratch = self.scratch();
+            match candidate::start_in_namespace(candidate, active, &scratch, &touched, start) {
                 Err(error) if error.has_no_namespace() => {
                     tracing::info!(
                         "no mount namespace here ({error}): candidates are tested through a copy of the main file"
                     );
                     let _ = self.unprivileged.set(());
                 }
-                finished => return finished,
+                started => return Ok(started?.finish(TEST_LIMIT)?),
             }
         }
         let main = RewrittenMain::create(&self.config, &self.include, candidate)?;
-        Ok(main.original_names(self.dump(&main.path)?))
+        Ok(main.original_names(self.start_dump(&main.path)?.finish(TEST_LIMIT)?))
     }
 }
 
 impl Nginx for HostNginx {
-    fn test(&self, candidate: &Path, active: &Path) -> Result<Accepted, TestError> {
-        // nginx -t creates a missing pid file, empty; a later `nginx -s reload` would trip over it
-        let pid_file = self.pid_file(&self.main_file_alone());
-        let had_pid_file = pid_file.exists();
-        let finished = self.run_test(candidate, active)?;
-        if !had_pid_file {
-            remove_empty(&pid_file);
-        }
+    fn test(
+        &self,
+        candidate: &Path,
+        active: &Path,
+        logs: &[PathBuf],
+    ) -> Result<Accepted, TestError> {
+        let mut footprint = Footprint::read(Roots {
+            main: &self.config,
+            prefix: &self.built.prefix,
+            ours: &self.state_dir,
+        });
+        footprint.logs.extend(logs.iter().cloned());
+        // where nothing could be mounted over them, what nginx creates empty is put back: our own
+        // logs, which nobody else opens while we hold the lock, and the pid file, over which a
+        // later `nginx -s reload` would trip
+        let mut traces = missing(logs);
+        let pid_file = self.pid_file.clone().or_else(|| footprint.pid.clone());
+        traces.extend(missing(&[
+            pid_file.unwrap_or_else(|| self.built.pid.clone())
+        ]));
+        let finished = self.run_test(candidate, active, &footprint);
+        traces.iter().for_each(|path| remove_empty(path));
+        let finished = finished?;
         if !finished.status.success() {
             return Err(refusal(&finished.stderr));
         }
@@ -253,6 +293,14 @@ impl Nginx for HostNginx {
             survey,
             warnings: lines_of(&finished.stderr, "[warn]"),
         })
+    }
+
+    fn try_alone(&self, trial: &Trial<'_>) -> Result<(), TestError> {
+        let finished = self.run_trial(trial)?;
+        match finished.status.success() {
+            true => Ok(()),
+            false => Err(refusal(&finished.stderr)),
+        }
     }
 
     fn reload(&self, survey: &Survey) -> Result<Box<dyn Reloading>, ReloadError> {
@@ -316,43 +364,18 @@ fn find_binary(name: &Path) -> Result<PathBuf, LocateError> {
     found.canonicalize().map_err(|_| missing())
 }
 
-fn version(shown: &str) -> String {
-    shown
-        .lines()
-        .find_map(|line| line.strip_prefix("nginx version: nginx/"))
-        .and_then(|rest| rest.split_whitespace().next())
-        .unwrap_or("unknown")
-        .to_owned()
+fn missing(paths: &[PathBuf]) -> Vec<PathBuf> {
+    paths
+        .iter()
+        .filter(|path| !path.exists())
+        .cloned()
+        .collect()
 }
 
-impl BuiltIn {
-    fn from_v(shown: &str) -> Self {
-        let prefix = argument(shown, "--prefix=").unwrap_or("/usr/local/nginx");
-        let path = |flag: &str, default: &str| {
-            let value = argument(shown, flag).unwrap_or(default);
-            Path::new(prefix).join(value)
-        };
-        Self {
-            config: path("--conf-path=", "conf/nginx.conf"),
-            pid: path("--pid-path=", "logs/nginx.pid"),
-            // Debian builds with `stderr` here, which is no file
-            error_log: match argument(shown, "--error-log-path=") {
-                Some("stderr") => PathBuf::from("stderr"),
-                _ => path("--error-log-path=", "logs/error.log"),
-            },
-        }
-    }
-}
-
-fn argument<'a>(shown: &'a str, flag: &str) -> Option<&'a str> {
-    let (_, rest) = shown.split_once(flag)?;
-    rest.split_whitespace().next()
-}
-
-fn remove_empty(pid_file: &Path) {
-    if fs::metadata(pid_file).is_ok_and(|metadata| metadata.len() == 0) {
+fn remove_empty(path: &Path) {
+    if fs::metadata(path).is_ok_and(|metadata| metadata.is_file() && metadata.len() == 0) {
         // what cannot be removed is no worse than what `nginx -t` by hand leaves
-        let _ = crate::atomic_file::remove(pid_file);
+        let _ = atomic_file::remove(path);
     }
 }
 
@@ -420,16 +443,5 @@ mod tests {
             lines_of("[emerg] 7#7: mkdir() failed", "[emerg]"),
             ["mkdir() failed"]
         );
-    }
-
-    #[test]
-    fn debians_built_in_paths_are_read() {
-        let shown = "nginx version: nginx/1.22.1 (Debian)\nconfigure arguments: --prefix=/usr/share/nginx \
-             --conf-path=/etc/nginx/nginx.conf --error-log-path=stderr --pid-path=/run/nginx.pid --x";
-        let built = BuiltIn::from_v(shown);
-        assert_eq!(version(shown), "1.22.1");
-        assert_eq!(built.pid, Path::new("/run/nginx.pid"));
-        assert_eq!(built.config, Path::new("/etc/nginx/nginx.conf"));
-        assert!(!built.error_log.is_absolute());
     }
 }

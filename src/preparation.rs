@@ -106,7 +106,7 @@ pub fn prepare(installation: &Installation) -> Result<Vec<Change>, PreparationEr
     }
     let active = installation.generations.active_number()?;
     let path = locked.store().path(active);
-    let accepted = installation.nginx().test(&path, &path);
+    let accepted = installation.nginx().test(&path, &path, &[]);
     let accepted = match accepted {
         Ok(accepted) => accepted,
         Err(error) => {

@@ -7,6 +7,7 @@ pub mod intent; // R files → candidates, each with its last good version
 pub mod pin; // W a rollback holds until something changes
 pub mod plan; // P what there is to do
 pub mod proof; // N the new generation is seen to answer
+pub mod quarantine; // W versions of apps that nginx does not take
 pub mod report; // P what a reconcile did
 pub mod setback; // W a candidate that did not serve is not tried again every few seconds
 
@@ -260,9 +261,22 @@ fn run(
     let (pin, pin_before) = (intent.pin.clone(), intent.pin_before.clone());
     let misnamed: Vec<_> = report::misnamed(&intent.misnamed).collect();
     let mut candidate = Candidate::new(installation, intent, request, &active)?;
-    let judgement = candidate.judge(locked, progress)?;
-    let attempted = judgement.attempted().cloned();
-    let mut report = carry_out(installation, locked, &active, judgement, request, progress)?;
+    let mut refused;
+    let (mut report, attempted) = loop {
+        let judgement = candidate.judge(locked, progress)?;
+        refused = matches!(judgement, Judgement::Refused { .. });
+        let attempted = judgement.attempted().cloned();
+        let tested = matches!(judgement, Judgement::Tested(_));
+        let report = carry_out(installation, locked, &active, judgement, request, progress)?;
+        // the others are served in the same pass
+        if !tested || !candidate.withhold_unserved(&report) {
+            break (report, attempted);
+        }
+    };
+    // where the whole was refused nobody knows whose fault it was
+    if !refused {
+        candidate.remember()?;
+    }
     if let Some(attempted) = attempted {
         note_setback(
             installation,
@@ -388,6 +402,7 @@ pub(crate) fn base_report(generation: u64) -> Report {
         hint: None,
         nginx_running: true,
         vhosts: Vec::new(),
+        foreign: Vec::new(),
     }
 }
 

@@ -34,6 +34,42 @@ pub struct RenderedConfig {
     pub digest: String,
 }
 
+impl RenderedConfig {
+    /// SHA-256 of each app's file, hex: which version of the app it is.
+    pub fn versions(&self) -> BTreeMap<AppName, String> {
+        let version = |(path, app): (&PathBuf, &AppName)| {
+            let bytes = self.files.get(path)?;
+            Some((app.clone(), hex(&Sha256::digest(bytes))))
+        };
+        self.apps.iter().filter_map(version).collect()
+    }
+
+    /// The same with further files of apps, which were audited when they were rendered.
+    pub fn with(mut self, files: Vec<(PathBuf, AppName, Vec<u8>)>) -> Self {
+        for (path, app, bytes) in files {
+            self.files.insert(path.clone(), bytes);
+            self.apps.insert(path, app);
+        }
+        self.digest = digest(&self.files);
+        self
+    }
+
+    /// The files of all apps, and of `apps` alone.
+    pub fn only(&self, apps: &[&AppName]) -> Self {
+        let files = self.files.iter().filter(|(path, _)| {
+            let app = self.apps.get(*path);
+            app.is_none_or(|app| apps.contains(&app))
+        });
+        Self {
+            files: files
+                .map(|(path, bytes)| (path.clone(), bytes.clone()))
+                .collect(),
+            apps: self.apps.clone(),
+            digest: String::new(),
+        }
+    }
+}
+
 /// Why there are no files. Retrying is useless until the vhost, the settings or a template change.
 #[derive(Debug, thiserror::Error)]
 pub enum RenderError {
@@ -232,11 +268,11 @@ fn digest(files: &BTreeMap<PathBuf, Vec<u8>>) -> String {
             hasher.update(part);
         }
     }
-    hasher
-        .finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    hex(&hasher.finalize())
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -43,6 +43,9 @@ pub struct VhostStatus {
     pub column: Option<usize>,
     #[serde(default)]
     pub hint: Option<String>,
+    /// What nginx said, word for word, where `reason` is a translation of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nginx: Option<String>,
     /// The name of its certificate.
     pub certificate: Option<String>,
 }
@@ -213,6 +216,7 @@ impl VhostStatus {
             line: fault.and_then(|fault| fault.line),
             column: fault.and_then(|fault| fault.column),
             hint: fault.and_then(|fault| fault.hint.clone()),
+            nginx: fault.and_then(|fault| fault.nginx.clone()),
             certificate: None,
         }
     }

@@ -131,9 +131,9 @@ fn until_served(begin: Instant, address: SocketAddr, word: &str, trust: &Trust) 
     }
 }
 
-/// Old workers end, the proof ends: each run begins on a quiet machine.
+/// Old workers end, the proof ends, and nginx has had its rest: each run begins on a quiet machine.
 pub fn settle() {
-    thread::sleep(Duration::from_millis(600));
+    thread::sleep(Duration::from_millis(800));
 }
 
 pub fn file(name: &str, app: SocketAddr) -> String {

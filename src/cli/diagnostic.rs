@@ -32,14 +32,18 @@ fn draw(
         Some((source, span))
     });
     let title = level.clone().primary_title(diagnostic.reason.as_str());
+    let words = diagnostic.nginx.as_deref().map(String::as_str);
+    let words = words.map(|words| Level::NOTE.with_name(Some("nginx")).message(words));
     let groups = match (shown, diagnostic.hint.as_deref()) {
         (Some((source, span)), hint) => {
             let mut groups = vec![
-                title.element(
-                    Snippet::source(source)
-                        .path(path.as_str())
-                        .annotation(AnnotationKind::Primary.span(span.clone())),
-                ),
+                title
+                    .element(
+                        Snippet::source(source)
+                            .path(path.as_str())
+                            .annotation(AnnotationKind::Primary.span(span.clone())),
+                    )
+                    .elements(words),
             ];
             groups.extend(hint.map(|hint| help(hint, source, span)));
             groups
@@ -47,6 +51,7 @@ fn draw(
         (None, hint) => vec![
             title
                 .element(origin(&path, diagnostic.at.as_ref()))
+                .elements(words)
                 .elements(hint.map(|hint| Level::HELP.message(hint))),
         ],
     };

@@ -96,6 +96,7 @@ pub(super) fn picture(rejected: &Rejected, text: Option<&str>) {
 fn diagnosed(rejected: &Rejected) -> Diagnostic {
     let mut shown = Diagnostic::new(&rejected.file, rejected.reason.clone());
     shown.hint.clone_from(&rejected.hint);
+    shown.nginx = rejected.nginx.clone().map(Box::new);
     if let (Some(line), Some(column)) = (rejected.line, rejected.column) {
         shown.at = Some(crate::diagnostic::Position {
             line,

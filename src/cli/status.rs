@@ -376,6 +376,9 @@ fn print_vhosts(shown: &Shown, now: OffsetDateTime) {
         output::line("");
         output::warning(&format!("{}{at}: {reason}", vhost.file.display()));
         output::hint(vhost.hint.as_deref());
+        if let Some(words) = &vhost.nginx {
+            output::line(&format!("nginx: {words}"));
+        }
     }
     for certificate in shown
         .certificates

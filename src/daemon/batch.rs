@@ -38,6 +38,11 @@ impl Pending {
             && self.calls.is_empty()
     }
 
+    /// Somebody waits for it.
+    pub(super) fn is_urgent(&self) -> bool {
+        self.start || self.reopen || !self.calls.is_empty()
+    }
+
     /// Takes all that one reconcile can do. A rollback is a batch of its own, in its turn.
     pub(super) fn take(&mut self) -> Option<Batch> {
         if self.is_empty() {

@@ -32,6 +32,9 @@ pub struct Manifest {
     pub names: Vec<ServedName>,
     /// The version directories of the certificates that it names.
     pub certificates: Vec<PathBuf>,
+    /// The files that nginx opens for it.
+    #[serde(default)]
+    pub logs: Vec<PathBuf>,
     /// The hand-written configuration that it was made for.
     pub survey: Survey,
 }
@@ -104,6 +107,7 @@ impl Manifest {
             https: Vec::new(),
             names: Vec::new(),
             certificates: Vec::new(),
+            logs: Vec::new(),
             survey,
         }
     }

@@ -9,36 +9,23 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use nix::errno::Errno;
-use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, unshare};
-
-use super::command::{CommandError, Finished};
+use super::command::{CommandError, Finished, Running};
+use super::namespace::{self, NamespaceError, Walls};
 use super::syntax::{self, Directive};
 use crate::atomic_file::{self, TEMPORARY_PREFIX, WriteError};
 
 #[derive(Debug, thiserror::Error)]
 pub enum CandidateError {
-    #[error("bind {} over {}: {source}", candidate.display(), active.display())]
-    Bind {
-        candidate: PathBuf,
-        active: PathBuf,
-        #[source]
-        source: io::Error,
-    },
     #[error(transparent)]
     Command(#[from] CommandError),
-    /// Also in a chroot, whose `/` is no mount point that could be made private.
-    #[error("no mount namespace for the test: {0}")]
-    Namespace(#[source] io::Error),
+    #[error(transparent)]
+    Namespace(#[from] NamespaceError),
     #[error("read {}: {source}", path.display())]
     Read {
         path: PathBuf,
         #[source]
         source: io::Error,
     },
-    #[error("test the configuration: the thread died")]
-    Thread,
     #[error(
         "test without the privilege to mount: {} does not include {} by a line of its own",
         config.display(), include.display()
@@ -49,48 +36,47 @@ pub enum CandidateError {
 }
 
 impl CandidateError {
-    /// The host does not allow a mount namespace, or has none to give: the other way remains.
+    /// The host does not allow a namespace, or has none to give: the other way remains.
     pub fn has_no_namespace(&self) -> bool {
-        matches!(self, Self::Namespace(_))
+        matches!(self, Self::Namespace(NamespaceError::Unavailable(_)))
     }
 }
 
-/// Runs `child` in a thread that has its own mount namespace, in which `candidate` is what is read
-/// at `active`. A namespace belongs to a thread and is inherited by what it starts; it is gone with
-/// the last of them.
-pub fn in_namespace(
+/// Starts a child behind walls of mounts, where `candidate` is what is read at `active`, and what
+/// would be created in the `touched` directories is created in memory, mounted at `scratch`.
+pub fn start_in_namespace(
     candidate: &Path,
     active: &Path,
-    child: impl FnOnce() -> Result<Finished, CommandError> + Send,
-) -> Result<Finished, CandidateError> {
-    std::thread::scope(|scope| {
-        let thread = scope.spawn(|| {
-            isolate().map_err(|errno| CandidateError::Namespace(errno.into()))?;
-            bind(candidate, active)?;
-            Ok(child()?)
-        });
-        thread.join().unwrap_or(Err(CandidateError::Thread))
+    scratch: &Path,
+    touched: &[(PathBuf, Vec<PathBuf>)],
+    start: impl FnOnce() -> Result<Running, CommandError> + Send,
+) -> Result<Running, CandidateError> {
+    namespace::within(Walls::Mounts, || {
+        if !touched.is_empty() {
+            namespace::hide(scratch)?;
+        }
+        for (number, (directory, logs)) in touched.iter().enumerate() {
+            // nothing depends on it: without it, the test leaves what `nginx -t` by hand leaves
+            if let Err(error) = capture(directory, logs, &scratch.join(number.to_string())) {
+                tracing::debug!("failed to {error}");
+            }
+        }
+        namespace::bind(candidate, active)?;
+        Ok(start()?)
     })
 }
 
-const NONE: Option<&str> = None;
-
-fn isolate() -> nix::Result<()> {
-    unshare(CloneFlags::CLONE_NEWNS)?;
-    // nothing that is mounted here may reach the host's own namespace
-    mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE)
-}
-
-fn bind(candidate: &Path, active: &Path) -> Result<(), CandidateError> {
-    let bound = mount(Some(candidate), active, NONE, MsFlags::MS_BIND, NONE);
-    bound.map_err(|errno| match errno {
-        Errno::EPERM | Errno::EACCES | Errno::ENOSYS => CandidateError::Namespace(errno.into()),
-        _ => CandidateError::Bind {
-            candidate: candidate.to_path_buf(),
-            active: active.to_path_buf(),
-            source: errno.into(),
-        },
-    })
+/// Whatever is created in `directory` from now on is created below `memory`. A log that is there
+/// already is an empty one for the test: opening it for writing would copy it into memory.
+fn capture(directory: &Path, logs: &[PathBuf], memory: &Path) -> Result<(), CandidateError> {
+    let (upper, work) = (memory.join("upper"), memory.join("work"));
+    for path in [memory, &upper, &work] {
+        atomic_file::create_directory(path, 0o755)?;
+    }
+    for name in logs.iter().filter_map(|log| log.file_name()) {
+        atomic_file::create_unsynced(&upper.join(name), b"", 0o644)?;
+    }
+    Ok(namespace::overlay(directory, &upper, &work)?)
 }
 
 /// The main file once more, beside itself (elsewhere relative includes break), leading to the

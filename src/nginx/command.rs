@@ -8,7 +8,7 @@ use std::ffi::OsStr;
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -41,17 +41,29 @@ pub enum CommandError {
     TimedOut { program: String, limit: Duration },
 }
 
+/// A child that has been started. Dropped before [`Running::finish`], it goes on by itself.
+#[derive(Debug)]
+pub struct Running {
+    program: String,
+    child: Child,
+}
+
 /// Runs `program` to its end, at most for `limit`, then kills it.
-///
-/// The child gets no standard input, and not the service manager's socket: its own `READY=1`
-/// would be taken for ours.
 pub fn run<S: AsRef<OsStr>>(
     program: &Path,
     arguments: &[S],
     limit: Duration,
 ) -> Result<Finished, CommandError> {
-    let name = || program.display().to_string();
-    let mut child = Command::new(program)
+    start(program, arguments)?.finish(limit)
+}
+
+/// Starts `program` with what the calling thread has: its namespaces, its privileges.
+///
+/// The child gets no standard input, and not the service manager's socket: its own `READY=1`
+/// would be taken for ours.
+pub fn start<S: AsRef<OsStr>>(program: &Path, arguments: &[S]) -> Result<Running, CommandError> {
+    let name = program.display().to_string();
+    let started = Command::new(program)
         .args(arguments)
         .env_remove("NOTIFY_SOCKET")
         .env_remove("WATCHDOG_USEC")
@@ -60,34 +72,44 @@ pub fn run<S: AsRef<OsStr>>(
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
-        .spawn()
-        .map_err(|source| CommandError::Start {
-            program: name(),
+        .spawn();
+    match started {
+        Ok(child) => Ok(Running {
+            program: name,
+            child,
+        }),
+        Err(source) => Err(CommandError::Start {
+            program: name,
             source,
-        })?;
-    let stdout = child.stdout.take().map(read_to_end);
-    let stderr = child.stderr.take().map(read_to_end);
-    let wait_failed = |source| CommandError::Wait {
-        program: name(),
-        source,
-    };
-    let in_time = ended_within(child.id(), limit);
-    if !matches!(in_time, Ok(true)) {
-        // our own child, not yet waited for: the id cannot be another's
-        let _ = child.kill();
+        }),
     }
-    let status = child.wait().map_err(wait_failed)?;
-    if !in_time.map_err(wait_failed)? {
-        return Err(CommandError::TimedOut {
-            program: name(),
-            limit,
-        });
+}
+
+impl Running {
+    /// Waits for its end, at most for `limit`, then kills it.
+    pub fn finish(self, limit: Duration) -> Result<Finished, CommandError> {
+        let Self { program, mut child } = self;
+        let stdout = child.stdout.take().map(read_to_end);
+        let stderr = child.stderr.take().map(read_to_end);
+        let in_time = ended_within(child.id(), limit);
+        if !matches!(in_time, Ok(true)) {
+            // our own child, not yet waited for: the id cannot be another's
+            let _ = child.kill();
+        }
+        let wait_failed = |source| CommandError::Wait {
+            program: program.clone(),
+            source,
+        };
+        let status = child.wait().map_err(wait_failed)?;
+        if !in_time.map_err(wait_failed)? {
+            return Err(CommandError::TimedOut { program, limit });
+        }
+        Ok(Finished {
+            status,
+            stdout: join(stdout),
+            stderr: String::from_utf8_lossy(&join(stderr)).into_owned(),
+        })
     }
-    Ok(Finished {
-        status,
-        stdout: join(stdout),
-        stderr: String::from_utf8_lossy(&join(stderr)).into_owned(),
-    })
 }
 
 /// A pidfd becomes readable when its process ends: no polling, no lost wake-up.

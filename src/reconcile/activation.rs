@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::plan::{Serving, changes, names_to_prove};
-use super::proof::{ProofError, answering, prove};
+use super::proof::{ForeignName, ProofError, answering, prove};
 use super::report::{Outcome, Report, StepName};
 use super::{Progress, ReconcileError, Request, base_report, remedy};
 use crate::generation::history::{HistoryEntry, Proof};
@@ -106,6 +106,7 @@ struct Failure {
     hint: Option<String>,
     /// nginx's master may be reading it yet.
     may_still_take: bool,
+    foreign: Vec<ForeignName>,
 }
 
 impl Settling<'_, '_> {
@@ -124,6 +125,7 @@ impl Settling<'_, '_> {
                     why: error.to_string(),
                     hint: None,
                     may_still_take: false,
+                    foreign: Vec::new(),
                 };
                 return self.back(activation, failure);
             }
@@ -147,6 +149,10 @@ impl Settling<'_, '_> {
                     hint: remedy::of(self.installation, &error, &new),
                     why: error.to_string(),
                     may_still_take: matches!(error, ProofError::TimedOut { .. }),
+                    foreign: match error {
+                        ProofError::NotOurs(names) => names,
+                        ProofError::Refused { .. } | ProofError::TimedOut { .. } => Vec::new(),
+                    },
                 };
                 self.back(activation, failure)
             }
@@ -170,6 +176,7 @@ impl Settling<'_, '_> {
             why,
             hint,
             may_still_take,
+            foreign,
         } = failure;
         if activation.previous() == failed.number {
             return Ok(Report {
@@ -191,6 +198,7 @@ impl Settling<'_, '_> {
             outcome: Outcome::RolledBack,
             error: Some(error),
             hint,
+            foreign,
             ..base_report(number)
         })
     }

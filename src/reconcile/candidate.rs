@@ -1,32 +1,34 @@
 //! Candidates → a tested generation: accept, render, stage, let nginx judge, and learn from a no.
 
+mod alone; // X changed apps are tried by themselves
+mod blame; // P what nginx said of a rendered file → the vhost file's line and key
+mod judge; // X the attempts, until nginx accepts one
 mod lesson; // X what a refusal of nginx's teaches
+mod withhold; // P versions of apps that are not served, and why
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 
 use super::intent::Intent;
-use super::plan::{Plan, plan};
 use super::proof::fingerprint;
-use super::report::StepName;
+use super::quarantine::Quarantine;
 use super::setback::Setback;
-use super::{Progress, ReconcileError, Request, activation, neighbours};
+use super::{ReconcileError, Request, neighbours};
 use crate::certificate::{
     CertificateInventory, CertificateRequest, Issuer, StoredCertificate, WantedCertificate,
 };
 use crate::desired::{self, Accepted, DesiredState, DesiredTls, HostFacts, Owners, Rejection};
-use crate::diagnostic::Diagnostic;
+use crate::generation::TestedGeneration;
 use crate::generation::manifest::{AppSource, Manifest, ServedName};
-use crate::generation::{LockedStore, TestedGeneration};
 use crate::installation::Installation;
 use crate::nginx::dump::Survey;
 use crate::render::{RenderedConfig, render};
 use crate::vhost::{App, AppName, ServerName, TlsMode};
 
-use lesson::Lesson;
+use alone::Refused;
+use withhold::Withheld;
 
 /// Everything that a reconcile knows while it decides.
 pub(crate) struct Candidate<'a> {
@@ -37,8 +39,18 @@ pub(crate) struct Candidate<'a> {
     pub(crate) apps: Vec<App>,
     owners: Owners,
     pub(crate) rejections: Vec<Rejection>,
-    /// Apps that nginx refused in this run.
-    quarantined: BTreeMap<AppName, Diagnostic>,
+    /// Apps whose newest version is not served.
+    withheld: BTreeMap<AppName, Withheld>,
+    /// What earlier runs found out; nothing where a person asked.
+    known: Quarantine,
+    /// What the next run should know.
+    found: Quarantine,
+    /// Apps that are left out for the moment, to see who is to blame.
+    left_out: BTreeSet<AppName>,
+    /// What was rendered last.
+    versions: BTreeMap<AppName, String>,
+    /// Apps that nginx refused alone, without naming a line.
+    suspected: Vec<Refused>,
     pub(crate) wanted: Vec<WantedCertificate>,
     pub(crate) inventory: CertificateInventory,
     pub(crate) warnings: Vec<String>,
@@ -72,9 +84,6 @@ impl Judgement {
     }
 }
 
-/// Each attempt quarantines an app or learns what changed in the hand-written files.
-const ATTEMPTS: usize = 12;
-
 impl<'a> Candidate<'a> {
     pub(crate) fn new(
         installation: &'a Installation,
@@ -92,84 +101,21 @@ impl<'a> Candidate<'a> {
             apps: Vec::new(),
             owners: Owners::default(),
             rejections: Vec::new(),
-            quarantined: BTreeMap::new(),
+            withheld: BTreeMap::new(),
+            known: match request.is_manual() {
+                true => Quarantine::default(),
+                false => Quarantine::read(&installation.settings.state_dir),
+            },
+            found: Quarantine::default(),
+            left_out: BTreeSet::new(),
+            versions: BTreeMap::new(),
+            suspected: Vec::new(),
             wanted: Vec::new(),
             inventory,
             warnings,
             survey: active.survey.clone(),
             setback: Setback::read(&installation.settings.state_dir),
             intent,
-        })
-    }
-
-    pub(crate) fn judge(
-        &mut self,
-        locked: &LockedStore,
-        progress: &mut Progress<'_>,
-    ) -> Result<Judgement, ReconcileError> {
-        // a person asked: the hand-written files may have changed too
-        let blind = self.request.is_manual() || self.active.number == 0;
-        if blind && let Lesson::GiveUp { error, hint } = self.survey_again(locked) {
-            // what is accepted, and what certificates it needs, does not depend on the admin's files
-            self.render()?;
-            progress.finished(
-                StepName::Test,
-                "nginx does not take the configuration even without vhostd's files",
-            );
-            return Ok(Judgement::Refused { error, hint });
-        }
-        progress.ahead_of(StepName::Test);
-        for _ in 0..ATTEMPTS {
-            let (rendered, draft) = self.render()?;
-            let count = self.apps.iter().map(|app| app.vhosts.len()).sum::<usize>();
-            progress.finished(
-                StepName::Render,
-                format!("{count} {}", if count == 1 { "vhost" } else { "vhosts" }),
-            );
-            let plan = self.plan(&rendered.digest)?;
-            if blind && plan != Plan::Activate {
-                let words = "nginx accepts the hand-written configuration";
-                progress.finished(StepName::Test, words);
-            }
-            match plan {
-                Plan::Unchanged => return self.settled(Judgement::Unchanged),
-                Plan::Prove => {
-                    return self.settled(Judgement::Prove(Box::new(self.active.clone())));
-                }
-                Plan::Wait => match self.setback.take() {
-                    Some(setback) => return self.settled(Judgement::Wait(setback)),
-                    None => continue,
-                },
-                Plan::Activate => {}
-            }
-            let staged = locked.stage(&rendered, draft)?;
-            let number = staged.manifest().number;
-            let lesson = match locked.test(staged, self.installation.nginx()) {
-                Ok((tested, accepted)) if accepted.survey == self.survey => {
-                    progress.finished(StepName::Test, format!("nginx accepts generation {number}"));
-                    self.warnings.extend(accepted.warnings);
-                    return self.settled(Judgement::Tested(Box::new(tested)));
-                }
-                Ok((tested, accepted)) => {
-                    self.survey = accepted.survey;
-                    locked.discard_tested(tested)?;
-                    Lesson::TryAgain
-                }
-                Err(refused) => {
-                    let (staged, error) = *refused;
-                    let lesson = self.learn(locked, &staged, error);
-                    locked.discard(staged)?;
-                    lesson
-                }
-            };
-            progress.finished(StepName::Test, format!("nginx refuses generation {number}"));
-            if let Lesson::GiveUp { error, hint } = lesson {
-                return Ok(Judgement::Refused { error, hint });
-            }
-        }
-        Ok(Judgement::Refused {
-            error: format!("no acceptable configuration was found in {ATTEMPTS} attempts"),
-            hint: Some("run `vhostd reload` to try again".into()),
         })
     }
 
@@ -183,21 +129,6 @@ impl<'a> Candidate<'a> {
             settings.http_port,
         );
         ours.iter().all(|listener| listener.default_server)
-    }
-
-    fn plan(&self, digest: &str) -> Result<Plan, ReconcileError> {
-        let history = self.installation.generations.history()?;
-        let number = self.active.number;
-        // an activation without an entry is one whose proof was interrupted
-        let proof = history.last(number).map(|entry| entry.result);
-        let held = !self.request.is_manual()
-            && self.setback.as_ref().is_some_and(|setback| {
-                let master = self.installation.master(&self.active.survey);
-                setback.holds(digest, master, self.request.now)
-            });
-        Ok(plan(digest, self.active, proof, held, || {
-            activation::serving(self.installation, self.active)
-        }))
     }
 
     /// Claims are written before anything serves: a name once served has an owner.
@@ -219,12 +150,12 @@ impl<'a> Candidate<'a> {
         self.owners = owners;
         self.rejections = self.intent.refused.clone();
         self.rejections.extend(rejections);
-        self.rejections
-            .extend(self.quarantined.iter().map(|(app, diagnostic)| Rejection {
-                app: app.clone(),
-                diagnostics: vec![diagnostic.clone()],
-                stale: self.apps.iter().any(|accepted| accepted.name == *app),
-            }));
+        let withheld = self.withheld.iter().map(|(app, withheld)| Rejection {
+            app: app.clone(),
+            diagnostics: vec![withheld.diagnostic.clone()],
+            stale: self.apps.iter().any(|accepted| accepted.name == *app),
+        });
+        self.rejections.extend(withheld);
         let default_tls = self.installation.settings.tls;
         let wanted = self
             .apps
@@ -239,21 +170,52 @@ impl<'a> Candidate<'a> {
         Ok(())
     }
 
+    /// What is withheld already is rendered by its last good version, or not at all.
     fn render(&mut self) -> Result<(RenderedConfig, Manifest), ReconcileError> {
-        self.resolve()?;
-        self.provide_certificates()?;
-        let host = self.host()?;
-        let default_tls = self.default_tls();
-        let state = desired::desired(
-            &self.apps,
-            host,
-            default_tls,
-            &self.inventory,
-            self.request.now,
-        )?;
-        let rendered = render(&state, &self.installation.templates)?;
-        let draft = self.draft(&state, &rendered);
-        Ok((rendered, draft))
+        loop {
+            self.resolve()?;
+            self.provide_certificates()?;
+            let (frozen, rendered): (Vec<App>, Vec<App>) = self
+                .apps
+                .iter()
+                .cloned()
+                .partition(|app| self.is_frozen(&app.name));
+            let state = desired::desired(
+                &rendered,
+                self.host()?,
+                self.default_tls(),
+                &self.inventory,
+                self.request.now,
+            )?;
+            let rendered = match render(&state, &self.installation.templates) {
+                Ok(rendered) => rendered.with(self.frozen_files(&frozen)?),
+                Err(error) if self.withhold_unrendered(&error) => continue,
+                Err(error) => return Err(error.into()),
+            };
+            self.versions = rendered.versions();
+            if !self.withhold_known() {
+                let draft = self.draft(&state, &frozen);
+                return Ok((rendered, draft));
+            }
+        }
+    }
+
+    /// What the active generation has of them.
+    fn frozen_files(
+        &self,
+        apps: &[App],
+    ) -> Result<Vec<(PathBuf, AppName, Vec<u8>)>, ReconcileError> {
+        let active = self.active;
+        let files = active
+            .files
+            .iter()
+            .filter(|(_, name)| apps.iter().any(|app| app.name == **name));
+        let generations = &self.installation.generations;
+        let read = |(path, name): (&PathBuf, &AppName)| {
+            let bytes = generations.read(active.number, path)?;
+            Ok((path.clone(), name.clone(), bytes))
+        };
+        files.map(read).collect()
     }
 
     fn taken_names(&self) -> BTreeMap<ServerName, String> {
@@ -282,14 +244,7 @@ impl<'a> Candidate<'a> {
     fn accept(&self) -> Result<Accepted, ReconcileError> {
         let mut candidates = Vec::new();
         for candidate in &self.intent.candidates {
-            let mut candidate = candidate.clone();
-            if self.quarantined.contains_key(&candidate.app.name) {
-                let Some(fallback) = candidate.fallback.take() else {
-                    continue;
-                };
-                candidate.app = fallback;
-            }
-            candidates.push(candidate);
+            candidates.extend(self.served_version(candidate));
         }
         let owners = self.installation.owners()?;
         Ok(desired::accept(candidates, &owners, &self.taken_names()))
@@ -359,7 +314,7 @@ impl<'a> Candidate<'a> {
         })
     }
 
-    fn draft(&self, state: &DesiredState, rendered: &RenderedConfig) -> Manifest {
+    fn draft(&self, state: &DesiredState, frozen: &[App]) -> Manifest {
         let now: OffsetDateTime = self.request.now;
         let mut manifest = Manifest::draft(now, self.request.reason, self.survey.clone());
         manifest.http = state
@@ -379,17 +334,34 @@ impl<'a> Candidate<'a> {
                 manifest.apps.insert(app.name.clone(), source);
             }
         }
-        manifest.names = self.served_names(state, rendered);
+        manifest.names = self.served_names(state);
         manifest.certificates = version_directories(state);
+        let vhosts = state.vhosts.iter();
+        manifest.logs = vhosts
+            .map(|vhost| state.host.access_log(&vhost.spec.name))
+            .collect();
+        if !frozen.is_empty() {
+            self.keep_frozen(&mut manifest, frozen);
+        }
         manifest
     }
 
-    fn served_names(&self, state: &DesiredState, rendered: &RenderedConfig) -> Vec<ServedName> {
-        let configs: BTreeMap<&AppName, String> = rendered
-            .apps
-            .iter()
-            .filter_map(|(path, app)| Some((app, hex(&Sha256::digest(rendered.files.get(path)?)))))
-            .collect();
+    /// What the active generation says of those apps stays true.
+    fn keep_frozen(&self, manifest: &mut Manifest, frozen: &[App]) {
+        let names = self.active.names.iter();
+        let of_frozen = |name: &&ServedName| frozen.iter().any(|app| app.name == *name.vhost.app());
+        manifest.names.extend(names.filter(of_frozen).cloned());
+        // whose they are is not known, and those that nobody needs go with the next generation
+        let certificates = &mut manifest.certificates;
+        certificates.extend(self.active.certificates.iter().cloned());
+        certificates.sort();
+        certificates.dedup();
+        manifest.logs.extend(self.active.logs.iter().cloned());
+        manifest.logs.sort();
+        manifest.logs.dedup();
+    }
+
+    fn served_names(&self, state: &DesiredState) -> Vec<ServedName> {
         let mut names = Vec::new();
         for vhost in &state.vhosts {
             let leaf = match &vhost.tls {
@@ -403,7 +375,8 @@ impl<'a> Candidate<'a> {
                     vhost: vhost.spec.name.clone(),
                     host: host.replacen('*', "vhostd-probe", 1),
                     leaf: leaf.clone(),
-                    config: configs
+                    config: self
+                        .versions
                         .get(vhost.spec.name.app())
                         .cloned()
                         .unwrap_or_default(),
@@ -426,8 +399,4 @@ fn version_directories(state: &DesiredState) -> Vec<PathBuf> {
     directories.sort();
     directories.dedup();
     directories
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -5,6 +5,7 @@
 //! number answers five times in a row on every ordinary listener, and each changed name is
 //! answered by our block, with the certificate that it should have.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -16,16 +17,14 @@ use crate::generation::manifest::{Manifest, ServedName};
 use crate::nginx::error_log::Verdict;
 use crate::nginx::probe::{Answer, ProbeError, Question, reachable};
 use crate::nginx::{Nginx, Reloading};
+use crate::vhost::VhostName;
 
 /// Why a generation is not serving.
 #[derive(Debug, thiserror::Error)]
 pub enum ProofError {
-    #[error("{name} at {address}: {why}")]
-    NotOurs {
-        name: String,
-        address: SocketAddr,
-        why: String,
-    },
+    /// At least one.
+    #[error("{}", in_a_line(.0))]
+    NotOurs(Vec<ForeignName>),
     /// nginx kept the old configuration and said why.
     #[error("nginx keeps the old configuration: {}", lines.join("; "))]
     Refused { lines: Vec<String> },
@@ -36,6 +35,30 @@ pub enum ProofError {
         waited: Duration,
         last: String,
     },
+}
+
+/// A name that is answered, and not as the generation says.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ForeignName {
+    /// `None` for the reserved name, without which nothing is proven.
+    pub vhost: Option<VhostName>,
+    pub host: String,
+    pub address: SocketAddr,
+    pub why: String,
+}
+
+impl fmt::Display for ForeignName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} at {}: {}", self.host, self.address, self.why)
+    }
+}
+
+fn in_a_line(names: &[ForeignName]) -> String {
+    let first = names.first().map(ToString::to_string).unwrap_or_default();
+    match names.len() {
+        0 | 1 => first,
+        more => format!("{first} (and {} more)", more - 1),
+    }
 }
 
 /// Old and new workers share the sockets for a while: one right answer proves nothing.
@@ -54,7 +77,7 @@ pub fn prove(
 ) -> Result<(), ProofError> {
     let begin = Instant::now();
     let mut foreign_since = None;
-    let mut names = names;
+    let mut names = names.to_vec();
     loop {
         let unproven = match look(nginx, reloading, manifest)
             .and_then(|()| names_answer(nginx, manifest, &mut names))
@@ -64,10 +87,10 @@ pub fn prove(
         };
         match unproven {
             Unproven::Never(error) => return Err(error),
-            Unproven::Foreign { name, address, why } => {
+            Unproven::Foreign(names) => {
                 let since = *foreign_since.get_or_insert_with(Instant::now);
                 if since.elapsed() > FOREIGN_LIMIT {
-                    return Err(ProofError::NotOurs { name, address, why });
+                    return Err(ProofError::NotOurs(names));
                 }
             }
             Unproven::NotYet { address, last } => {
@@ -101,11 +124,7 @@ pub fn answering(nginx: &dyn Nginx, manifest: &Manifest) -> Option<u64> {
 
 enum Unproven {
     /// Something else than what is meant answers, though no old worker is left.
-    Foreign {
-        name: String,
-        address: SocketAddr,
-        why: String,
-    },
+    Foreign(Vec<ForeignName>),
     NotYet {
         address: SocketAddr,
         last: String,
@@ -127,11 +146,12 @@ fn look(nginx: &dyn Nginx, reloading: &dyn Reloading, manifest: &Manifest) -> Re
         for _ in 0..IN_A_ROW {
             let answer = nginx.ask(&question);
             if matches!(&answer, Err(ProbeError::Foreign(_))) {
-                return Err(Unproven::Foreign {
-                    name: question.host,
+                return Err(Unproven::Foreign(vec![ForeignName {
+                    vhost: None,
+                    host: question.host,
                     address: question.address,
                     why: in_words(&answer),
-                });
+                }]));
             }
             if !matches!(&answer, Ok(answer) if answer.generation == manifest.number) {
                 return Err(Unproven::NotYet {
@@ -144,22 +164,39 @@ fn look(nginx: &dyn Nginx, reloading: &dyn Reloading, manifest: &Manifest) -> Re
     Ok(())
 }
 
-/// `names` keeps those that are still to be proven.
+/// `names` keeps those that are still to be proven. All are asked: who fails is told at once.
 fn names_answer(
     nginx: &dyn Nginx,
     manifest: &Manifest,
-    names: &mut &[&ServedName],
+    names: &mut Vec<&ServedName>,
 ) -> Result<(), Unproven> {
-    while let Some((name, rest)) = names.split_first() {
-        for address in &manifest.http {
-            name_answers(nginx, manifest, name, *address, false)?;
-        }
-        if name.leaf.is_some() {
-            for address in &manifest.https {
-                name_answers(nginx, manifest, name, *address, true)?;
+    let mut unproven: Option<Unproven> = None;
+    names.retain(|name| {
+        let Err(why) = name_is_ours(nginx, manifest, name) else {
+            return false;
+        };
+        unproven = Some(match (unproven.take(), why) {
+            (Some(Unproven::Foreign(mut all)), Unproven::Foreign(one)) => {
+                all.extend(one);
+                Unproven::Foreign(all)
             }
+            // who may answer yet is waited for first
+            (Some(Unproven::Foreign(_)) | None, why) => why,
+            (Some(first), _) => first,
+        });
+        true
+    });
+    unproven.map_or(Ok(()), Err)
+}
+
+fn name_is_ours(nginx: &dyn Nginx, manifest: &Manifest, name: &ServedName) -> Result<(), Unproven> {
+    for address in &manifest.http {
+        name_answers(nginx, manifest, name, *address, false)?;
+    }
+    if name.leaf.is_some() {
+        for address in &manifest.https {
+            name_answers(nginx, manifest, name, *address, true)?;
         }
-        *names = rest;
     }
     Ok(())
 }
@@ -195,11 +232,12 @@ fn name_answers(
             return Err(Unproven::NotYet { address, last });
         }
     };
-    Err(Unproven::Foreign {
-        name: name.host.clone(),
+    Err(Unproven::Foreign(vec![ForeignName {
+        vhost: Some(name.vhost.clone()),
+        host: name.host.clone(),
         address,
         why,
-    })
+    }]))
 }
 
 /// SHA-256 of a leaf's DER, as manifests hold it.
@@ -237,7 +275,7 @@ fn in_words(answer: &Result<Answer, ProbeError>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
+    use std::path::{Path, PathBuf};
     use std::sync::Mutex;
 
     use time::OffsetDateTime;
@@ -245,7 +283,7 @@ mod tests {
     use super::*;
     use crate::generation::manifest::Reason;
     use crate::nginx::dump::Survey;
-    use crate::nginx::{Accepted, ReloadError, TestError};
+    use crate::nginx::{Accepted, ReloadError, TestError, Trial};
 
     /// Answers by a function of the question and of how many were asked before.
     struct Scripted<F> {
@@ -286,8 +324,12 @@ mod tests {
     where
         F: Fn(&Question, usize) -> Result<Answer, ProbeError> + Send + Sync,
     {
-        fn test(&self, _: &Path, _: &Path) -> Result<Accepted, TestError> {
+        fn test(&self, _: &Path, _: &Path, _: &[PathBuf]) -> Result<Accepted, TestError> {
             panic!("a proof tests nothing")
+        }
+
+        fn try_alone(&self, _: &Trial<'_>) -> Result<(), TestError> {
+            panic!("a proof tries nothing")
         }
 
         fn reload(&self, _: &Survey) -> Result<Box<dyn Reloading>, ReloadError> {

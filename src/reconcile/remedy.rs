@@ -12,7 +12,8 @@ pub(crate) fn of(
     new: &Manifest,
 ) -> Option<String> {
     match error {
-        ProofError::NotOurs { address, .. } => {
+        ProofError::NotOurs(names) => {
+            let address = &names.first()?.address;
             let ours: Vec<_> = new.http.iter().chain(&new.https).copied().collect();
             let survey = installation.fresh_survey().unwrap_or(new.survey.clone());
             let takers = neighbours::takers(&survey, &ours);

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize, Serializer};
 
+use super::proof::ForeignName;
 use crate::desired::Rejection;
 use crate::diagnostic::Diagnostic;
 
@@ -71,6 +72,9 @@ pub struct Report {
     /// What the accepted and the rejected files ask for: a command's NAMEs are looked up in it.
     #[serde(default)]
     pub vhosts: Vec<ReportedVhost>,
+    /// Names for which an activation was rolled back.
+    #[serde(skip)]
+    pub foreign: Vec<ForeignName>,
 }
 
 /// One vhost, by all that it may be called.
@@ -92,6 +96,9 @@ pub struct Rejected {
     pub column: Option<usize>,
     pub reason: String,
     pub hint: Option<String>,
+    /// What nginx said, word for word, where `reason` is a translation of it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub nginx: Option<String>,
     /// Whether its last good version serves.
     pub stale: bool,
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -163,6 +170,7 @@ impl Rejected {
             column: diagnostic.at.map(|at| at.column),
             reason: diagnostic.reason.clone(),
             hint: diagnostic.hint.clone(),
+            nginx: diagnostic.nginx.as_deref().cloned(),
             stale,
             offset: diagnostic.at.map(|at| at.offset),
             length: diagnostic.at.map(|at| at.length),

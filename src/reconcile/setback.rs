@@ -65,10 +65,8 @@ impl Setback {
         self.digest == digest && self.master == master
     }
 
-    /// After 30 s, 1, 2, 4, 8, then every 15 minutes.
     fn next(&self) -> OffsetDateTime {
-        let doublings = self.failures.saturating_sub(1).min(10);
-        self.at + (FIRST_WAIT * 2_i32.pow(doublings)).min(LONGEST_WAIT)
+        self.at + wait(self.failures)
     }
 
     /// What is still true while it holds.
@@ -90,6 +88,12 @@ impl Setback {
     pub(crate) fn remove(state_dir: &Path) -> Result<(), WriteError> {
         atomic_file::remove(&path(state_dir))
     }
+}
+
+/// How long to wait after so many failures in a row: 30 s, 1, 2, 4, 8, then every 15 minutes.
+pub(super) fn wait(failures: u32) -> Duration {
+    let doublings = failures.saturating_sub(1).min(10);
+    (FIRST_WAIT * 2_i32.pow(doublings)).min(LONGEST_WAIT)
 }
 
 fn path(state_dir: &Path) -> PathBuf {

@@ -246,7 +246,8 @@ fn upstream(vhost: &DesiredVhost) -> Result<UpstreamBlock, TokenError> {
     })
 }
 
-fn upstream_name(name: &VhostName) -> String {
+/// What nginx calls the vhost's app.
+pub(crate) fn upstream_name(name: &VhostName) -> String {
     format!("vhostd_{}", identifier(&name.to_string()))
 }
 
@@ -278,7 +279,7 @@ fn challenge(host: &HostFacts) -> Result<Option<Token>, TokenError> {
 }
 
 fn access_log(host: &HostFacts, name: &VhostName) -> Result<Token, TokenError> {
-    path_token(&host.log_dir.join(format!("{name}.access.log")))
+    path_token(&host.access_log(name))
 }
 
 fn http_listen(listener: &Listener) -> Result<Listen, TokenError> {

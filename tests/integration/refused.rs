@@ -126,27 +126,11 @@ fn a_broken_file_of_a_new_app_hurts_nobody() {
     assert_eq!(exit, 0, "the exit status speaks of the named vhost only");
 }
 
-/// A shipped template with one more line for a certain name.
-fn override_template(host: &Host, name: &str, line: &str) {
-    let shipped = include_str!("../../templates/vhost.conf");
-    let marker = "    server_tokens off;\n";
-    assert!(shipped.contains(marker));
-    let condition = format!(
-        "{marker}{{% for name in server.names %}}{{% if name == \"{name}\" %}}    {line}\n{{% endif %}}{{% endfor %}}"
-    );
-    fs::create_dir_all(host.path("templates")).unwrap();
-    fs::write(
-        host.path("templates/vhost.conf"),
-        shipped.replacen(marker, &condition, 1),
-    )
-    .unwrap();
-}
-
 #[test]
 fn one_app_that_nginx_refuses_is_named_and_the_others_are_applied_in_the_same_pass() {
     let (host, app) = two_apps("tls: off\n");
     let before = rendered(&host);
-    override_template(&host, "bad.example.com", "send_timeout nonsense;");
+    host.override_template("bad.example.com", "send_timeout nonsense;");
     host.drop_app("bad", "bad.example.com", &app);
     host.drop_app("third", "third.example.com", &app);
     let report = host.reload_ends(3, "activated");
@@ -178,7 +162,7 @@ fn one_app_that_nginx_refuses_is_named_and_the_others_are_applied_in_the_same_pa
 fn an_app_whose_change_nginx_refuses_keeps_its_last_good_version() {
     let (host, app) = two_apps("tls: off\n");
     let before = rendered(&host);
-    override_template(&host, "shop2.example.com", "send_timeout nonsense;");
+    host.override_template("shop2.example.com", "send_timeout nonsense;");
     host.drop_app("shop", "shop2.example.com", &app);
     let report = host.reload_ends(3, "unchanged");
     assert_eq!(report["rejected"][0]["stale"], true, "{report}");
@@ -351,7 +335,7 @@ fn hello_yml_beside_hello_yaml_is_a_conflict_that_leaves_the_last_good_version()
 #[test]
 fn an_app_that_nginx_refuses_keeps_no_later_one_of_the_daemon_from_being_served() {
     let (host, app) = two_apps("tls: off\n");
-    override_template(&host, "bad.example.com", "send_timeout nonsense;");
+    host.override_template("bad.example.com", "send_timeout nonsense;");
     let daemon = host.daemon();
     host.drop_app("bad", "bad.example.com", &app);
     wait_long("the refusal", Duration::from_secs(10), || {

@@ -1,11 +1,14 @@
 //! X: what a refusal of nginx's teaches: an app to leave out, or what the hand-written files say.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::Candidate;
-use crate::diagnostic::Diagnostic;
-use crate::generation::{LockedStore, StagedGeneration};
+use super::alone::Refused;
+use crate::generation::LockedStore;
+use crate::generation::manifest::Manifest;
 use crate::nginx::TestError;
+use crate::reconcile::ReconcileError;
+use crate::render::RenderedConfig;
 use crate::vhost::AppName;
 
 /// What a refusal taught.
@@ -15,52 +18,141 @@ pub(super) enum Lesson {
 }
 
 impl Candidate<'_> {
+    /// `draft`: what nginx was given, and refused with `error`.
     pub(super) fn learn(
         &mut self,
         locked: &LockedStore,
-        staged: &StagedGeneration,
+        rendered: &RenderedConfig,
+        draft: &Manifest,
         error: TestError,
-    ) -> Lesson {
+    ) -> Result<Lesson, ReconcileError> {
         let TestError::Refused { messages, place } = error else {
-            return Lesson::GiveUp {
+            return Ok(Lesson::GiveUp {
                 error: error.to_string(),
                 hint: None,
-            };
+            });
         };
         let message = messages.first().cloned().unwrap_or_default();
-        let named = place
-            .as_ref()
-            .and_then(|(path, _)| self.app_of(staged, path));
-        if let Some(app) = named.filter(|app| !self.quarantined.contains_key(app)) {
-            let file = self
-                .intent
-                .sources
-                .get(&app)
-                .map(|source| source.file.clone());
-            let reason = format!("nginx refuses it: {message}");
-            self.quarantined
-                .insert(app, Diagnostic::new(file.unwrap_or_default(), reason));
-            return Lesson::TryAgain;
+        if self.withhold_named(rendered, draft, &message, place.as_ref())
+            || self.withhold_suspected(rendered)
+        {
+            return Ok(Lesson::TryAgain);
         }
         let known = self.survey.clone();
         match self.survey_again(locked) {
-            Lesson::TryAgain if self.survey != known => Lesson::TryAgain,
-            Lesson::TryAgain => Lesson::GiveUp {
-                error: format!("nginx refuses the configuration: {message}"),
-                hint: match place {
-                    Some((path, line)) => Some(whose(&path, line, locked)),
-                    None => self.placeless_hint(&message),
-                },
+            Lesson::TryAgain if self.survey == known => {}
+            other => return Ok(other),
+        }
+        // nothing is wrong without us, and nginx does not say with whom it is
+        let hint = self.placeless_hint(&message);
+        if place.is_none() && hint.is_none() && self.withhold_culprit(locked, rendered, &message)? {
+            return Ok(Lesson::TryAgain);
+        }
+        Ok(Lesson::GiveUp {
+            error: format!("nginx refuses the configuration: {message}"),
+            hint: match place {
+                Some((path, line)) => Some(whose(&path, line, locked)),
+                None => hint,
             },
-            give_up => give_up,
+        })
+    }
+
+    /// The app in whose file nginx found a fault.
+    fn withhold_named(
+        &mut self,
+        rendered: &RenderedConfig,
+        draft: &Manifest,
+        message: &str,
+        place: Option<&(PathBuf, usize)>,
+    ) -> bool {
+        let Some((path, line)) = place else {
+            return false;
+        };
+        let directory = self.installation.generations.path(draft.number);
+        let relative = path.strip_prefix(&directory).ok();
+        let Some(app) = relative.and_then(|relative| draft.files.get(relative)) else {
+            return false;
+        };
+        let refused = Refused {
+            app: app.clone(),
+            message: message.to_owned(),
+            line: Some(*line),
+        };
+        self.withhold_refused(rendered, &refused)
+    }
+
+    /// Apps that nginx did not take alone either.
+    fn withhold_suspected(&mut self, rendered: &RenderedConfig) -> bool {
+        let suspected = std::mem::take(&mut self.suspected);
+        let withheld = |suspect| self.withhold_refused(rendered, suspect);
+        suspected
+            .iter()
+            .map(withheld)
+            .fold(false, |any, one| any | one)
+    }
+
+    /// Finds one changed app without which nginx takes the others, by halves.
+    fn withhold_culprit(
+        &mut self,
+        locked: &LockedStore,
+        rendered: &RenderedConfig,
+        message: &str,
+    ) -> Result<bool, ReconcileError> {
+        let changed = self.changed(rendered);
+        let mut suspects: Vec<AppName> = changed.into_iter().map(|(app, _)| app.clone()).collect();
+        let mut acquitted = Vec::new();
+        if suspects.is_empty() || !self.is_accepted_without(locked, &suspects)? {
+            return Ok(false);
+        }
+        // without `suspects` and `acquitted` nginx accepts it, with one of the two it does not
+        while suspects.len() > 1 {
+            let half = suspects.split_off(suspects.len() / 2);
+            let without: Vec<AppName> = half.iter().chain(&acquitted).cloned().collect();
+            match self.is_accepted_without(locked, &without)? {
+                true => suspects = half,
+                false => acquitted.extend(half),
+            }
+        }
+        let Some(app) = suspects.pop() else {
+            return Ok(false);
+        };
+        let refused = Refused {
+            app,
+            message: message.to_owned(),
+            line: None,
+        };
+        // as it was when it was refused
+        self.render()?;
+        Ok(self.withhold_refused(rendered, &refused))
+    }
+
+    fn is_accepted_without(
+        &mut self,
+        locked: &LockedStore,
+        apps: &[AppName],
+    ) -> Result<bool, ReconcileError> {
+        self.left_out = apps.iter().cloned().collect();
+        let rendered = self.render();
+        self.left_out.clear();
+        let (rendered, draft) = rendered?;
+        let staged = locked.stage(&rendered, draft)?;
+        match locked.test(staged, self.installation.nginx()) {
+            Ok((tested, _)) => {
+                locked.discard_tested(tested)?;
+                Ok(true)
+            }
+            Err(refused) => {
+                locked.discard(refused.0)?;
+                Ok(false)
+            }
         }
     }
 
-    /// What to do about a message that names no line of a configuration file.
+    /// What to do about a fault of the host's.
     fn placeless_hint(&self, message: &str) -> Option<String> {
         let logs = &self.installation.settings.log_dir;
         let about_logs = message.contains(&format!("{}/", logs.display()));
-        about_logs.then(|| {
+        (about_logs && !logs.is_dir()).then(|| {
             format!(
                 "create the directory {} for the access logs, or set `log_dir`",
                 logs.display()
@@ -72,7 +164,7 @@ impl Candidate<'_> {
     pub(super) fn survey_again(&mut self, locked: &LockedStore) -> Lesson {
         let store = locked.store();
         let active = store.path(self.active.number);
-        match self.installation.nginx().test(&store.path(0), &active) {
+        match self.installation.nginx().test(&store.path(0), &active, &[]) {
             Ok(accepted) => {
                 self.survey = accepted.survey;
                 Lesson::TryAgain
@@ -98,13 +190,6 @@ impl Candidate<'_> {
                 hint: None,
             },
         }
-    }
-
-    fn app_of(&self, staged: &StagedGeneration, path: &Path) -> Option<AppName> {
-        let manifest = staged.manifest();
-        let directory = self.installation.generations.path(manifest.number);
-        let relative = path.strip_prefix(&directory).ok()?;
-        manifest.files.get(relative).cloned()
     }
 }
 

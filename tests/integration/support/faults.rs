@@ -154,6 +154,22 @@ impl Host {
         ))
     }
 
+    /// A shipped template with one more line for a certain name.
+    pub fn override_template(&self, name: &str, line: &str) {
+        let shipped = include_str!("../../../templates/vhost.conf");
+        let marker = "    server_tokens off;\n";
+        assert!(shipped.contains(marker));
+        let condition = format!(
+            "{marker}{{% for name in server.names %}}{{% if name == \"{name}\" %}}    {line}\n{{% endif %}}{{% endfor %}}"
+        );
+        fs::create_dir_all(self.path("templates")).unwrap();
+        fs::write(
+            self.path("templates/vhost.conf"),
+            shipped.replacen(marker, &condition, 1),
+        )
+        .unwrap();
+    }
+
     /// Whether `https://name/` answers 200 under the internal CA's root.
     pub fn serves(&self, name: &str) -> bool {
         self.serves_to(name, &self.internal_root())

@@ -1,0 +1,97 @@
+//! P: when nginx may be reloaded again.
+//!
+//! Each reload leaves old workers behind, which live as long as their longest connection. So the
+//! first change is served at once, and a flood of them about once a second, or, where a reload
+//! takes long, half of the time at most is spent with it.
+
+use std::time::{Duration, Instant};
+
+use crate::generation::manifest::Reason;
+use crate::reconcile::report::{Report, StepName};
+
+/// Between the end of a reload and the next one that files ask for.
+const REST: Duration = Duration::from_secs(1);
+/// As many times as long as the last reload took, if that is longer.
+const FACTOR: u32 = 2;
+
+/// What is known of the last reload.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Pace {
+    last: Option<Reload>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Reload {
+    end: Instant,
+    took: Duration,
+}
+
+impl Pace {
+    /// Remembers a reconcile that told nginx to reload.
+    pub(super) fn note(&mut self, report: &Report, now: Instant) {
+        let mut steps = report.steps.iter();
+        if steps.any(|step| step.step == StepName::Reload) {
+            let ms: f64 = report.steps.iter().map(|step| step.ms).sum();
+            self.last = Some(Reload {
+                end: now,
+                took: Duration::from_secs_f64(ms.max(0.0) / 1000.0),
+            });
+        }
+    }
+
+    /// When a batch for `reason` may be applied. A person waits for nobody; a certificate comes once
+    /// in weeks, and a site waits for it.
+    pub(super) fn not_before(self, reason: Reason, now: Instant) -> Instant {
+        let Some(Reload { end, took }) = self.last else {
+            return now;
+        };
+        let long = took * FACTOR;
+        match reason {
+            Reason::File => end + long.max(REST),
+            Reason::Certificate => end + long,
+            Reason::Reload | Reason::Rollback | Reason::Setup | Reason::Start => now,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reconcile::base_report;
+    use crate::reconcile::report::Step;
+
+    fn after(ms: f64, now: Instant) -> Pace {
+        let mut report = base_report(1);
+        report.steps = [StepName::Test, StepName::Reload]
+            .map(|step| Step {
+                step,
+                ms: ms / 2.0,
+                detail: String::new(),
+            })
+            .into();
+        let mut pace = Pace::default();
+        pace.note(&report, now);
+        pace
+    }
+
+    #[test]
+    fn edits_wait_a_second_or_twice_as_long_as_a_reload_and_certificates_only_the_latter() {
+        let now = Instant::now();
+        let wait = |ms, reason| after(ms, now).not_before(reason, now) - now;
+        assert_eq!(wait(40.0, Reason::File), Duration::from_secs(1));
+        assert_eq!(wait(3000.0, Reason::File), Duration::from_secs(6));
+        assert_eq!(wait(40.0, Reason::Certificate), Duration::from_millis(80));
+        for reason in [Reason::Reload, Reason::Rollback, Reason::Start] {
+            assert_eq!(wait(3000.0, reason), Duration::ZERO);
+        }
+    }
+
+    #[test]
+    fn the_first_and_what_reloads_nothing_wait_for_nobody() {
+        let now = Instant::now();
+        let mut pace = Pace::default();
+        assert_eq!(pace.not_before(Reason::File, now), now);
+        pace.note(&base_report(1), now);
+        assert_eq!(pace.not_before(Reason::File, now), now);
+    }
+}

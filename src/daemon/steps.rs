@@ -1,0 +1,260 @@
+//! From a batch to what became of it: settings, a reading, an application, each in a thread of its
+//! own that answers with an event.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::task::spawn_blocking;
+
+use super::batch::{self, Batch};
+use super::event::{Event, ReadDone, Reopen};
+use super::{CERTIFICATE_WAIT, Daemon, LOCK_LIMIT, Phase, RESCAN, RESCAN_SOON, Waiting};
+use crate::certificate::CertificateName;
+use crate::certificate::renew::Obtained;
+use crate::generation::manifest::Reason;
+use crate::installation::Installation;
+use crate::reconcile::intent::Reading;
+use crate::reconcile::{self, Applied, ReconcileError};
+use crate::settings::Settings;
+use crate::status::StatusRecord;
+use crate::systemd;
+
+impl Daemon {
+    pub(super) fn reopen(&mut self, batch: Batch) {
+        let (config, now, events) = (self.config.clone(), (self.clock)(), self.events.clone());
+        let installation = self.installation.clone();
+        self.phase = Phase::Reopening(batch);
+        spawn_blocking(move || {
+            let opened = Settings::load(config.as_deref())
+                .map_err(Reopen::Settings)
+                .map(|settings| batch::keep_directories(&installation.settings, settings))
+                .and_then(|(settings, waiting)| {
+                    let opened = Installation::open(settings, now).map_err(Reopen::Open)?;
+                    Ok((Box::new(opened), waiting))
+                });
+            let _ = events.send(Event::Reopened(opened));
+        });
+    }
+
+    pub(super) fn on_reopened(&mut self, opened: Result<(Box<Installation>, Vec<String>), Reopen>) {
+        let Phase::Reopening(batch) = std::mem::replace(&mut self.phase, Phase::Idle) else {
+            return;
+        };
+        match opened {
+            Ok((installation, waiting)) => {
+                self.installation = Arc::new(*installation);
+                self.waiting_for_restart = waiting;
+                self.orders.forget_client();
+                self.read(batch);
+            }
+            Err(reopen) => {
+                let (message, exit) = reopen.told();
+                tracing::error!("failed to read the settings again, the old ones hold: {message}");
+                systemd::ready();
+                // the files may have changed as well
+                self.pending.rescan = true;
+                batch.fail(
+                    &message,
+                    Some("correct the settings, then run `vhostd reload`".into()),
+                    exit,
+                );
+            }
+        }
+    }
+
+    pub(super) fn read(&mut self, batch: Batch) {
+        let Some(mut watch) = self.watch.take() else {
+            return;
+        };
+        if let Some(generation) = batch.rollback() {
+            self.watch = Some(watch);
+            self.roll_back(batch, generation);
+            return;
+        }
+        let manual = batch.is_manual();
+        let mut absences = match manual {
+            true => None,
+            false => Some(std::mem::take(&mut self.absences)),
+        };
+        self.phase = Phase::Reading(batch);
+        let (installation, events) = (self.installation.clone(), self.events.clone());
+        spawn_blocking(move || {
+            // first armed, then read: no change falls between
+            let armed = watch.rearm();
+            let reading = Reading {
+                absences: absences.as_mut(),
+                manual,
+            };
+            let intent = reconcile::intent::read(&installation, reading);
+            let _ = events.send(Event::Read(Box::new(ReadDone {
+                intent,
+                absences: absences.unwrap_or_default(),
+                watch,
+                armed,
+            })));
+        });
+    }
+
+    pub(super) fn on_read(&mut self, done: ReadDone) {
+        self.watch = Some(done.watch);
+        self.absences = done.absences;
+        let soon = if done.armed { RESCAN } else { RESCAN_SOON };
+        self.next_rescan = Instant::now() + soon;
+        let Phase::Reading(batch) = std::mem::replace(&mut self.phase, Phase::Idle) else {
+            return;
+        };
+        let intent = match done.intent {
+            Ok(intent) => intent,
+            Err(error) => return self.failed(batch, &error),
+        };
+        self.next_removal = intent.next_removal;
+        let names = match self.answers_early_challenges {
+            true => self
+                .orders
+                .start_early(&intent, &self.installation, &self.events),
+            false => Vec::new(),
+        };
+        let now = Instant::now();
+        self.phase = Phase::Awaiting(Waiting {
+            until: *self.waiting_since.get_or_insert(now) + CERTIFICATE_WAIT,
+            not_before: self.pace.not_before(batch.reason(), now),
+            read_at: now,
+            intent: Box::new(intent),
+            batch,
+            names,
+        });
+        self.apply_when_ready(now);
+    }
+
+    pub(super) fn apply_when_ready(&mut self, now: Instant) {
+        if matches!(&self.phase, Phase::Awaiting(waiting) if waiting.ready_at() <= now) {
+            self.apply();
+        }
+    }
+
+    fn apply(&mut self) {
+        let Phase::Awaiting(Waiting { batch, intent, .. }) =
+            std::mem::replace(&mut self.phase, Phase::Idle)
+        else {
+            return;
+        };
+        self.waiting_since = None;
+        let request = self.request(batch.reason());
+        let mut observer = batch.observer();
+        self.phase = Phase::Applying(batch);
+        let (installation, events) = (self.installation.clone(), self.events.clone());
+        spawn_blocking(move || {
+            let applied = reconcile::apply(&installation, *intent, &request, &mut observer);
+            let _ = events.send(Event::Applied(applied));
+        });
+    }
+
+    fn roll_back(&mut self, batch: Batch, generation: Option<u64>) {
+        let request = self.request(Reason::Rollback);
+        let mut observer = batch.observer();
+        self.phase = Phase::Applying(batch);
+        let (installation, events) = (self.installation.clone(), self.events.clone());
+        spawn_blocking(move || {
+            let applied =
+                reconcile::roll_back_to(&installation, generation, &request, &mut observer);
+            let _ = events.send(Event::Applied(applied));
+        });
+    }
+
+    fn request(&self, reason: Reason) -> reconcile::Request {
+        reconcile::Request {
+            reason,
+            now: (self.clock)(),
+            lock_limit: LOCK_LIMIT,
+        }
+    }
+
+    pub(super) fn on_applied(&mut self, applied: Result<Applied, ReconcileError>) {
+        let Phase::Applying(batch) = std::mem::replace(&mut self.phase, Phase::Idle) else {
+            return;
+        };
+        let mut applied = match applied {
+            Ok(applied) => applied,
+            Err(error @ ReconcileError::NoSuchGeneration(_)) => {
+                tracing::debug!("failed to {error}");
+                return batch.fail(
+                    &error.to_string(),
+                    Some("`vhostd history` lists them".into()),
+                    1,
+                );
+            }
+            Err(error) => return self.failed(batch, &error),
+        };
+        if self.last_failure.take().is_some() {
+            tracing::info!("reconciles again");
+        }
+        let waiting = self.waiting_for_restart.iter().cloned();
+        applied.report.warnings.extend(waiting);
+        self.told.log(&applied.report, batch.reason());
+        let _ = self.witness.send(applied.report.clone());
+        self.pace.note(&applied.report, Instant::now());
+        if !applied.report.nginx_running {
+            self.next_rescan = Instant::now() + RESCAN_SOON;
+        }
+        self.answers_early_challenges =
+            applied.answers_early_challenges && applied.report.generation > 0;
+        self.orders.want(applied.wanted);
+        if applied.report.nginx_running {
+            self.orders.start_due(&self.installation, &self.events);
+        }
+        systemd::status(&batch::status_line(&applied.report));
+        self.say_ready();
+        self.orders
+            .answer_batch(batch, applied.report, &self.installation);
+    }
+
+    fn failed(&mut self, batch: Batch, error: &ReconcileError) {
+        self.waiting_since = None;
+        let message = error.to_string();
+        // it is tried again every few seconds: one line says it
+        if self.last_failure.as_ref() == Some(&message) {
+            tracing::debug!("still failed to {message}");
+        } else {
+            tracing::error!("failed to {message}; what served before still serves");
+        }
+        systemd::status(&format!("failed to {message}"));
+        let state_dir = &self.installation.settings.state_dir;
+        if let Err(error) = StatusRecord::note_failure(state_dir, &message) {
+            tracing::debug!("failed to {error}");
+        }
+        self.last_failure = Some(message);
+        self.next_rescan = Instant::now() + RESCAN_SOON.max(RESCAN / 10);
+        self.say_ready();
+        batch.fail(&error.to_string(), None, 1);
+    }
+
+    fn say_ready(&mut self) {
+        systemd::ready();
+        if !self.ready {
+            self.ready = true;
+            tracing::info!(
+                "watching {}",
+                self.installation.settings.vhosts_dir.display()
+            );
+            let early = std::mem::take(&mut self.early);
+            early.into_iter().for_each(|call| self.on_call(call));
+        }
+    }
+
+    pub(super) fn on_obtained(&mut self, name: &CertificateName, obtained: &Obtained) {
+        let stored = self.orders.finished(name, obtained);
+        if let Phase::Awaiting(Waiting { names, .. }) = &mut self.phase
+            && names.contains(name)
+        {
+            // the waiting batch will find it in the store
+            names.retain(|waiting| waiting != name);
+            return self.apply_when_ready(Instant::now());
+        }
+        self.pending.certificate |= stored;
+    }
+
+    /// Nothing runs and nothing is asked for: what waiters wait for is as done as it gets.
+    pub(super) fn is_settled(&self) -> bool {
+        matches!(self.phase, Phase::Idle) && self.pending.is_empty()
+    }
+}

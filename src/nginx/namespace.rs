@@ -1,0 +1,191 @@
+//! X: namespaces for a child nginx.
+//!
+//! A namespace belongs to a thread and is inherited by what it starts. So a thread of its own
+//! enters, mounts, starts the child and ends; the namespaces are gone with the last of them, and
+//! nothing outside has changed.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use rustix::io::Errno as Refusal;
+use rustix::thread::{CapabilitySet, remove_capability_from_bounding_set, set_no_new_privs};
+
+#[derive(Debug, thiserror::Error)]
+pub enum NamespaceError {
+    #[error("mount over {} for nginx's test: {source}", target.display())]
+    Mount {
+        target: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("read which file systems are mounted: {0}")]
+    Mounts(#[source] io::Error),
+    #[error("give up privileges for nginx's test: {0}")]
+    Privileges(#[source] io::Error),
+    #[error("test the configuration: the thread died")]
+    Thread,
+    /// Also in a chroot, whose `/` is no mount point that could be made private.
+    #[error("no namespace for nginx's test: {0}")]
+    Unavailable(#[source] io::Error),
+}
+
+/// What a thread is separated from.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Walls {
+    /// The mounts alone: what nginx finds is the host as it is, but for what is mounted over it.
+    Mounts,
+    /// The processes, the network and System V's objects, too.
+    All,
+}
+
+/// Runs `enclosed` in a thread behind `walls`.
+pub fn within<T: Send, E: From<NamespaceError> + Send>(
+    walls: Walls,
+    enclosed: impl FnOnce() -> Result<T, E> + Send,
+) -> Result<T, E> {
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            enter(walls).map_err(|errno| NamespaceError::Unavailable(errno.into()))?;
+            enclosed()
+        });
+        thread
+            .join()
+            .unwrap_or_else(|_| Err(NamespaceError::Thread.into()))
+    })
+}
+
+const NONE: Option<&str> = None;
+
+fn enter(walls: Walls) -> nix::Result<()> {
+    let rest = CloneFlags::CLONE_NEWPID
+        | CloneFlags::CLONE_NEWNET
+        | CloneFlags::CLONE_NEWIPC
+        | CloneFlags::CLONE_NEWUTS;
+    unshare(match walls {
+        Walls::Mounts => CloneFlags::CLONE_NEWNS,
+        Walls::All => CloneFlags::CLONE_NEWNS | rest,
+    })?;
+    // nothing that is mounted here may reach the host's own namespace
+    mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE)
+}
+
+/// Makes `source` what is found at `target`.
+pub fn bind(source: &Path, target: &Path) -> Result<(), NamespaceError> {
+    let bound = mount(Some(source), target, NONE, MsFlags::MS_BIND, NONE);
+    bound.map_err(|errno| failed(target, errno))
+}
+
+/// Makes `target` an empty directory in memory.
+pub fn hide(target: &Path) -> Result<(), NamespaceError> {
+    let flags = MsFlags::MS_NODEV | MsFlags::MS_NOSUID;
+    let options = Some("size=64m,mode=0755");
+    let hidden = mount(Some("tmpfs"), target, Some("tmpfs"), flags, options);
+    hidden.map_err(|errno| failed(target, errno))
+}
+
+/// Whatever is written below `target` from now on is written below `upper` instead; `work` is for
+/// the kernel, on the same file system.
+pub fn overlay(target: &Path, upper: &Path, work: &Path) -> Result<(), NamespaceError> {
+    let options = format!(
+        "lowerdir={},upperdir={},workdir={}",
+        escaped(target),
+        escaped(upper),
+        escaped(work)
+    );
+    let flags = MsFlags::MS_NODEV | MsFlags::MS_NOSUID;
+    let laid = mount(
+        Some("overlay"),
+        target,
+        Some("overlay"),
+        flags,
+        Some(options.as_str()),
+    );
+    laid.map_err(|errno| failed(target, errno))
+}
+
+/// overlayfs reads `:` and `,` in its options as separators.
+fn escaped(path: &Path) -> String {
+    let path = path.to_string_lossy();
+    path.replace('\\', "\\\\")
+        .replace(':', "\\:")
+        .replace(',', "\\,")
+}
+
+/// Makes every mounted file system but those at `except` read-only.
+pub fn protect(except: &[&Path]) -> Result<(), NamespaceError> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").map_err(NamespaceError::Mounts)?;
+    let targets = mounts.lines().filter_map(|line| line.split(' ').nth(4));
+    for target in targets.map(unescaped) {
+        if except.contains(&target.as_path()) {
+            continue;
+        }
+        let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY;
+        match mount(NONE, &target, NONE, flags, NONE) {
+            // behind another mount, or never meant to be remounted
+            Ok(()) | Err(Errno::ENOENT | Errno::EINVAL | Errno::EACCES | Errno::EBUSY) => {}
+            Err(errno) => return Err(failed(&target, errno)),
+        }
+    }
+    Ok(())
+}
+
+/// `/proc/self/mountinfo` writes space, tab, newline and backslash as three octal digits.
+fn unescaped(field: &str) -> PathBuf {
+    let mut path = String::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((before, after)) = rest.split_once('\\') {
+        path.push_str(before);
+        let digits = after
+            .get(..3)
+            .and_then(|octal| u8::from_str_radix(octal, 8).ok());
+        let (byte, skip) = digits.map_or(('\\', 0), |byte| (char::from(byte), 3));
+        path.push(byte);
+        rest = &after[skip..];
+    }
+    path.push_str(rest);
+    path.into()
+}
+
+/// What this thread starts can gain no privileges, and has only those of `kept`.
+pub fn give_up_privileges(kept: CapabilitySet) -> Result<(), NamespaceError> {
+    let all = (0..u64::BITS).map(|bit| CapabilitySet::from_bits_retain(1 << bit));
+    for capability in all.filter(|capability| !kept.contains(*capability)) {
+        match remove_capability_from_bounding_set(capability) {
+            // the kernel does not know it, or we may not change ours: no_new_privs remains
+            Ok(()) | Err(Refusal::INVAL | Refusal::PERM) => {}
+            Err(error) => return Err(NamespaceError::Privileges(error.into())),
+        }
+    }
+    set_no_new_privs(true).map_err(|error| NamespaceError::Privileges(error.into()))
+}
+
+fn failed(target: &Path, errno: Errno) -> NamespaceError {
+    match errno {
+        Errno::EPERM | Errno::EACCES | Errno::ENOSYS => NamespaceError::Unavailable(errno.into()),
+        _ => NamespaceError::Mount {
+            target: target.to_path_buf(),
+            source: errno.into(),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mount_points_octal_digits_are_read() {
+        for (field, path) in [
+            ("/run", "/run"),
+            (r"/mnt/a\040b", "/mnt/a b"),
+            (r"/x\134y\011", "/x\\y\t"),
+            (r"/odd\9", r"/odd\9"),
+        ] {
+            assert_eq!(unescaped(field), Path::new(path), "{field}");
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! X: attempts, until nginx accepts one: render, stage, try what changed alone, test the whole.
+
+use super::alone::{self, Changed};
+use super::lesson::Lesson;
+use super::{Candidate, Judgement};
+use crate::generation::manifest::Manifest;
+use crate::generation::{LockedStore, StagedGeneration};
+use crate::reconcile::plan::{Plan, plan};
+use crate::reconcile::report::StepName;
+use crate::reconcile::{Progress, ReconcileError, activation};
+use crate::render::RenderedConfig;
+
+/// Each attempt withholds apps or learns what changed in the hand-written files.
+const ATTEMPTS: usize = 12;
+/// More changed apps than that are tested together at once, and tried alone only if nginx refuses
+/// them: the trial would cost what the test costs.
+const TRIED_FIRST: usize = 32;
+
+impl Candidate<'_> {
+    pub(crate) fn judge(
+        &mut self,
+        locked: &LockedStore,
+        progress: &mut Progress<'_>,
+    ) -> Result<Judgement, ReconcileError> {
+        // a person asked: the hand-written files may have changed too
+        let blind = self.request.is_manual() || self.active.number == 0;
+        if blind && let Lesson::GiveUp { error, hint } = self.survey_again(locked) {
+            // what is accepted, and what certificates it needs, does not depend on the admin's files
+            self.render()?;
+            progress.finished(
+                StepName::Test,
+                "nginx does not take the configuration even without vhostd's files",
+            );
+            return Ok(Judgement::Refused { error, hint });
+        }
+        progress.ahead_of(StepName::Test);
+        for _ in 0..ATTEMPTS {
+            let (rendered, draft) = self.render()?;
+            let count = self.apps.iter().map(|app| app.vhosts.len()).sum::<usize>();
+            progress.finished(
+                StepName::Render,
+                format!("{count} {}", if count == 1 { "vhost" } else { "vhosts" }),
+            );
+            let plan = self.plan(&rendered.digest)?;
+            if blind && plan != Plan::Activate {
+                let words = "nginx accepts the hand-written configuration";
+                progress.finished(StepName::Test, words);
+            }
+            match plan {
+                Plan::Unchanged => return self.settled(Judgement::Unchanged),
+                Plan::Prove => {
+                    return self.settled(Judgement::Prove(Box::new(self.active.clone())));
+                }
+                Plan::Wait => match self.setback.take() {
+                    Some(setback) => return self.settled(Judgement::Wait(setback)),
+                    None => continue,
+                },
+                Plan::Activate => {}
+            }
+            let Some(staged) = self.stage(locked, &rendered, draft)? else {
+                let words = "nginx refuses changed apps when they are tried alone";
+                progress.finished(StepName::Test, words);
+                continue;
+            };
+            let number = staged.manifest().number;
+            let lesson = match locked.test(staged, self.installation.nginx()) {
+                Ok((tested, accepted)) if accepted.survey == self.survey => {
+                    progress.finished(StepName::Test, format!("nginx accepts generation {number}"));
+                    self.warnings.extend(accepted.warnings);
+                    return self.settled(Judgement::Tested(Box::new(tested)));
+                }
+                Ok((tested, accepted)) => {
+                    self.survey = accepted.survey;
+                    locked.discard_tested(tested)?;
+                    Lesson::TryAgain
+                }
+                Err(refused) => {
+                    let (staged, error) = *refused;
+                    let draft = staged.manifest().clone();
+                    locked.discard(staged)?;
+                    self.learn(locked, &rendered, &draft, error)?
+                }
+            };
+            progress.finished(StepName::Test, format!("nginx refuses generation {number}"));
+            if let Lesson::GiveUp { error, hint } = lesson {
+                return Ok(Judgement::Refused { error, hint });
+            }
+        }
+        Ok(Judgement::Refused {
+            error: format!("no acceptable configuration was found in {ATTEMPTS} attempts"),
+            hint: Some("run `vhostd reload` to try again".into()),
+        })
+    }
+
+    /// Stages, while nginx tries what changed alone. `None`: it refused some of it, which is
+    /// withheld now.
+    fn stage(
+        &mut self,
+        locked: &LockedStore,
+        rendered: &RenderedConfig,
+        draft: Manifest,
+    ) -> Result<Option<StagedGeneration>, ReconcileError> {
+        let changed = self.changed(rendered);
+        let (installation, before) = (self.installation, draft.clone());
+        let (refused, staged) = std::thread::scope(|scope| {
+            let few = !changed.is_empty() && changed.len() <= TRIED_FIRST;
+            let trial = few
+                .then(|| scope.spawn(|| alone::refused(installation, rendered, &before, &changed)));
+            let staged = locked.stage(rendered, draft);
+            let refused = trial.and_then(|trial| trial.join().ok());
+            (refused.unwrap_or_default(), staged)
+        });
+        let staged = staged?;
+        let (certain, suspected): (Vec<_>, Vec<_>) = refused
+            .into_iter()
+            .partition(|refused| refused.line.is_some());
+        if certain.is_empty() {
+            self.suspected = suspected;
+            return Ok(Some(staged));
+        }
+        locked.discard(staged)?;
+        for refused in &certain {
+            self.withhold_refused(rendered, refused);
+        }
+        Ok(None)
+    }
+
+    /// The apps whose files are not those of the active generation.
+    pub(super) fn changed<'r>(&self, rendered: &'r RenderedConfig) -> Vec<Changed<'r>> {
+        let serves = |app| {
+            let names = &self.active.names;
+            let mut names = names.iter().filter(|name| name.vhost.app() == app);
+            names.any(|name| self.versions.get(app) == Some(&name.config))
+        };
+        let files = rendered
+            .apps
+            .iter()
+            .map(|(path, app)| (app, path.as_path()));
+        files.filter(|(app, _)| !serves(*app)).collect()
+    }
+
+    fn plan(&self, digest: &str) -> Result<Plan, ReconcileError> {
+        let history = self.installation.generations.history()?;
+        let number = self.active.number;
+        // an activation without an entry is one whose proof was interrupted
+        let proof = history.last(number).map(|entry| entry.result);
+        let held = !self.request.is_manual()
+            && self.setback.as_ref().is_some_and(|setback| {
+                let master = self.installation.master(&self.active.survey);
+                setback.holds(digest, master, self.request.now)
+            });
+        Ok(plan(digest, self.active, proof, held, || {
+            activation::serving(self.installation, self.active)
+        }))
+    }
+}

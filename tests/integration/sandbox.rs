@@ -1,0 +1,253 @@
+//! `nginx -t` is an effect: what it does while it judges stays where nobody sees it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::support::app::App;
+use super::support::host::Host;
+use super::support::nginx::NginxHost;
+
+/// Every path below `directory` but vhostd's own: inode, mode, owner and size.
+type Listing = BTreeMap<PathBuf, (u64, u32, u32, u64)>;
+
+fn listing(host: &Host) -> Listing {
+    let mut found = Listing::new();
+    let mut left = vec![host.path("")];
+    while let Some(directory) = left.pop() {
+        for entry in fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            let ours = ["state", "run", "vhosts.d", "strace.log"];
+            if ours.iter().any(|name| path == host.path(name)) {
+                continue;
+            }
+            let it = fs::symlink_metadata(&path).unwrap();
+            // a directory's size tells how many entries it once had
+            let size = if it.is_dir() { 0 } else { it.size() };
+            found.insert(path.clone(), (it.ino(), it.mode(), it.uid(), size));
+            if it.is_dir() {
+                left.push(path);
+            }
+        }
+    }
+    found
+}
+
+/// Without privileges, nothing can be mounted: `what` is not tested then.
+fn is_root(what: &str) -> bool {
+    let root = nix::unistd::geteuid().is_root();
+    if !root {
+        eprintln!("skipped: {what} needs root");
+    }
+    root
+}
+
+#[test]
+fn a_refused_test_creates_no_log_no_directory_and_no_pid_file() {
+    if !is_root("a mount namespace") {
+        return;
+    }
+    let host = Host::with_settings("tls: off\n");
+    let app = App::start();
+    host.drop_app("hello", "hello.example.com", &app);
+    host.reload_ends(0, "activated");
+    // an edit of the admin's that nobody has loaded; the address is nobody's, which nginx finds out
+    // after it has created all that is named
+    host.nginx.site(
+        "unfinished",
+        &format!(
+            "access_log {0}/logs/unfinished.log;\n\
+             proxy_cache_path {0}/temp/cache levels=1:2 keys_zone=unfinished:1m;\n\
+             server {{ listen 192.0.2.1:8080; server_name x.example.org; }}\n",
+            host.path("").display()
+        ),
+    );
+    host.drop_app("shop", "shop.example.com", &app);
+    let before = listing(&host);
+    let report = host.reload_ends(1, "rejected");
+    assert!(report.to_string().contains("192.0.2.1"), "{report}");
+    assert_eq!(listing(&host), before);
+    // the same while nginx is down, when even the pid file is missing
+    host.nginx.stop();
+    let before = listing(&host);
+    assert!(!before.contains_key(&host.path("nginx.pid")));
+    host.reload_ends(1, "rejected");
+    assert_eq!(listing(&host), before);
+}
+
+#[test]
+fn a_test_leaves_the_logs_of_the_running_nginx_as_they_are() {
+    if !is_root("a mount namespace") {
+        return;
+    }
+    let host = Host::with_settings("tls: off\n");
+    let app = App::start();
+    host.drop_app("hello", "hello.example.com", &app);
+    host.reload_ends(0, "activated");
+    let log = host.path("logs/hello.access.log");
+    assert!(super::support::wait_for("a line", || {
+        host.plain("hello.example.com")?;
+        (fs::metadata(&log).ok()?.len() > 0).then_some(true)
+    }));
+    let (before, pid) = (listing(&host), fs::read(host.path("nginx.pid")).unwrap());
+    host.override_template("shop.example.com", "send_timeout nonsense;");
+    let before_test = listing(&host);
+    host.drop_app("shop", "shop.example.com", &app);
+    host.reload_ends(3, "unchanged");
+    assert_eq!(listing(&host), before_test);
+    assert!(before_test.len() > before.len());
+    assert_eq!(fs::read(host.path("nginx.pid")).unwrap(), pid);
+}
+
+/// `blog`'s second log cannot be opened, which nginx finds out when it has created the first.
+fn host_with_half_a_log() -> Host {
+    let host = Host::with_settings("tls: off\n");
+    let app = App::start();
+    host.drop_app("hello", "hello.example.com", &app);
+    host.reload_ends(0, "activated");
+    fs::create_dir(host.path("logs/blog#2.access.log")).unwrap();
+    let text = format!(
+        "- server_name: blog.example.com\n  proxy_pass_url: {0}\n\
+         - server_name: www.example.com\n  proxy_pass_url: {0}\n",
+        app.url()
+    );
+    host.drop_file("blog.yml", &text);
+    host
+}
+
+#[test]
+fn the_first_log_of_a_vhost_whose_second_nginx_refuses_is_not_left() {
+    if !is_root("a mount namespace") {
+        return;
+    }
+    let host = host_with_half_a_log();
+    let before = listing(&host);
+    host.reload_ends(3, "unchanged");
+    assert_eq!(listing(&host), before);
+}
+
+#[test]
+fn without_namespaces_it_is_put_back() {
+    if !is_root("setpriv") {
+        return;
+    }
+    let host = host_with_half_a_log();
+    let before = listing(&host);
+    let program = host.command(&["reload"]);
+    let output = Command::new("setpriv")
+        .args(["--bounding-set=-sys_admin", "--inh-caps=-sys_admin"])
+        .arg(program.get_program())
+        .args(program.get_args())
+        .env("VHOSTD_CONFIG", host.path("vhostd.yml"))
+        .env("VHOSTD_LOG", "info")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    assert_eq!(said.matches("no mount namespace here").count(), 1, "{said}");
+    assert_eq!(said.matches("no sandbox here").count(), 1, "{said}");
+    assert_eq!(listing(&host), before);
+    assert_eq!(fs::read_dir(host.path("state/scratch")).unwrap().count(), 0);
+}
+
+/// A program in nginx's place, which runs the real one, but for a changed vhost that is tried
+/// alone: there it looks around, and tells what it saw as nginx would tell of a fault.
+fn spy(directory: &Path) -> PathBuf {
+    let path = directory.join("spy");
+    let text = format!(
+        "#!/bin/bash\n\
+         case \"$*\" in\n\
+         *scratch/nginx.conf*)\n\
+         [ -e {0}/outside ] || exit 0\n\
+         scratch=${{@: -1}}; scratch=${{scratch%/nginx.conf}}\n\
+         file=$(ls $scratch/vhosts/* | head -1)\n\
+         see=\"pid=$$\"\n\
+         for kind in mnt net pid ipc uts; do see=\"$see $kind=$(readlink /proc/self/ns/$kind)\"; done\n\
+         see=\"$see $(grep -E '^(CapBnd|CapEff|NoNewPrivs)' /proc/self/status | tr '\\n\\t' '  ')\"\n\
+         (echo x > {0}/outside) 2>/dev/null && see=\"$see wrote\"\n\
+         (echo x > {0}/logs/mine.log) 2>/dev/null && see=\"$see logged\"\n\
+         echo \"nginx: [emerg] $see in $file:1\" >&2; exit 1;;\n\
+         esac\n\
+         exec nginx \"$@\"\n",
+        directory.display()
+    );
+    fs::write(&path, text).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    path
+}
+
+#[test]
+fn a_changed_vhost_is_tried_alone_without_the_hosts_network_processes_files_and_privileges() {
+    if !is_root("a sandbox") {
+        return;
+    }
+    let nginx = NginxHost::new();
+    let spy = spy(&nginx.path(""));
+    let host = Host::on(nginx.with_binary(&spy), "tls: off\n");
+    fs::write(host.path("outside"), "untouched").unwrap();
+    host.drop_app("shop", "shop.example.com", &App::start());
+    // the running nginx is not this one, so more than the trial is not to be had
+    let (_, report) = host.json(&["reload"]);
+    let seen = report["rejected"][0]["reason"].as_str().unwrap();
+    for kind in ["mnt", "net", "pid", "ipc", "uts"] {
+        let own = fs::read_link(format!("/proc/self/ns/{kind}")).unwrap();
+        let own = own.display().to_string();
+        assert!(seen.contains(&format!("{kind}={kind}:[")), "{seen}");
+        assert!(!seen.contains(&own), "{kind}: {seen}");
+    }
+    assert!(seen.contains("pid=1 "), "{seen}");
+    assert!(seen.contains("NoNewPrivs: 1"), "{seen}");
+    // CHOWN and NET_BIND_SERVICE
+    assert!(seen.contains("CapBnd: 0000000000000401"), "{seen}");
+    assert!(seen.contains("CapEff: 0000000000000401"), "{seen}");
+    assert!(!seen.contains("wrote"), "{seen}");
+    assert_eq!(fs::read(host.path("outside")).unwrap(), b"untouched");
+    // its log is one in memory
+    assert!(seen.contains("logged"), "{seen}");
+    assert!(!host.path("logs/mine.log").exists());
+}
+
+/// How often `vhostd reload` starts nginx.
+fn nginx_runs(host: &Host) -> usize {
+    let log = host.path("strace.log");
+    let program = host.command(&["reload"]);
+    let status = Command::new("strace")
+        .args(["-f", "-qq", "-e", "trace=execve", "-o"])
+        .arg(&log)
+        .arg(program.get_program())
+        .args(program.get_args())
+        .env("VHOSTD_CONFIG", host.path("vhostd.yml"))
+        .output()
+        .unwrap()
+        .status;
+    assert!(matches!(status.code(), Some(0 | 3)), "{status:?}");
+    let log = fs::read_to_string(log).unwrap();
+    let whole = |line: &&str| line.contains("nginx.conf") && line.contains("\"-T\"");
+    log.lines().filter(whole).count()
+}
+
+#[test]
+fn a_bad_vhost_among_many_costs_no_further_test_of_the_whole() {
+    let host = Host::with_settings("tls: off\n");
+    let app = App::start();
+    for number in 0..40 {
+        host.drop_app(
+            &format!("n{number}"),
+            &format!("n{number}.example.com"),
+            &app,
+        );
+    }
+    host.reload_ends(0, "activated");
+    let other = App::start();
+    host.drop_app("n7", "n7.example.com", &other);
+    let good = nginx_runs(&host);
+    // one for the hand-written files, one for the whole
+    assert_eq!(good, 2);
+    host.override_template("bad.example.com", "send_timeout nonsense;");
+    host.drop_app("bad", "bad.example.com", &app);
+    host.drop_app("n7", "n7.example.com", &app);
+    assert_eq!(nginx_runs(&host), good);
+    assert_eq!(host.state("bad"), "rejected");
+}

@@ -1,0 +1,115 @@
+//! A flood of edits costs nginx about a reload a second.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::support::app::App;
+use super::support::host::Host;
+use super::support::wait_for;
+
+/// `hello` with a name that tells which edit it is.
+fn edit(host: &Host, app: &App, number: usize) {
+    let text = format!(
+        "server_name: [hello.example.com, n{number}.example.com]\nproxy_pass_url: {}\n",
+        app.url()
+    );
+    host.drop_file("hello.yml", &text);
+}
+
+fn serves(host: &Host, name: &str) -> Option<()> {
+    (host.plain(name)?.0 == 200).then_some(())
+}
+
+/// 100 edits in ten seconds: how long the first took to be active, and the last to be served.
+fn flood(host: &Host, app: &App, before: u64) -> (Option<Duration>, Option<Duration>) {
+    let begin = Instant::now();
+    let mut first = None;
+    for number in 0..100 {
+        edit(host, app, number);
+        let next = begin + Duration::from_millis(100) * (u32::try_from(number).unwrap() + 1);
+        while Instant::now() < next {
+            if first.is_none() && host.active() != before {
+                first = Some(begin.elapsed());
+            }
+            thread::sleep(Duration::from_millis(2));
+        }
+    }
+    let written = Instant::now() - Duration::from_millis(100);
+    let limit = Duration::from_secs(20);
+    while written.elapsed() < limit {
+        if serves(host, "n99.example.com").is_some() {
+            return (first, Some(written.elapsed()));
+        }
+        thread::sleep(Duration::from_millis(2));
+    }
+    (first, None)
+}
+
+#[test]
+fn of_100_edits_in_10_seconds_the_first_is_served_at_once_and_the_last_within_2_seconds_by_at_most_12_reloads()
+ {
+    let host = Host::with_settings("tls: off\n");
+    let app = App::start();
+    edit(&host, &app, 1000);
+    let daemon = host.daemon();
+    wait_for("the site", || serves(&host, "n1000.example.com"));
+    // the flood begins at rest
+    thread::sleep(Duration::from_millis(1100));
+    let before = host.active();
+    let (over, asked, failed) = (
+        AtomicBool::new(false),
+        AtomicUsize::new(0),
+        AtomicUsize::new(0),
+    );
+    let (first, last) = thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::SeqCst) {
+                asked.fetch_add(1, Ordering::SeqCst);
+                if serves(&host, "hello.example.com").is_none() {
+                    failed.fetch_add(1, Ordering::SeqCst);
+                }
+                thread::sleep(Duration::from_millis(2));
+            }
+        });
+        let times = flood(&host, &app, before);
+        over.store(true, Ordering::SeqCst);
+        times
+    });
+    let (first, last) = (first.expect("served"), last.expect("served"));
+    let reloads = host.active() - before;
+    // on a machine that is busy with other tests, nginx takes its time, and gets more rest
+    edit(&host, &app, 100);
+    let took: f64 = host.json(&["reload"]).1["steps"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|step| step["ms"].as_f64().unwrap())
+        .sum();
+    let took = Duration::from_secs_f64(took / 1000.0);
+    println!(
+        "first {first:?}, last {last:?}, {reloads} reloads of about {took:?}, {asked:?} requests"
+    );
+    assert!(first < Duration::from_secs(1).max(took * 4), "{first:?}");
+    let limit = Duration::from_secs(2).max(Duration::from_secs(1) + took * 4);
+    assert!(last < limit, "{last:?}");
+    assert!((3..=12).contains(&reloads), "{reloads} reloads");
+    assert_eq!(failed.into_inner(), 0, "of {asked:?}");
+    assert_eq!(daemon.stop(), 0);
+}
+
+#[test]
+fn who_reloads_by_hand_in_the_middle_of_a_flood_waits_for_nobody() {
+    let host = Host::with_settings("tls: off\n");
+    let app = App::start();
+    let daemon = host.daemon();
+    edit(&host, &app, 0);
+    wait_for("the site", || serves(&host, "n0.example.com"));
+    for number in 1..=5 {
+        edit(&host, &app, number);
+        assert_eq!(host.json(&["reload"]).0, 0);
+        let name = format!("n{number}.example.com");
+        assert!(serves(&host, &name).is_some(), "{number}");
+    }
+    assert_eq!(daemon.stop(), 0);
+}
