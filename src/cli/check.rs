@@ -9,9 +9,11 @@ use serde::Serialize;
 use super::{Exit, output};
 use crate::desired::{self, Candidate, Owners};
 use crate::diagnostic::Diagnostic;
+use crate::generation::GenerationStore;
 use crate::reconcile::intent::parse_alone;
 use crate::reconcile::report::{Rejected, misnamed, rejected};
 use crate::settings::Settings;
+use crate::vhost::root::Worker;
 use crate::vhost::source::{self, Listing, VhostFile};
 use crate::vhost::{App, AppName};
 
@@ -34,6 +36,8 @@ struct Findings {
     texts: BTreeMap<PathBuf, String>,
     /// Files that could not be read at all.
     unreadable: Vec<String>,
+    /// Who reads the files of a `root`, as far as the active generation knows.
+    worker: Worker,
 }
 
 #[derive(Serialize)]
@@ -55,7 +59,10 @@ impl Check {
                 return Exit::Failed;
             }
         };
-        let mut findings = Findings::default();
+        let mut findings = Findings {
+            worker: worker(settings),
+            ..Findings::default()
+        };
         if self.files.is_empty() {
             findings.checked += directory.refused.len();
             findings.rejected.extend(misnamed(&directory.refused));
@@ -83,6 +90,14 @@ impl Check {
     }
 }
 
+fn worker(settings: &Settings) -> Worker {
+    let active = GenerationStore::new(&settings.state_dir).active();
+    active.map_or_else(
+        |_| Worker::default(),
+        |active| Worker::named(&active.manifest.survey.user),
+    )
+}
+
 impl Findings {
     /// The whole directory, as a reload would see it.
     fn examine(&mut self, files: Vec<VhostFile>, settings: &Settings) {
@@ -90,7 +105,7 @@ impl Findings {
         let mut candidates = Vec::new();
         for file in &files {
             self.remember(file);
-            match parse_alone(file, settings) {
+            match parse_alone(file, settings, &self.worker) {
                 Ok((app, warnings)) => {
                     self.warnings.extend(warnings);
                     candidates.push(candidate(app, file));
@@ -111,7 +126,7 @@ impl Findings {
             Err(error) => return self.unreadable.push(error.to_string()),
         };
         self.remember(&file);
-        let app = match parse_alone(&file, settings) {
+        let app = match parse_alone(&file, settings, &self.worker) {
             Ok((app, warnings)) => {
                 self.warnings.extend(warnings);
                 app
@@ -121,7 +136,7 @@ impl Findings {
         let mut others: Vec<(App, &VhostFile)> = directory
             .iter()
             .filter(|other| other.app != app.name)
-            .filter_map(|other| Some((parse_alone(other, settings).ok()?.0, other)))
+            .filter_map(|other| Some((parse_alone(other, settings, &self.worker).ok()?.0, other)))
             .collect();
         let sharing: Vec<AppName> = others
             .iter()

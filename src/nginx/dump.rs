@@ -22,6 +22,9 @@ pub struct Survey {
     pub error_log: Option<PathBuf>,
     /// The `pid` directive.
     pub pid: Option<PathBuf>,
+    /// Arguments of `user`; empty where nothing is said.
+    #[serde(default)]
+    pub user: Vec<String>,
     /// Arguments of `load_module`, as written.
     pub load_modules: Vec<String>,
     /// The names of all directives directly inside `http { }` and outside our files: a second
@@ -193,6 +196,7 @@ impl Walk {
                     self.survey.error_log = self.survey.error_log.take().or(path);
                 }
                 (Context::Main, "pid") => self.survey.pid = file_argument(argument),
+                (Context::Main, "user") => self.survey.user.clone_from(&directive.args),
                 (Context::Main, "load_module") => {
                     self.survey.load_modules.push(argument.to_owned());
                 }

@@ -12,6 +12,7 @@ use crate::desired::{Candidate, Rejection};
 use crate::diagnostic::Diagnostic;
 use crate::generation::manifest::{AppSource, Manifest};
 use crate::settings::Settings;
+use crate::vhost::root::Worker;
 use crate::vhost::source::VhostFile;
 use crate::vhost::{App, AppName, ServerName, parse, root, source};
 
@@ -75,8 +76,9 @@ pub fn read(
     intent.last_good = active.apps.clone();
     let present = listing.files.iter().map(|file| file.app.clone()).collect();
     let kept = keep_absent(reading.absences, &active, &present, &mut intent);
+    let worker = Worker::named(&active.survey.user);
     for file in listing.files {
-        intent.take(file, &installation.settings);
+        intent.take(file, &installation.settings, &worker);
     }
     for app in kept {
         intent.keep_unless_renamed(&app, &installation.settings);
@@ -134,9 +136,9 @@ impl Intent {
         }
     }
 
-    fn take(&mut self, file: VhostFile, settings: &Settings) {
+    fn take(&mut self, file: VhostFile, settings: &Settings, worker: &Worker) {
         let fallback = self.last_good_app(&file.app, settings);
-        match parsed(&file, settings) {
+        match parsed(&file, settings, worker) {
             Ok((app, text, warnings)) => {
                 self.warnings.extend(warnings);
                 let source = AppSource {
@@ -224,10 +226,14 @@ impl Intent {
 
 type Parsed = (App, String, Vec<String>);
 
-fn parsed(file: &VhostFile, settings: &Settings) -> Result<Parsed, Vec<Diagnostic>> {
+fn parsed(
+    file: &VhostFile,
+    settings: &Settings,
+    worker: &Worker,
+) -> Result<Parsed, Vec<Diagnostic>> {
     let text = file.text.clone().map_err(|diagnostic| vec![diagnostic])?;
     let app = parse::parse(&file.app, &file.path, &text, &settings.roots, settings.tls)?;
-    let findings = root::inspect(&app, &settings.roots);
+    let findings = root::inspect(&app, &settings.roots, worker);
     if !findings.errors.is_empty() {
         return Err(findings.errors);
     }
@@ -239,8 +245,9 @@ fn parsed(file: &VhostFile, settings: &Settings) -> Result<Parsed, Vec<Diagnosti
 pub fn parse_alone(
     file: &VhostFile,
     settings: &Settings,
+    worker: &Worker,
 ) -> Result<(App, Vec<String>), Vec<Diagnostic>> {
-    parsed(file, settings).map(|(app, _, warnings)| (app, warnings))
+    parsed(file, settings, worker).map(|(app, _, warnings)| (app, warnings))
 }
 
 fn names(app: &App) -> impl Iterator<Item = &ServerName> {

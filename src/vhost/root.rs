@@ -3,10 +3,13 @@
 //! Their spelling was judged by the parser. Here symbolic links are resolved: a root must not lead
 //! out of the directories that the settings allow, whoever planted the link.
 
+mod worker; // R who nginx's workers are
+
 use std::fs;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+
+pub use worker::Worker;
 
 use super::path::is_below;
 use super::{App, RootDir};
@@ -22,7 +25,7 @@ pub struct RootFindings {
 }
 
 /// Resolves each root of `app`. `roots` are the settings'.
-pub fn inspect(app: &App, roots: &[PathBuf]) -> RootFindings {
+pub fn inspect(app: &App, roots: &[PathBuf], worker: &Worker) -> RootFindings {
     // an allowed directory may itself be a link, as /home is on some hosts
     let allowed: Vec<PathBuf> = roots
         .iter()
@@ -30,12 +33,18 @@ pub fn inspect(app: &App, roots: &[PathBuf]) -> RootFindings {
         .collect();
     let mut findings = RootFindings::default();
     for root in app.vhosts.iter().filter_map(|vhost| vhost.root.as_ref()) {
-        inspect_one(app, root, &allowed, &mut findings);
+        inspect_one(app, root, &allowed, worker, &mut findings);
     }
     findings
 }
 
-fn inspect_one(app: &App, root: &RootDir, allowed: &[PathBuf], findings: &mut RootFindings) {
+fn inspect_one(
+    app: &App,
+    root: &RootDir,
+    allowed: &[PathBuf],
+    worker: &Worker,
+    findings: &mut RootFindings,
+) {
     let path = root.as_path();
     let about = |reason: String| Diagnostic::new(&app.file, reason).at(root.at());
     let resolved = match resolve(path) {
@@ -71,7 +80,7 @@ fn inspect_one(app: &App, root: &RootDir, allowed: &[PathBuf], findings: &mut Ro
         let reason = format!("{} is not a directory", path.display());
         findings.warnings.push(about(reason));
     }
-    if let Some(closed) = closed_component(&resolved.path) {
+    if let Some(closed) = closed_component(&resolved.path, worker) {
         findings.warnings.push(
             about(format!("nginx's user may not enter {}", closed.display()))
                 .hint(format!("chmod o+x {}", closed.display())),
@@ -111,21 +120,19 @@ fn resolve(path: &Path) -> io::Result<Resolved> {
     Err(io::ErrorKind::NotFound.into())
 }
 
-/// The first directory on the way that others may not search: nginx's workers are among the others
-/// unless a group says otherwise, which only a warning can leave open.
-fn closed_component(path: &Path) -> Option<&Path> {
+/// The first directory on the way that nginx's workers may not search.
+fn closed_component<'a>(path: &'a Path, worker: &Worker) -> Option<&'a Path> {
     let mut parts: Vec<&Path> = path.ancestors().collect();
     parts.reverse();
     parts.into_iter().find(|part| {
-        fs::metadata(part)
-            .is_ok_and(|metadata| metadata.is_dir() && metadata.permissions().mode() & 0o001 == 0)
+        fs::metadata(part).is_ok_and(|metadata| metadata.is_dir() && !worker.may_search(&metadata))
     })
 }
 
 #[cfg(test)]
 #[allow(clippy::disallowed_methods)]
 mod tests {
-    use std::os::unix::fs::symlink;
+    use std::os::unix::fs::{PermissionsExt, symlink};
 
     use super::*;
     use crate::vhost::TlsMode;
@@ -151,7 +158,7 @@ mod tests {
         let app = "a".parse().unwrap();
         let app =
             crate::vhost::parse::parse(&app, Path::new("a.yml"), &text, &roots, TlsMode::Auto);
-        inspect(&app.unwrap(), &roots)
+        inspect(&app.unwrap(), &roots, &Worker::default())
     }
 
     #[test]
