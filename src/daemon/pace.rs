@@ -27,11 +27,15 @@ struct Reload {
 }
 
 impl Pace {
-    /// Remembers a reconcile that told nginx to reload.
+    /// Remembers a reconcile that told nginx to reload. How long one took that failed says nothing
+    /// (nginx tries a taken port for 2.5 s), and who mends it should not wait for that.
     pub(super) fn note(&mut self, report: &Report, now: Instant) {
         let mut steps = report.steps.iter();
         if steps.any(|step| step.step == StepName::Reload) {
-            let ms: f64 = report.steps.iter().map(|step| step.ms).sum();
+            let ms: f64 = match report.succeeded() {
+                true => report.steps.iter().map(|step| step.ms).sum(),
+                false => 0.0,
+            };
             self.last = Some(Reload {
                 end: now,
                 took: Duration::from_secs_f64(ms.max(0.0) / 1000.0),
@@ -84,6 +88,21 @@ mod tests {
         for reason in [Reason::Reload, Reason::Rollback, Reason::Start] {
             assert_eq!(wait(3000.0, reason), Duration::ZERO);
         }
+    }
+
+    #[test]
+    fn after_a_failure_edits_wait_a_second_however_long_it_took() {
+        let now = Instant::now();
+        let mut report = base_report(1);
+        report.error = Some("a port is taken".into());
+        report.steps = vec![Step {
+            step: StepName::Reload,
+            ms: 2600.0,
+            detail: String::new(),
+        }];
+        let mut pace = Pace::default();
+        pace.note(&report, now);
+        assert_eq!(pace.not_before(Reason::File, now) - now, REST);
     }
 
     #[test]
