@@ -2,7 +2,7 @@
 //!
 //! Tera does layout only. `block` holds the structs that templates see, `token` the one quoter.
 
-pub mod audit; // P re-reads the rendered bytes: every directive is on the allow-list
+pub mod audit; // P re-reads the rendered bytes: the tree that was meant, and nothing else
 pub mod block; // P ServerBlock, Upstream, Location, Tls: the structs that the templates see
 pub mod token; // P the one place that turns a value into an nginx token
 
@@ -18,7 +18,7 @@ use crate::desired::{DesiredState, DesiredTls, DesiredVhost};
 use crate::vhost::{AppName, VhostName};
 use audit::AuditError;
 use block::{Base, VhostFile};
-use template::{BASE, ENTRY, VHOST};
+use template::{BASE, ENTRY, SHIPPED_ENTRY, VHOST};
 pub use template::{TemplateError, Templates};
 use token::{Token, TokenError};
 
@@ -177,8 +177,8 @@ pub fn entry(
             .map_err(|error| place.token(error))?,
     };
     let bytes = template::entry(&entry).map_err(|error| place.template(error))?;
-    let included: Vec<&str> = entry.files.iter().map(Token::as_str).collect();
-    audit::entry(&bytes, &included).map_err(|error| place.audit(error))?;
+    audit::entry(&bytes, &entry.generation, &entry.files, SHIPPED_ENTRY)
+        .map_err(|error| place.audit(error))?;
     Ok(bytes)
 }
 
@@ -191,7 +191,7 @@ fn base_file(desired: &DesiredState, templates: &Templates) -> Result<Vec<u8>, R
     let bytes = templates
         .fill(BASE, &base)
         .map_err(|error| place.template(error))?;
-    audit::audit(&bytes, &audit::base_expectation(&base)).map_err(|error| place.audit(error))?;
+    audit::base_file(&bytes, &base, templates.text(BASE)).map_err(|error| place.audit(error))?;
     Ok(bytes)
 }
 
@@ -210,7 +210,8 @@ fn vhost_file(
     let bytes = templates
         .fill(VHOST, &blocks)
         .map_err(|error| place.template(error))?;
-    audit::audit(&bytes, &audit::vhost_expectation(&blocks)).map_err(|error| place.audit(error))?;
+    audit::vhost_file(&bytes, &blocks, templates.text(VHOST))
+        .map_err(|error| place.audit(error))?;
     Ok(bytes)
 }
 

@@ -37,14 +37,25 @@ pub enum SyntaxError {
 /// Deeper than any configuration; keeps recursion bounded for any input.
 const MAX_DEPTH: usize = 64;
 
+/// A comment, from its `#` to the end of its line, without white space there.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Comment {
+    /// From 1.
+    pub line: usize,
+    /// Bytes that are not UTF-8 become U+FFFD.
+    pub text: String,
+}
+
 /// Parses a whole file.
 pub fn parse(text: &[u8]) -> Result<Vec<Directive>, SyntaxError> {
-    let mut reader = Reader {
-        text,
-        position: 0,
-        line: 1,
-    };
-    block(&mut reader, 0)
+    block(&mut Reader::of(text), 0)
+}
+
+/// Parses a whole file, and says what its comments are.
+pub fn parse_with_comments(text: &[u8]) -> Result<(Vec<Directive>, Vec<Comment>), SyntaxError> {
+    let mut reader = Reader::of(text);
+    let tree = block(&mut reader, 0)?;
+    Ok((tree, reader.comments))
 }
 
 fn block(reader: &mut Reader<'_>, depth: usize) -> Result<Vec<Directive>, SyntaxError> {
@@ -98,9 +109,19 @@ struct Reader<'a> {
     text: &'a [u8],
     position: usize,
     line: usize,
+    comments: Vec<Comment>,
 }
 
-impl Reader<'_> {
+impl<'a> Reader<'a> {
+    fn of(text: &'a [u8]) -> Self {
+        Self {
+            text,
+            position: 0,
+            line: 1,
+            comments: Vec::new(),
+        }
+    }
+
     fn next(&mut self) -> Option<u8> {
         let byte = *self.text.get(self.position)?;
         self.position += 1;
@@ -130,7 +151,7 @@ impl Reader<'_> {
             let line = first_line.unwrap_or(self.line);
             match byte {
                 b' ' | b'\t' | b'\r' | b'\n' => {}
-                b'#' => self.skip_comment(),
+                b'#' => self.comment(),
                 b';' | b'{' | b'}' if words.is_empty() != (byte == b'}') => {
                     return Err(self.unexpected(byte));
                 }
@@ -146,9 +167,15 @@ impl Reader<'_> {
         }
     }
 
-    /// A comment ends at LF; CR is part of it.
-    fn skip_comment(&mut self) {
+    /// A comment, whose `#` was just read, ends at LF; CR is part of it.
+    fn comment(&mut self) {
+        let (start, line) = (self.position - 1, self.line);
         while self.next().is_some_and(|byte| byte != b'\n') {}
+        let text = String::from_utf8_lossy(&self.text[start..self.position]);
+        self.comments.push(Comment {
+            line,
+            text: text.trim_end().to_owned(),
+        });
     }
 
     fn word(&mut self) -> Result<String, SyntaxError> {
@@ -313,6 +340,14 @@ pub(crate) mod tests {
         ] {
             assert_eq!(words(text), expected, "{text:?}");
         }
+    }
+
+    #[test]
+    fn comments_are_those_that_nginx_skips() {
+        let text = b"# a # b\nc \"# d\" e#f; # g\rh\n# i";
+        let (_, found) = parse_with_comments(text).unwrap();
+        let texts: Vec<(usize, &str)> = found.iter().map(|it| (it.line, &*it.text)).collect();
+        assert_eq!(texts, [(1, "# a # b"), (2, "# g\rh"), (3, "# i")]);
     }
 
     #[test]

@@ -15,6 +15,8 @@ use super::token;
 #[derive(Clone)]
 pub struct Templates {
     tera: Tera,
+    /// Name → what was parsed.
+    texts: BTreeMap<&'static str, String>,
 }
 
 /// Why there is no usable template, or no text from it. The message may have several lines: the
@@ -53,13 +55,20 @@ impl Templates {
         {
             return Err(TemplateError::Unknown(unknown.clone()));
         }
-        let texts = SHIPPED.iter().map(|(name, shipped)| {
-            let text = overrides.get(*name).map_or(*shipped, String::as_str);
-            (*name, text)
-        });
-        Ok(Self {
-            tera: parsed(texts)?,
-        })
+        let texts: BTreeMap<&str, String> = SHIPPED
+            .iter()
+            .map(|(name, shipped)| {
+                let text = overrides.get(*name).map_or(*shipped, String::as_str);
+                (*name, text.to_owned())
+            })
+            .collect();
+        let tera = parsed(texts.iter().map(|(name, text)| (*name, text.as_str())))?;
+        Ok(Self { tera, texts })
+    }
+
+    /// As it is written.
+    pub(super) fn text(&self, name: &str) -> &str {
+        self.texts.get(name).map_or("", String::as_str)
     }
 
     pub(super) fn fill(
@@ -89,10 +98,10 @@ fn parsed<'a>(
 ) -> Result<Tera, TemplateError> {
     let texts: Vec<(&str, &str)> = texts.into_iter().collect();
     for (name, text) in &texts {
-        if let Some(line) = text.lines().position(uses_safe) {
+        if let Some(line) = line_of_safe(text) {
             return Err(TemplateError::Safe {
                 name: (*name).to_owned(),
-                line: line + 1,
+                line,
             });
         }
     }
@@ -116,13 +125,14 @@ fn fill(tera: &Tera, name: &'static str, value: &impl Serialize) -> Result<Vec<u
         .map_err(failed)
 }
 
-/// `… | safe`, with any spaces.
-fn uses_safe(line: &str) -> bool {
-    line.split('|').skip(1).any(|filter| {
-        filter
-            .trim_start()
-            .strip_prefix("safe")
-            .is_some_and(|rest| !rest.starts_with(|c: char| c.is_alphanumeric() || c == '_'))
+/// The first line with `… | safe`, with any spaces and line ends between, or `{% filter safe %}`.
+fn line_of_safe(text: &str) -> Option<usize> {
+    let is_word = |c: char| c.is_alphanumeric() || c == '_';
+    text.match_indices("safe").find_map(|(start, word)| {
+        let after = &text[start + word.len()..];
+        let before = text[..start].trim_end();
+        let filters = before.ends_with('|') || before.ends_with("filter");
+        (filters && !after.starts_with(is_word)).then(|| text[..start].matches('\n').count() + 1)
     })
 }
 
@@ -145,11 +155,11 @@ pub(super) const ENTRY: &str = "http.conf";
 /// The vhosts of one app.
 pub(super) const VHOST: &str = "vhost.conf";
 
-const SHIPPED: [(&str, &str); 2] = [
+pub(super) const SHIPPED: [(&str, &str); 2] = [
     (BASE, include_str!("../../templates/base.conf")),
     (VHOST, include_str!("../../templates/vhost.conf")),
 ];
-const SHIPPED_ENTRY: &str = include_str!("../../templates/http.conf");
+pub(super) const SHIPPED_ENTRY: &str = include_str!("../../templates/http.conf");
 
 #[cfg(test)]
 mod tests {
@@ -164,13 +174,21 @@ mod tests {
         for (name, text) in SHIPPED.iter().chain(&[(ENTRY, SHIPPED_ENTRY)]) {
             assert!(!text.contains("safe"), "{name}");
         }
-        for text in ["{{ a|safe }}", "{{ a | safe }}", "{{ a |\tsafe|upper }}"] {
+        for text in [
+            "{{ a|safe }}",
+            "{{ a | safe }}",
+            "{{ a |\tsafe|upper }}",
+            "{% filter safe %}{{ a }}{% endfilter %}",
+        ] {
             let error = overriding(BASE, &format!("\n{text}")).unwrap_err();
             assert_eq!(
                 error.to_string(),
                 "use template base.conf: line 2: the filter `safe` is not allowed"
             );
         }
+        let error = overriding(BASE, "{{ a |\n\n safe }}").unwrap_err();
+        assert!(matches!(error, TemplateError::Safe { line: 3, .. }));
+        assert!(overriding(BASE, "{{ a | upper }} # safer").is_ok());
     }
 
     #[test]

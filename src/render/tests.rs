@@ -132,6 +132,28 @@ fn shop() -> [DesiredVhost; 2] {
     [shop, files]
 }
 
+/// A file with every kind of block, and its text by the shipped template.
+pub(super) fn blocks_of_everything() -> (VhostFile, String) {
+    let [mut one, two] = shop();
+    one.spec.root = root("/srv/shop");
+    let plain = vhost("hello", Some(3), &["plain.example.com"]);
+    let vhosts = [hello(), one, two, plain];
+    let mut host = host();
+    host.features.brotli_static = true;
+    let blocks = VhostFile::new(&host, &vhosts.iter().collect::<Vec<_>>()).unwrap();
+    let bytes = Templates::shipped().unwrap().fill(VHOST, &blocks).unwrap();
+    (blocks, String::from_utf8(bytes).unwrap())
+}
+
+/// The text of a shipped template.
+pub(super) fn shipped(name: &str) -> &'static str {
+    template::SHIPPED
+        .iter()
+        .find(|(have, _)| *have == name)
+        .unwrap()
+        .1
+}
+
 fn desired(vhosts: impl IntoIterator<Item = DesiredVhost>) -> DesiredState {
     DesiredState {
         host: host(),
@@ -307,7 +329,7 @@ fn a_value_that_nginx_would_interpret_names_the_app() {
 fn an_override_that_leaves_the_allow_list_is_refused() {
     for (text, reason) in [
         ("include /etc/passwd;", "include"),
-        ("", "instead of"),
+        ("", "lacks"),
         ("server { server_name hello.example.com; ", "unexpected end"),
     ] {
         let overrides = [("vhost.conf".to_owned(), text.to_owned())].into();
