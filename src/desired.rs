@@ -7,7 +7,6 @@ mod accept; // P which apps get the names that they ask for
 mod resolve; // P accepted apps and certificates → what nginx should serve
 
 pub use accept::{Accepted, Candidate, Owners, Rejection, accept};
-pub(crate) use resolve::realm_covers;
 pub use resolve::{DesiredError, desired, wanted};
 
 use std::net::SocketAddr;

@@ -71,8 +71,9 @@ pub fn parse(file: &Path, text: &str) -> Result<Node, Diagnostic> {
     node(file, text, raw)
 }
 
-/// Tabs and line ends are the only control characters; a byte order mark, the interlinear and the
-/// bidirectional controls can make a file look different from what it says.
+/// Tab and line feed are the only control characters; a byte order mark, the interlinear and the
+/// bidirectional controls can make a file look different from what it says. YAML takes a carriage
+/// return for the end of a line, where most editors and `grep` see none.
 fn refuse_unprintable(file: &Path, text: &str) -> Result<(), Diagnostic> {
     let Some((offset, found)) = text.char_indices().find(|(_, c)| is_unprintable(*c)) else {
         return Ok(());
@@ -81,6 +82,8 @@ fn refuse_unprintable(file: &Path, text: &str) -> Result<(), Diagnostic> {
     let diagnostic = match found {
         '\u{feff}' => Diagnostic::new(file, "the file has a byte order mark")
             .hint("save it as UTF-8 without a byte order mark"),
+        '\r' => Diagnostic::new(file, "the line ends with a carriage return")
+            .hint("save it with Unix line ends (LF), for example with dos2unix"),
         _ => Diagnostic::new(
             file,
             format!("control character U+{:04X}", u32::from(found)),
@@ -92,7 +95,7 @@ fn refuse_unprintable(file: &Path, text: &str) -> Result<(), Diagnostic> {
 
 fn is_unprintable(c: char) -> bool {
     match c {
-        '\n' | '\r' | '\t' => false,
+        '\n' | '\t' => false,
         '\u{feff}' | '\u{fff9}'..='\u{fffb}' => true,
         '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => true,
         c => c.is_control(),
@@ -365,6 +368,18 @@ mod tests {
             (
                 "\u{feff}a: 1\n",
                 "t.yml:1:1: the file has a byte order mark",
+            ),
+            (
+                "a: 1\r\nb: 2\r\n",
+                "t.yml:1:5: the line ends with a carriage return",
+            ),
+            (
+                "a: 1 # x\rb: 2\n",
+                "t.yml:1:9: the line ends with a carriage return",
+            ),
+            (
+                "a: \"\\r\"\n",
+                "t.yml:1:4: the string contains a control character",
             ),
             ("a: \u{7}\n", "t.yml:1:4: control character U+0007"),
             ("a: x\0\n", "t.yml:1:5: control character U+0000"),

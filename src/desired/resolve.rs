@@ -44,7 +44,7 @@ fn identifiers(app: &App, vhost: &VhostSpec) -> Vec<Identifier> {
 
 /// Whether a certificate for `realm` is good for `name`: itself, or one label below a wildcard
 /// (RFC 6125 §6.4.3; nginx's wildcards go deeper).
-pub(crate) fn realm_covers(realm: &Realm, name: &ServerName) -> bool {
+fn realm_covers(realm: &Realm, name: &ServerName) -> bool {
     realm.domains.iter().any(|domain| {
         let zone = domain.value.as_str().strip_prefix("*.");
         let parent = name.as_str().split_once('.').map(|(_, parent)| parent);

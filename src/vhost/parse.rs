@@ -222,7 +222,11 @@ fn server_name_hint(error: &NameError) -> Option<&'static str> {
 
 /// All of one scheme, none twice: they become one nginx upstream.
 fn upstreams(fields: &mut Fields, problems: &mut Problems) -> Vec<Upstream> {
-    let texts = fields.strings("proxy_pass_url", problems);
+    let mut texts = fields.strings("proxy_pass_url", problems);
+    if let Some(beyond) = texts.get(MAX_UPSTREAMS) {
+        problems.add(beyond.at, format!("more than {MAX_UPSTREAMS} upstreams"));
+    }
+    texts.truncate(MAX_UPSTREAMS);
     let upstreams: Vec<Located<Upstream>> =
         each(texts, problems, |error: &UpstreamError| error.hint());
     for (index, upstream) in upstreams.iter().enumerate() {
@@ -323,6 +327,9 @@ const ANSIBLE_REALMS: &str = "pki__realms";
 
 /// Let's Encrypt's limit for one order.
 const MAX_CERTIFICATE_NAMES: usize = 100;
+
+/// Of one vhost.
+const MAX_UPSTREAMS: usize = 100;
 
 /// Keys that the documentation names and a later version brings.
 const PLANNED_KEYS: &[&str] = &[

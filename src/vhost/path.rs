@@ -45,10 +45,12 @@ impl AssetPath {
                     .bytes()
                     .all(|byte| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte))
         };
-        if inner.len() <= MAX_PATH && inner.split('/').all(plain) {
-            Ok(Self(text.to_owned()))
-        } else {
+        if !inner.split('/').all(plain) {
             Err(PathError::Asset)
+        } else if text.len() > MAX_ASSET_PATH {
+            Err(PathError::AssetLength)
+        } else {
+            Ok(Self(text.to_owned()))
         }
     }
 
@@ -102,6 +104,8 @@ fn list(roots: &[PathBuf]) -> String {
 pub enum PathError {
     #[error("not a path prefix of assets")]
     Asset,
+    #[error("longer than {MAX_ASSET_PATH} bytes")]
+    AssetLength,
     #[error("a path prefix of assets begins and ends with `/`")]
     AssetSlashes { meant: String },
     #[error("a character that a path here cannot have")]
@@ -121,6 +125,7 @@ impl PathError {
             Self::Asset => {
                 "letters, digits and -._~ between slashes, as in /assets/; not `/` itself".into()
             }
+            Self::AssetLength => "a shorter prefix covers what is below it, too".into(),
             Self::AssetSlashes { meant } => format!("did you mean `{meant}`?"),
             Self::Character => format!("not allowed are {FORBIDDEN} and control characters"),
             Self::NotAbsolute => "as in /srv/hello/public".into(),
@@ -134,6 +139,9 @@ impl PathError {
 
 /// What nginx's configuration, variables or a shell would read as more than a character.
 const FORBIDDEN: &str = "$;{}#\"'\\`";
+
+/// As a regular expression twice as long at most, which is still one word of nginx's configuration.
+const MAX_ASSET_PATH: usize = 256;
 
 /// Well below PATH_MAX, so that a file's name fits behind it.
 const MAX_PATH: usize = 1024;
@@ -213,5 +221,9 @@ mod tests {
         ] {
             assert!(AssetPath::parse(text).is_err(), "{text}");
         }
+        let long = |length: usize| format!("/{}/", ".".repeat(length - 2).replace("..", "a."));
+        assert!(AssetPath::parse(&long(256)).is_ok());
+        let error = AssetPath::parse(&long(257)).unwrap_err();
+        assert_eq!(error, PathError::AssetLength);
     }
 }

@@ -121,7 +121,23 @@ fn vhost_name(path: &Path) -> FileName {
 }
 
 /// `None` where the file has vanished.
+///
+/// To open a device can already be an effect (a tape rewinds, a watchdog starts to count), so its
+/// kind is looked at first, and once more when it is open.
 fn open(app: AppName, path: PathBuf) -> Option<VhostFile> {
+    let refused = match fs::symlink_metadata(&path) {
+        Ok(metadata) => refuse_kind(&path, &metadata).err(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+        Err(error) => Some(refusal(&path, &error)),
+    };
+    if let Some(refused) = refused {
+        return Some(VhostFile {
+            app,
+            path,
+            text: Err(refused),
+            modified: OffsetDateTime::UNIX_EPOCH,
+        });
+    }
     let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
     let opened = OpenOptions::new()
         .read(true)
@@ -143,16 +159,18 @@ fn open(app: AppName, path: PathBuf) -> Option<VhostFile> {
 fn refusal(path: &Path, error: &io::Error) -> Diagnostic {
     match error.raw_os_error() {
         // open(2): with O_NOFOLLOW, a symbolic link is "too many of them"
-        Some(code) if code == nix::errno::Errno::ELOOP as i32 => {
-            Diagnostic::new(path, "a symbolic link is not read")
-                .hint("copy the file instead of linking to it")
-        }
+        Some(code) if code == nix::errno::Errno::ELOOP as i32 => symbolic_link(path),
         // a socket, or a device without a driver
         Some(code) if code == nix::errno::Errno::ENXIO as i32 => {
             Diagnostic::new(path, "not a regular file")
         }
         _ => Diagnostic::new(path, format!("cannot be opened: {}", error.kind())),
     }
+}
+
+fn symbolic_link(path: &Path) -> Diagnostic {
+    Diagnostic::new(path, "a symbolic link is not read")
+        .hint("copy the file instead of linking to it")
 }
 
 fn read_opened(path: &Path, file: &File) -> (Result<String, Diagnostic>, OffsetDateTime) {
@@ -173,6 +191,9 @@ fn read_opened(path: &Path, file: &File) -> (Result<String, Diagnostic>, OffsetD
 }
 
 fn refuse_kind(path: &Path, metadata: &Metadata) -> Result<(), Diagnostic> {
+    if metadata.is_symlink() {
+        return Err(symbolic_link(path));
+    }
     if !metadata.is_file() {
         return Err(Diagnostic::new(path, "not a regular file"));
     }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use serde::Serialize;
+use sha2::{Digest, Sha256};
 
-use super::identifier;
 use crate::render::token::{Part, Token, TokenError};
 use crate::vhost::{CacheAssets, VhostSpec};
 
@@ -58,8 +58,12 @@ pub(super) fn cache_control(spec: &VhostSpec) -> Result<Option<Token>, TokenErro
     }
 }
 
+/// A digest, because the name itself may be too long: a variable of 47 bytes makes nginx refuse
+/// everything ("could not build variables_hash", whose bucket size is the admin's).
 fn own_variable(spec: &VhostSpec) -> String {
-    format!("{SHARED_VARIABLE}_{}", identifier(&spec.name.to_string()))
+    let digest = Sha256::digest(spec.name.to_string().as_bytes());
+    let digest = digest.iter().take(12).map(|byte| format!("{byte:02x}"));
+    format!("{SHARED_VARIABLE}_{}", digest.collect::<String>())
 }
 
 fn is_default(assets: &CacheAssets) -> bool {

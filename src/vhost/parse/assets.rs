@@ -51,8 +51,16 @@ fn paths(fields: &mut Fields, problems: &mut Problems) -> Vec<AssetPath> {
     if texts.is_empty() {
         return default_paths();
     }
+    if let Some(beyond) = texts.get(MAX_PATHS) {
+        // each is a regular expression that nginx tries for every file
+        problems.add_with_hint(
+            beyond.at,
+            format!("more than {MAX_PATHS} paths"),
+            Some("a prefix covers what is below it: list the directories above"),
+        );
+    }
     let mut paths = Vec::new();
-    for text in texts {
+    for text in texts.into_iter().take(MAX_PATHS) {
         match AssetPath::parse(&text.value) {
             Ok(path) if paths.contains(&path) => {
                 problems.add(text.at, format!("`{}` is listed twice", path.as_str()));
@@ -109,6 +117,7 @@ fn duration(text: &str) -> Option<u64> {
 
 const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 const DEFAULT_PATHS: [&str; 2] = ["/assets/", "/static/"];
+const MAX_PATHS: usize = 100;
 
 #[cfg(test)]
 mod tests {

@@ -1,8 +1,8 @@
 //! P: `pki__realms`: lists of `{domains: […]}`, each the identifiers of one certificate.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use super::{each, server_name_hint};
-use crate::desired;
-use crate::diagnostic::Located;
 use crate::vhost::{App, Realm, ServerName, TlsMode, VhostSpec};
 use crate::yaml::{Fields, Node, Problems, Value};
 
@@ -45,78 +45,102 @@ fn realm(node: Node, problems: &mut Problems) -> Option<Realm> {
 /// certificates for another app's names), and a realm has all names of a vhost or none. So a
 /// certificate's name stands for one set of identifiers.
 pub(super) fn refuse_unusable(app: &App, default_tls: TlsMode, problems: &mut Problems) {
-    for (index, realm) in app.realms.iter().enumerate() {
-        for (place, domain) in realm.domains.iter().enumerate() {
-            refuse_domain(app, index, place, domain, problems);
-        }
-        for vhost in &app.vhosts {
-            refuse_partial(realm, vhost, problems);
-        }
-        refuse_mixed(app, realm, default_tls, problems);
+    refuse_domains(app, problems);
+    let realms = Realms::of(app);
+    for vhost in &app.vhosts {
+        refuse_partial(&realms, vhost, problems);
+    }
+    refuse_mixed(&realms, app, default_tls, problems);
+}
+
+/// The realms by their domains, so that many of them take no longer than their text.
+struct Realms<'a>(BTreeMap<&'a str, usize>);
+
+impl<'a> Realms<'a> {
+    fn of(app: &'a App) -> Self {
+        let realms = app.realms.iter().enumerate();
+        let domains = realms.flat_map(|(index, realm)| {
+            let domains = realm.domains.iter();
+            domains.map(move |domain| (domain.value.as_str(), index))
+        });
+        Self(domains.collect())
+    }
+
+    /// The realms that are good for `name`: that with the name, and that with the wildcard above
+    /// it; see `desired::realm_covers`.
+    fn covering(&self, name: &ServerName) -> impl Iterator<Item = usize> {
+        let parent = name.as_str().split_once('.').map(|(_, parent)| parent);
+        let wildcard = parent
+            .filter(|_| !name.is_wildcard())
+            .map(|parent| format!("*.{parent}"));
+        let same = self.0.get(name.as_str()).copied();
+        let above = wildcard.and_then(|wildcard| self.0.get(wildcard.as_str()).copied());
+        same.into_iter()
+            .chain(above.filter(move |above| Some(*above) != same))
+    }
+
+    fn covers(&self, realm: usize, name: &ServerName) -> bool {
+        self.covering(name).any(|covering| covering == realm)
     }
 }
 
-fn refuse_domain(
-    app: &App,
-    realm: usize,
-    place: usize,
-    domain: &Located<ServerName>,
-    problems: &mut Problems,
-) {
-    let shown = &domain.value;
-    let mut earlier = app.realms[..realm]
-        .iter()
-        .flat_map(|realm| &realm.domains)
-        .chain(&app.realms[realm].domains[..place]);
-    if earlier.any(|other| other.value == domain.value) {
-        problems.add(
-            domain.at,
-            format!("`{shown}` is already in a realm of this file"),
-        );
-        return;
-    }
-    let mut names = app.vhosts.iter().flat_map(VhostSpec::all_names);
-    if !names.any(|name| name.value == domain.value) {
-        problems.add_with_hint(
-            domain.at,
-            format!("no vhost of this file answers `{shown}`"),
-            Some("add it to `server_name` or `redirect_from`, or take it out of the realm"),
-        );
+fn refuse_domains(app: &App, problems: &mut Problems) {
+    let names = app.vhosts.iter().flat_map(VhostSpec::all_names);
+    let answered: BTreeSet<&ServerName> = names.map(|name| &name.value).collect();
+    let mut seen = BTreeSet::new();
+    for domain in app.realms.iter().flat_map(|realm| &realm.domains) {
+        let shown = &domain.value;
+        if !seen.insert(shown) {
+            problems.add(
+                domain.at,
+                format!("`{shown}` is already in a realm of this file"),
+            );
+        } else if !answered.contains(shown) {
+            problems.add_with_hint(
+                domain.at,
+                format!("no vhost of this file answers `{shown}`"),
+                Some("add it to `server_name` or `redirect_from`, or take it out of the realm"),
+            );
+        }
     }
 }
 
-fn refuse_partial(realm: &Realm, vhost: &VhostSpec, problems: &mut Problems) {
-    let inside = |name: &&Located<ServerName>| desired::realm_covers(realm, &name.value);
-    let (Some(first), Some(missing)) = (
-        vhost.all_names().find(inside),
-        vhost.all_names().find(|name| !inside(name)),
-    ) else {
-        return;
-    };
-    problems.add_with_hint(
-        missing.at,
-        format!(
-            "the realm with `{}` lacks `{}` of the same vhost",
-            first.value, missing.value
-        ),
-        Some("a realm holds all names of a vhost, `redirect_from` included"),
-    );
+fn refuse_partial(realms: &Realms<'_>, vhost: &VhostSpec, problems: &mut Problems) {
+    let mut seen = BTreeSet::new();
+    for first in vhost.all_names() {
+        for realm in realms.covering(&first.value).filter(|it| seen.insert(*it)) {
+            let missing = vhost
+                .all_names()
+                .find(|name| !realms.covers(realm, &name.value));
+            let Some(missing) = missing else { continue };
+            problems.add_with_hint(
+                missing.at,
+                format!(
+                    "the realm with `{}` lacks `{}` of the same vhost",
+                    first.value, missing.value
+                ),
+                Some("a realm holds all names of a vhost, `redirect_from` included"),
+            );
+        }
+    }
 }
 
 /// One certificate has one issuer.
-fn refuse_mixed(app: &App, realm: &Realm, default_tls: TlsMode, problems: &mut Problems) {
-    let mut first = None;
+fn refuse_mixed(realms: &Realms<'_>, app: &App, default_tls: TlsMode, problems: &mut Problems) {
+    let mut first = BTreeMap::new();
     for vhost in &app.vhosts {
         let mode = vhost.tls.unwrap_or(default_tls);
         let canonical = &vhost.server_names[0];
-        if mode == TlsMode::Off || !desired::realm_covers(realm, &canonical.value) {
+        if mode == TlsMode::Off {
             continue;
         }
-        if *first.get_or_insert(mode) != mode {
-            problems.add(
-                canonical.at,
-                "the vhosts of one realm must have the same `tls`",
-            );
+        for realm in realms.covering(&canonical.value) {
+            if *first.entry(realm).or_insert(mode) != mode {
+                problems.add(
+                    canonical.at,
+                    "the vhosts of one realm must have the same `tls`",
+                );
+            }
         }
     }
 }
