@@ -67,7 +67,7 @@ pub(crate) fn normalized(text: &str) -> Result<PathBuf, PathError> {
     }
     if text
         .chars()
-        .any(|c| c.is_control() || FORBIDDEN.contains(c))
+        .any(|c| c.is_control() || is_private(c) || FORBIDDEN.contains(c))
     {
         return Err(PathError::Character);
     }
@@ -81,6 +81,11 @@ pub(crate) fn normalized(text: &str) -> Result<PathBuf, PathError> {
     } else {
         Err(PathError::NotNormal)
     }
+}
+
+/// A character whose meaning is agreed upon in private, as the quoter's mark is.
+fn is_private(c: char) -> bool {
+    matches!(c, '\u{e000}'..='\u{f8ff}' | '\u{f0000}'..='\u{10ffff}')
 }
 
 /// Whether `path` is below one of `roots`, and not one of them itself: a root of `/home` would
@@ -127,7 +132,9 @@ impl PathError {
             }
             Self::AssetLength => "a shorter prefix covers what is below it, too".into(),
             Self::AssetSlashes { meant } => format!("did you mean `{meant}`?"),
-            Self::Character => format!("not allowed are {FORBIDDEN} and control characters"),
+            Self::Character => {
+                format!("not allowed are {FORBIDDEN}, control and private-use characters")
+            }
             Self::NotAbsolute => "as in /srv/hello/public".into(),
             Self::NotNormal => "write the path as `realpath` prints it".into(),
             Self::Outside { .. } => {
@@ -196,6 +203,8 @@ mod tests {
             "/srv/a\"b",
             "/srv/a\\b",
             "/srv/a#b",
+            "/srv/a\u{f0000}b",
+            "/srv/a\u{e000}b",
         ] {
             assert_eq!(root(text), Err(PathError::Character), "{text}");
         }

@@ -65,8 +65,9 @@ fn split_scheme(text: &str) -> Result<(UpstreamScheme, &str), UpstreamError> {
     if let Some(rest) = text.strip_prefix("https://") {
         return Ok((UpstreamScheme::Https, rest));
     }
-    // what would be right behind http:// lacks only that
-    if text.starts_with("unix:/") || socket(text).is_ok() {
+    // what would be right behind http:// lacks only that, and can be shown as it is
+    let path = text.strip_prefix("unix:");
+    if path.is_some_and(|path| unix_path(path).is_ok()) || socket(text).is_ok() {
         return Err(UpstreamError::NoScheme {
             meant: format!("http://{text}"),
         });
@@ -276,6 +277,11 @@ mod tests {
         assert_eq!(
             error.hint().unwrap(),
             "did you mean `http://unix:/run/a.sock`?"
+        );
+        // nothing that a terminal could take for more than a hint
+        assert_eq!(
+            upstream("unix:/run/a\n").unwrap_err(),
+            UpstreamError::Scheme
         );
         assert_eq!(
             upstream("ftp://127.0.0.1:1").unwrap_err(),

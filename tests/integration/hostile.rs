@@ -1,4 +1,6 @@
 //! Hostile input: no value changes the configuration's structure, no object holds anybody up, no
 //! file hurts another.
 
+mod documents; // generated documents, each refused or rendered as a benign one is
+mod generator; // what they are made of
 mod templates; // overrides that say something else than the blocks
