@@ -104,6 +104,7 @@ impl Fields {
             || self
                 .entries
                 .iter()
+                .take(MAX_PROBLEMS)
                 .any(|(have, _)| nearest(&have.value, &self.known) == Some(key))
     }
 
@@ -170,8 +171,13 @@ impl Fields {
 
     /// Reports every key that nobody took. `planned`: named by the contract, not in this version.
     pub fn finish(self, planned: &[&str], problems: &mut Problems) {
-        for (key, _) in &self.entries {
+        for (index, (key, _)) in self.entries.iter().enumerate() {
             let name = key.value.as_str();
+            if index >= MAX_PROBLEMS {
+                // only counted: what would be said is left out
+                problems.add(key.at, "unknown key");
+                continue;
+            }
             if planned.contains(&name) {
                 problems.add(key.at, format!("`{name}` is not supported by this version"));
                 continue;
