@@ -9,7 +9,7 @@ INSTALL ?= install
 
 BUILD_NEEDS := gcc:gcc /usr/include/stdlib.h:libc6-dev
 RUN_NEEDS := nginx:nginx
-TEST_NEEDS := pebble:pebble git:git /bin/kill:procps rsync:rsync strace:strace vim:vim
+TEST_NEEDS := pebble:pebble g++:g++ git:git /bin/kill:procps rsync:rsync strace:strace vim:vim
 
 .PHONY: help demo test bench build install
 
@@ -31,6 +31,7 @@ demo:
 test:
 	@packaging/prerequisites $(BUILD_NEEDS) $(RUN_NEEDS) $(TEST_NEEDS)
 	$(CARGO) test --locked
+	CARGO='$(CARGO)' fuzz/run
 
 bench:
 	@packaging/prerequisites $(BUILD_NEEDS) $(RUN_NEEDS) $(TEST_NEEDS)

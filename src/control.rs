@@ -8,7 +8,7 @@
 pub mod client; // N what a command does with it
 mod server; // N what the daemon does with it
 
-pub use server::{ControlSocket, ListenError};
+pub use server::{ControlSocket, ListenError, converse};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;

@@ -65,7 +65,7 @@ impl ControlSocket {
         loop {
             match self.listener.accept().await {
                 Ok((stream, _)) => {
-                    tokio::spawn(serve(stream, calls.clone()));
+                    tokio::spawn(converse(stream, calls.clone()));
                 }
                 Err(error) => {
                     tracing::warn!("control connection: {error}");
@@ -113,7 +113,8 @@ async fn bind(path: &Path) -> Result<UnixListener, ListenError> {
     Ok(listener)
 }
 
-async fn serve(stream: UnixStream, calls: mpsc::UnboundedSender<Call>) {
+/// Answers one peer until it goes away; each of its requests becomes a [`Call`].
+pub async fn converse(stream: UnixStream, calls: mpsc::UnboundedSender<Call>) {
     let service = service_fn(|request| respond(request, calls.clone()));
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())

@@ -14,6 +14,7 @@ mod down;
 mod drop;
 mod dump;
 mod editors;
+mod fuzz;
 mod hostile;
 mod neighbours;
 mod quarantine;
