@@ -339,3 +339,60 @@ fn an_override_that_leaves_the_allow_list_is_refused() {
         assert!(error.to_string().contains(reason), "{error}");
     }
 }
+
+/// Names of files, logs, upstreams and variables: each vhost has its own, whatever its app's name.
+#[test]
+fn every_app_has_a_file_and_every_vhost_a_log_an_upstream_and_a_variable_of_its_own() {
+    let longest = "x".repeat(64);
+    let apps = [
+        "a", "A", "a.conf", "a.access", "a-1", "a_1", "a.1", "base", "http", &longest,
+    ];
+    let vhosts: Vec<DesiredVhost> = apps
+        .iter()
+        .enumerate()
+        .flat_map(|(app, name)| {
+            let vhost = move |number| {
+                let server_name = format!("n{number}.app{app}.example.com");
+                let mut vhost = vhost(name, Some(number), &[&server_name]);
+                vhost.spec.root = root("/srv/a");
+                vhost.spec.upstreams = vec!["http://127.0.0.1:1".parse::<Upstream>().unwrap()];
+                vhost.spec.cache_assets = assets(&["/x/"], 60);
+                vhost
+            };
+            [vhost(1), vhost(2)]
+        })
+        .collect();
+    let count = vhosts.len();
+    let config = rendered(&desired(vhosts));
+    assert_eq!(config.apps.len(), apps.len());
+    assert!(config.files.keys().all(|file| {
+        let name = file.file_name().unwrap().to_str().unwrap();
+        name.len() < 100 && !name.starts_with('.') && !name.contains(['/', '#', '$'])
+    }));
+    let texts: Vec<&str> = config
+        .apps
+        .keys()
+        .map(|file| text(&config, file.to_str().unwrap()))
+        .collect();
+    // nginx compares the names of upstreams and variables without case
+    for (what, case) in [
+        ("access_log \"", true),
+        ("upstream ", false),
+        ("map ", false),
+    ] {
+        let lines = texts.iter().flat_map(|text| text.lines());
+        let mut found: Vec<String> = lines
+            .filter(|line| line.trim_start().starts_with(what))
+            .map(|line| {
+                if case {
+                    line.to_owned()
+                } else {
+                    line.to_ascii_lowercase()
+                }
+            })
+            .collect();
+        found.sort();
+        found.dedup();
+        assert_eq!(found.len(), count, "{what}");
+    }
+}

@@ -110,3 +110,29 @@ fn an_app_that_a_template_cannot_render_is_left_out_alone() {
         assert_eq!(host.plain(name).unwrap().0, 200, "{name}");
     }
 }
+
+#[test]
+fn a_template_of_the_file_of_all_that_loses_the_default_server_is_refused() {
+    let (host, _app) = serving_hello();
+    let shipped = include_str!("../../../templates/base.conf");
+    let active = host.active();
+    for (from, to) in [
+        (" default_server;", ";"),
+        ("        return 444;\n", ""),
+        ("default \"@app\";", "default \"@stream\";"),
+        ("map $http_upgrade", "map $http_x"),
+    ] {
+        assert!(shipped.contains(from), "{from}");
+        fs::create_dir_all(host.path("templates")).unwrap();
+        fs::write(
+            host.path("templates/base.conf"),
+            shipped.replacen(from, to, 1),
+        )
+        .unwrap();
+        let ended = host.vhostd(&["reload"]);
+        assert_eq!(ended.status, 1, "{to}: {ended:?}");
+        assert!(ended.stderr.contains("base.conf"), "{to}: {ended:?}");
+        assert_eq!(host.active(), active);
+        assert_eq!(host.plain("hello.example.com").unwrap().0, 200);
+    }
+}
