@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 /// One thing that is wrong with a vhost file or with the settings.
 ///
 /// `reason` is a lowercase fragment without a final full stop; it never quotes bytes of another
-/// file. The pictures (source line, caret, colours) are drawn in `cli`.
+/// file, and neither it nor `hint` has a character that a terminal or a log could take for more than
+/// text, whatever was quoted: see [`printable`]. The pictures (source line, caret, colours) are drawn in `cli`.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Diagnostic {
     /// The file as the user knows it; `-` for standard input.
@@ -29,7 +30,7 @@ impl Diagnostic {
         Self {
             file: file.into(),
             at: None,
-            reason: reason.into(),
+            reason: printable(&reason.into()),
             hint: None,
             nginx: None,
         }
@@ -46,7 +47,7 @@ impl Diagnostic {
     }
 
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
-        self.hint = Some(hint.into());
+        self.hint = Some(printable(&hint.into()));
         self
     }
 }
@@ -58,6 +59,28 @@ impl fmt::Display for Diagnostic {
             write!(f, ":{}:{}", at.line, at.column)?;
         }
         write!(f, ": {}", self.reason)
+    }
+}
+
+/// `text` on one line, with U+FFFD for what cannot be seen.
+pub fn printable(text: &str) -> String {
+    text.chars()
+        .map(|c| match c {
+            '\n' | '\t' => ' ',
+            c if is_unprintable(c) => '\u{fffd}',
+            c => c,
+        })
+        .collect()
+}
+
+/// Neither seen nor a line feed or a tab: control characters, byte order marks, interlinear and
+/// bidirectional controls.
+pub fn is_unprintable(c: char) -> bool {
+    match c {
+        '\n' | '\t' => false,
+        '\u{feff}' | '\u{fff9}'..='\u{fffb}' => true,
+        '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => true,
+        c => c.is_control(),
     }
 }
 
@@ -94,4 +117,16 @@ impl Position {
 pub struct Located<T> {
     pub value: T,
     pub at: Position,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_that_is_quoted_makes_a_line_or_a_colour_of_its_own() {
+        let diagnostic = Diagnostic::new("f", "a\nb\r\u{1b}[31mc\u{202e}").hint("d\te\u{7}");
+        assert_eq!(diagnostic.reason, "a b\u{fffd}\u{fffd}[31mc\u{fffd}");
+        assert_eq!(diagnostic.hint.as_deref(), Some("d e\u{fffd}"));
+    }
 }

@@ -18,7 +18,7 @@ use serde_saphyr::{DuplicateKeyPolicy, Error, MergeKeyPolicy, Spanned};
 
 use self::place::{locate, position, position_of, tag_position, word_length};
 use self::raw::Raw;
-use crate::diagnostic::{Diagnostic, Located, Position};
+use crate::diagnostic::{Diagnostic, Located, Position, is_unprintable};
 
 /// A value and where it is written. An alias stands where it is used, not where its anchor is.
 #[derive(Clone, Debug, PartialEq)]
@@ -91,15 +91,6 @@ fn refuse_unprintable(file: &Path, text: &str) -> Result<(), Diagnostic> {
         .hint("remove it; it cannot be seen in most editors"),
     };
     Err(diagnostic.at(at))
-}
-
-fn is_unprintable(c: char) -> bool {
-    match c {
-        '\n' | '\t' => false,
-        '\u{feff}' | '\u{fff9}'..='\u{fffb}' => true,
-        '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => true,
-        c => c.is_control(),
-    }
 }
 
 /// Walks the events once for what the deserializer would let pass: tags, merge keys, further

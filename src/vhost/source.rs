@@ -13,7 +13,7 @@ use nix::fcntl::OFlag;
 use time::OffsetDateTime;
 
 use super::AppName;
-use crate::diagnostic::{Diagnostic, Position};
+use crate::diagnostic::{Diagnostic, Position, printable};
 
 /// One vhost file as it is written.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -110,14 +110,20 @@ fn vhost_name(path: &Path) -> FileName {
     match name {
         Some(Ok(app)) => FileName::App(app),
         Some(Err(error)) => {
-            let diagnostic = Diagnostic::new(path, "the file's name cannot be an app's name");
+            let diagnostic =
+                Diagnostic::new(shown(path), "the file's name cannot be an app's name");
             FileName::Refused(match error.hint() {
                 Some(hint) => diagnostic.hint(hint),
                 None => diagnostic,
             })
         }
-        None => FileName::Refused(Diagnostic::new(path, "the file's name is not UTF-8")),
+        None => FileName::Refused(Diagnostic::new(shown(path), "the file's name is not UTF-8")),
     }
+}
+
+/// A name that is no app's may be anything.
+fn shown(path: &Path) -> PathBuf {
+    printable(&path.to_string_lossy()).into()
 }
 
 /// `None` where the file has vanished.

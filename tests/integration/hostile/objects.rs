@@ -281,6 +281,60 @@ fn the_daemon_refuses_each_object_with_no_byte_of_another_file_and_serves_on() {
     assert_eq!(daemon.stop(), 0);
 }
 
+/// A name, or where a link leads, could pretend to be another line, or colour a terminal.
+#[test]
+fn hostile_names_of_files_are_shown_on_one_line_without_control_characters() {
+    let (host, _app, daemon) = serving();
+    let vhosts = host.path("vhosts.d");
+    for name in [
+        "a\nerror: fake.yml",
+        "\u{1b}[31mred.yml",
+        "\u{202e}lmy.yml",
+        "a\rb.yaml",
+    ] {
+        fs::write(vhosts.join(name), "server_name: a.example\n").unwrap();
+    }
+    let odd = host.path("fake\nerror: fake\u{1b}[31m");
+    fs::create_dir(&odd).unwrap();
+    symlink(&odd, host.path("srv/link")).unwrap();
+    let text = format!(
+        "server_name: l.example\nroot: {}\n",
+        host.path("srv/link").display()
+    );
+    host.drop_file("link.yml", &text);
+    wait_for("the refusals", || {
+        let status = host.status();
+        let vhosts = status["vhosts"].as_array()?;
+        let refused = vhosts.iter().filter(|vhost| vhost["state"] == "rejected");
+        (refused.count() >= 1 && host.state("link") == "rejected").then_some(())
+    });
+    for arguments in [
+        &["check"][..],
+        &["check", "--json"],
+        &["status"],
+        &["status", "--json"],
+        &["reload"],
+    ] {
+        let ended = host.vhostd(arguments);
+        assert_shown(&format!("{}{}", ended.stdout, ended.stderr));
+    }
+    assert_shown(&daemon.log());
+    assert_shown(&fs::read_to_string(host.path("state/status.json")).unwrap());
+}
+
+fn assert_shown(said: &str) {
+    let hidden = |c: char| (c.is_control() && c != '\n') || c == '\u{202e}';
+    assert!(!said.contains(hidden), "{said:?}");
+    assert!(
+        !said.contains("\\u001b") && !said.contains("\\nerror"),
+        "{said}"
+    );
+    assert!(
+        !said.lines().any(|line| line.starts_with("error: fake")),
+        "{said}"
+    );
+}
+
 fn serving() -> (Host, App, Daemon) {
     let app = App::start();
     let host = Host::with_settings("tls: off\n");
