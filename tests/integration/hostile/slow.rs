@@ -8,7 +8,7 @@ use vhostd::vhost::parse::parse;
 use vhostd::vhost::source::MAX_BYTES;
 
 /// A debug build takes up to twenty times as long.
-const LIMIT: Duration = Duration::from_millis(if cfg!(debug_assertions) { 1_000 } else { 50 });
+pub const LIMIT: Duration = Duration::from_millis(if cfg!(debug_assertions) { 1_000 } else { 50 });
 
 #[test]
 fn no_text_of_64_kib_takes_longer_than_50_ms_to_be_judged() {
