@@ -197,17 +197,20 @@ fn is_ansible(fields: &Fields) -> bool {
     keys.iter().any(|key| fields.has(key)) || (!fields.has("server_name") && fields.has_like(&keys))
 }
 
-/// Parses each text; what is wrong is left out and reported as "`text`: why".
+/// Parses each text; what is wrong is left out and reported as "`text`: why". Of a list that is wrong
+/// all through, the rest is not looked at.
 fn each<T: FromStr<Err: Display>, H: Into<String>>(
     texts: Vec<Located<String>>,
     problems: &mut Problems,
     hint: impl Fn(&T::Err) -> Option<H>,
 ) -> Vec<Located<T>> {
-    let mut parsed = Vec::new();
+    let (mut parsed, mut wrong) = (Vec::new(), 0);
     for Located { value: text, at } in texts {
         match text.parse() {
             Ok(value) => parsed.push(Located { value, at }),
+            Err(_) if wrong == MAX_WRONG => break,
             Err(error) => {
+                wrong += 1;
                 let reason = format!("{}: {error}", quoted(&text));
                 problems.add_with_hint(at, reason, hint(&error));
             }
@@ -328,6 +331,8 @@ const ANSIBLE_REALMS: &str = "pki__realms";
 /// Let's Encrypt's limit for one order.
 const MAX_CERTIFICATE_NAMES: usize = 100;
 
+/// Of one list: more than anybody counts.
+const MAX_WRONG: usize = 1_000;
 /// Of one vhost.
 const MAX_UPSTREAMS: usize = 100;
 
