@@ -29,7 +29,9 @@ fn settings(mut fields: Fields, problems: &mut Problems) -> Settings {
         "vhosts_dir",
         problems,
     );
-    set_path(&mut settings.state_dir, &mut fields, "state_dir", problems);
+    if let Some(text) = fields.string("state_dir", problems) {
+        set(&mut settings.state_dir, state_dir(&text, problems));
+    }
     set_path(
         &mut settings.runtime_dir,
         &mut fields,
@@ -164,6 +166,17 @@ fn path(text: &Located<String>, problems: &mut Problems) -> Option<PathBuf> {
             None
         }
     }
+}
+
+/// nginx's `include` reads files below it, by a word without quotes that could be a pattern.
+fn state_dir(text: &Located<String>, problems: &mut Problems) -> Option<PathBuf> {
+    let odd = |c: char| c.is_whitespace() || "*?[".contains(c);
+    if text.value.contains(odd) {
+        let reason = "a space, `*`, `?` or `[` in the path that nginx includes files from";
+        problems.add(text.at, reason);
+        return None;
+    }
+    path(text, problems)
 }
 
 /// A plain name, found on PATH, or an absolute path.
@@ -323,6 +336,23 @@ mod tests {
         let diagnostics = parse(Path::new("vhostd.yml"), text).unwrap_err();
         let lines: Vec<String> = diagnostics.iter().map(ToString::to_string).collect();
         lines.join("\n")
+    }
+
+    #[test]
+    fn the_state_directory_is_one_word_for_nginx_and_no_pattern() {
+        for odd in [
+            "/var/lib/v hostd",
+            "/var/*",
+            "/var/v?",
+            "/v[ab]",
+            "/v\u{2003}",
+        ] {
+            let said = refused(&format!("state_dir: \"{odd}\"\n"));
+            assert!(said.contains("nginx includes files from"), "{odd}: {said}");
+        }
+        assert!(refused("state_dir: /var/$x\n").contains("a character that"));
+        let plain = parsed("state_dir: /var/lib/ü-1.x_y\n");
+        assert_eq!(plain.state_dir, Path::new("/var/lib/ü-1.x_y"));
     }
 
     #[test]
