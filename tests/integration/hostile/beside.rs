@@ -156,6 +156,11 @@ const BAD: &[(&str, &str)] = &[
         "server_name: twice.example.com\nproxy_pass_url: http://127.0.0.1:1\n",
         "nginx refuses it",
     ),
+    // of this one nginx says no place
+    (
+        "server_name: variable.example.com\nproxy_pass_url: http://127.0.0.1:1\n",
+        "nginx refuses it",
+    ),
     // nginx would accept it, and the audit does not
     (
         "server_name: alias.example.com\nproxy_pass_url: http://127.0.0.1:1\n",
@@ -164,11 +169,12 @@ const BAD: &[(&str, &str)] = &[
 ];
 
 /// For certain names what nginx refuses, and for one what it would not.
-const NONSENSE: [(&str, &str); 5] = [
+const NONSENSE: [(&str, &str); 6] = [
     ("timeout", "send_timeout nonsense;"),
     ("level", "gzip_comp_level 99;"),
     ("page", "error_page nonsense;"),
     ("twice", "etag on; etag on;"),
+    ("variable", "add_header X-A $no_such_variable;"),
     ("alias", "alias /etc/;"),
 ];
 
