@@ -282,6 +282,9 @@ fn the_daemon_refuses_each_object_with_no_byte_of_another_file_and_serves_on() {
         }
         assert_eq!(host.plain("good.example.com").unwrap().0, 200);
         remove(&path);
+        wait_for("its removal", || {
+            host.vhost("object").is_none().then_some(())
+        });
     }
     assert!(!daemon.log().contains("s3cret"), "{}", daemon.log());
     for file in ["status.json", "history.json", "owners.json"] {
