@@ -5,8 +5,9 @@
 
 mod accept; // P which apps get the names that they ask for
 mod resolve; // P accepted apps and certificates → what nginx should serve
+mod suffix; // P names that many share
 
-pub use accept::{Accepted, Candidate, Owners, Rejection, accept};
+pub use accept::{Accepted, Candidate, Given, Owners, Rejection, accept};
 pub use resolve::{DesiredError, desired, wanted};
 
 use std::net::SocketAddr;

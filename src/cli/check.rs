@@ -7,7 +7,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::{Exit, output};
-use crate::desired::{self, Candidate, Owners};
+use crate::desired::{self, Candidate, Given};
 use crate::diagnostic::Diagnostic;
 use crate::generation::GenerationStore;
 use crate::reconcile::intent::parse_alone;
@@ -102,7 +102,7 @@ impl Findings {
     /// The whole directory, as a reload would see it.
     fn examine(&mut self, files: Vec<VhostFile>, settings: &Settings) {
         self.checked += files.len();
-        let mut candidates = Vec::new();
+        let (mut candidates, mut given) = (Vec::new(), given(settings));
         for file in &files {
             self.remember(file);
             match parse_alone(file, settings, &self.worker) {
@@ -110,10 +110,13 @@ impl Findings {
                     self.warnings.extend(warnings);
                     candidates.push(candidate(app, file));
                 }
-                Err(errors) => self.reject(&file.app, errors),
+                Err(errors) => {
+                    given.silent.insert(file.app.clone(), file.path.clone());
+                    self.reject(&file.app, errors);
+                }
             }
         }
-        let accepted = desired::accept(candidates, &owners(settings), &BTreeMap::new());
+        let accepted = desired::accept(candidates, &given);
         self.rejected.extend(rejected(&accepted.rejections));
     }
 
@@ -153,7 +156,7 @@ impl Findings {
             .map(|(other, file)| candidate(other, file))
             .collect();
         candidates.push(candidate(app, &file));
-        let accepted = desired::accept(candidates, &owners(settings), &BTreeMap::new());
+        let accepted = desired::accept(candidates, &given(settings));
         let mine = accepted
             .rejections
             .into_iter()
@@ -229,9 +232,13 @@ fn share_a_name(one: &App, other: &App) -> bool {
 }
 
 /// `check` needs no privilege: where the owners cannot be read, files alone decide.
-fn owners(settings: &Settings) -> Owners {
-    std::fs::read(settings.state_dir.join("owners.json"))
+fn given(settings: &Settings) -> Given {
+    let owners = std::fs::read(settings.state_dir.join("owners.json"))
         .ok()
         .and_then(|bytes| serde_json::from_slice(&bytes).ok())
-        .unwrap_or_default()
+        .unwrap_or_default();
+    Given {
+        owners,
+        ..Given::default()
+    }
 }

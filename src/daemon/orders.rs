@@ -119,7 +119,7 @@ impl Orders {
                 let active = installation.generations.active();
                 let survey = active.map_err(|error| error.to_string())?.manifest.survey;
                 let taken = neighbours::names(&survey, &installation.settings.nginx);
-                let apps = desired::accept(candidates, &owners, &taken).apps;
+                let apps = desired::accept(candidates, &intent.given(owners, taken)).apps;
                 let default = installation.settings.tls;
                 let wanted: Vec<_> = apps
                     .iter()

@@ -1,14 +1,17 @@
 //! P: which apps get the names that they ask for.
 //!
-//! A name has one owner. Whoever was accepted with it keeps it; a free one goes to the older file,
-//! then to the first file name. The order in which files are read decides nothing.
+//! A name has one owner. Whoever was accepted with it keeps it until an accepted version of his does
+//! without it, or his file goes; a free one goes to the older file, then to the first file name. The
+//! order in which files are read decides nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
-use crate::diagnostic::{Diagnostic, Located};
+use super::suffix;
+use crate::diagnostic::{Diagnostic, Located, Position};
 use crate::vhost::{App, AppName, ServerName, VhostSpec};
 
 /// A parsed app that wants to be served.
@@ -44,9 +47,35 @@ impl Owners {
         self.0.get(name)
     }
 
-    fn has(&self, claim: Claim<'_>) -> bool {
-        self.owner(&claim.name.value) == Some(&claim.app.name)
+    /// What `moved` says of apps whose files got another name: the old → the new app.
+    pub fn moved(mut self, moved: &BTreeMap<AppName, AppName>) -> Self {
+        for owner in self.0.values_mut() {
+            if let Some(new) = moved.get(owner) {
+                *owner = new.clone();
+            }
+        }
+        self
     }
+
+    fn has(&self, claim: Claim<'_>) -> bool {
+        self.owner(claim.name) == Some(claim.app)
+    }
+
+    fn names_of(&self, app: &AppName) -> impl Iterator<Item = &ServerName> {
+        let own = self.0.iter().filter(move |(_, owner)| *owner == app);
+        own.map(|(name, _)| name)
+    }
+}
+
+/// What holds before anybody asks.
+#[derive(Clone, Debug, Default)]
+pub struct Given {
+    pub owners: Owners,
+    /// A name that a hand-written site serves → its place, `path:line`.
+    pub hand_written: BTreeMap<ServerName, String>,
+    /// Apps whose files are there, but ask for nothing that can be accepted → those files. They keep
+    /// what they own.
+    pub silent: BTreeMap<AppName, PathBuf>,
 }
 
 /// An app whose newest file is not served.
@@ -66,20 +95,15 @@ pub struct Accepted {
     pub apps: Vec<App>,
     /// Sorted by name.
     pub rejections: Vec<Rejection>,
-    /// Exactly the names of `apps`.
+    /// The names of `apps`, and what rejected apps without a last good version own.
     pub owners: Owners,
 }
 
 /// Resolves the apps' names against each other and against the sites that people wrote by hand.
 ///
-/// `hand_written`: a name that such a site serves → its place, `path:line`. A host under another
-/// app's wildcard is a conflict too. Whoever loses a name is rejected as a whole, and falls back to
-/// its last good version if that has no conflict.
-pub fn accept(
-    mut candidates: Vec<Candidate>,
-    owners: &Owners,
-    hand_written: &BTreeMap<ServerName, String>,
-) -> Accepted {
+/// A host under another's wildcard is a conflict too, and a public suffix is nobody's. Whoever loses
+/// a name is rejected as a whole, and falls back to its last good version if that has no conflict.
+pub fn accept(mut candidates: Vec<Candidate>, given: &Given) -> Accepted {
     // from here on a candidate's index is its rank among new claimants
     candidates.sort_by(|left, right| {
         let key = |it: &Candidate| (it.modified, it.app.file.clone(), it.app.name.clone());
@@ -87,8 +111,7 @@ pub fn accept(
     });
     let contest = Contest {
         candidates: &candidates,
-        owners,
-        hand_written,
+        given,
     };
     let mut chosen = contest.without_losers();
     contest.restore(&mut chosen);
@@ -106,15 +129,21 @@ enum Version {
 /// A name as one app's version asks for it.
 #[derive(Clone, Copy)]
 struct Claim<'a> {
+    /// [`SILENT`] for an app that is no candidate.
     rank: usize,
-    app: &'a App,
-    name: &'a Located<ServerName>,
+    app: &'a AppName,
+    file: &'a Path,
+    name: &'a ServerName,
+    /// `None`: nothing asks for it now, and it is its owner's all the same.
+    at: Option<Position>,
 }
+
+/// Behind every candidate.
+const SILENT: usize = usize::MAX;
 
 struct Contest<'a> {
     candidates: &'a [Candidate],
-    owners: &'a Owners,
-    hand_written: &'a BTreeMap<ServerName, String>,
+    given: &'a Given,
 }
 
 impl<'a> Contest<'a> {
@@ -165,8 +194,12 @@ impl<'a> Contest<'a> {
             .collect();
         apps.sort_by(|left, right| left.name.cmp(&right.name));
         rejections.sort_by(|left, right| left.app.cmp(&right.app));
+        let held = self.index(chosen).0.into_values().flatten();
         Accepted {
-            owners: Owners::of(&apps),
+            owners: Owners(
+                held.map(|claim| (claim.name.clone(), claim.app.clone()))
+                    .collect(),
+            ),
             apps,
             rejections,
         }
@@ -199,18 +232,45 @@ impl<'a> Contest<'a> {
     }
 
     fn claims(&self, rank: usize, version: Version) -> impl Iterator<Item = Claim<'a>> {
-        self.version(rank, version)
-            .into_iter()
-            .flat_map(move |app| names(app).map(move |name| Claim { rank, app, name }))
+        let candidate = &self.candidates[rank];
+        let (name, file) = (&candidate.app.name, candidate.app.file.as_path());
+        let asked = self.version(rank, version).into_iter().flat_map(names);
+        let asked = asked.map(move |located| Claim {
+            rank,
+            app: name,
+            file,
+            name: &located.value,
+            at: Some(located.at),
+        });
+        let kept = (version == Version::Nothing).then(|| self.kept(rank, name, file));
+        asked.chain(kept.into_iter().flatten())
+    }
+
+    /// What an app owns that nothing of its own is served for.
+    fn kept(
+        &self,
+        rank: usize,
+        app: &'a AppName,
+        file: &'a Path,
+    ) -> impl Iterator<Item = Claim<'a>> {
+        let own = self.given.owners.names_of(app);
+        own.map(move |name| Claim {
+            rank,
+            app,
+            file,
+            name,
+            at: None,
+        })
     }
 
     fn index(&self, chosen: &[Version]) -> Index<'a> {
         let mut index = Index::default();
-        for (rank, version) in chosen.iter().enumerate() {
-            for claim in self.claims(rank, *version) {
-                let claims = index.0.entry(claim.name.value.as_str()).or_default();
-                claims.push(claim);
-            }
+        let versions = chosen.iter().enumerate();
+        let asked = versions.flat_map(|(rank, version)| self.claims(rank, *version));
+        let silent = self.given.silent.iter();
+        let kept = silent.flat_map(|(app, file)| self.kept(SILENT, app, file));
+        for claim in asked.chain(kept) {
+            index.0.entry(claim.name.as_str()).or_default().push(claim);
         }
         index
     }
@@ -219,24 +279,29 @@ impl<'a> Contest<'a> {
         let index = self.index(chosen);
         let mut losers = BTreeSet::new();
         for claim in index.0.values().flatten() {
-            if self.hand_written.contains_key(&claim.name.value) {
+            if claim.at.is_some() && self.against_given(*claim).is_some() {
                 losers.insert(claim.rank);
             }
             for other in index.at_or_above(*claim) {
-                losers.insert(self.loser(*claim, other));
+                losers.extend(self.loser(*claim, other));
             }
         }
         losers
     }
 
-    /// Who has the name loses to nobody but another who has his; then the later file loses.
-    fn loser(&self, left: Claim<'_>, right: Claim<'_>) -> usize {
-        let order = |claim: Claim<'_>| (!self.owners.has(claim), claim.rank);
-        if order(left) > order(right) {
-            left.rank
+    /// Who has the name loses to nobody but another who has his; then the later file loses. Nobody
+    /// can lose what he does not ask for.
+    fn loser(&self, left: Claim<'_>, right: Claim<'_>) -> Option<usize> {
+        let order = |claim: Claim<'_>| {
+            let asks = claim.at.is_some();
+            (asks, !self.given.owners.has(claim), claim.rank)
+        };
+        let later = if order(left) > order(right) {
+            left
         } else {
-            right.rank
-        }
+            right
+        };
+        later.at.map(|_| later.rank)
     }
 
     /// What stands between `version` of one candidate and the chosen versions of the others.
@@ -247,12 +312,35 @@ impl<'a> Contest<'a> {
         let mut found = Vec::new();
         for claim in self.claims(rank, version) {
             let against = index.at_or_above(claim).chain(index.below(claim));
+            found.extend(self.against_given(claim));
             found.extend(against.map(|other| explain(claim, other)));
-            if let Some(place) = self.hand_written.get(&claim.name.value) {
-                found.push(explain_hand_written(claim, place));
-            }
         }
         found
+    }
+
+    /// What stands against a claim that no app has to make: a name of a hand-written site, and,
+    /// unless it is owned already, one under such a site's wildcard or a public suffix.
+    fn against_given(&self, claim: Claim<'_>) -> Option<Diagnostic> {
+        let name = claim.name;
+        let place = |name: &ServerName| self.given.hand_written.get(name);
+        if let Some(place) = place(name) {
+            let reason = format!("`{name}` is already served by {place}");
+            return Some(diagnostic(claim, reason, HAND_WRITTEN_HINT));
+        }
+        if self.given.owners.has(claim) {
+            return None;
+        }
+        if suffix::is_shared(name) {
+            let reason = format!("`{name}` is a public suffix: nobody owns all that is below it");
+            return Some(diagnostic(claim, reason, SUFFIX_HINT));
+        }
+        let above = wildcards_above(name.as_str()).filter_map(|text| text.parse().ok());
+        let (wildcard, place) = above
+            .filter_map(|above: ServerName| Some((place(&above)?, above)))
+            .map(|(place, above)| (above, place))
+            .next()?;
+        let reason = format!("`{name}` is under `{wildcard}`, which {place} serves");
+        Some(diagnostic(claim, reason, HAND_WRITTEN_HINT))
     }
 }
 
@@ -263,24 +351,23 @@ struct Index<'a>(BTreeMap<&'a str, Vec<Claim<'a>>>);
 impl<'a> Index<'a> {
     /// Other apps' claims to the same name, or to a wildcard above it.
     fn at_or_above(&self, claim: Claim<'a>) -> impl Iterator<Item = Claim<'a>> {
-        let same = self.0.get(claim.name.value.as_str());
-        let above = wildcards_above(claim.name.value.as_str())
+        let same = self.0.get(claim.name.as_str());
+        let above = wildcards_above(claim.name.as_str())
             .filter_map(|wildcard| self.0.get(wildcard.as_str()))
             .collect::<Vec<_>>();
         same.into_iter()
             .chain(above)
             .flatten()
-            .filter(move |other| other.rank != claim.rank)
+            .filter(move |other| other.app != claim.app)
             .copied()
     }
 
     /// Other apps' claims to names under a wildcard.
     fn below(&self, claim: Claim<'a>) -> impl Iterator<Item = Claim<'a>> {
-        let wildcard = &claim.name.value;
-        let all = wildcard.is_wildcard().then(|| self.0.values().flatten());
+        let all = claim.name.is_wildcard().then(|| self.0.values().flatten());
         all.into_iter()
             .flatten()
-            .filter(move |other| other.rank != claim.rank && wildcard.is_above(&other.name.value))
+            .filter(move |other| other.app != claim.app && claim.name.is_above(other.name))
             .copied()
     }
 }
@@ -299,32 +386,36 @@ fn names(app: &App) -> impl Iterator<Item = &Located<ServerName>> {
 }
 
 fn explain(claim: Claim<'_>, other: Claim<'_>) -> Diagnostic {
-    let (name, theirs) = (&claim.name.value, &other.name.value);
-    let place = format!("{}:{}", other.app.file.display(), other.name.at.line);
-    let reason = if name == theirs {
-        format!("`{name}` already belongs to {} ({place})", other.app.name)
-    } else if theirs.is_above(name) {
-        format!(
-            "`{name}` is under `{theirs}`, which belongs to {} ({place})",
-            other.app.name
-        )
-    } else {
-        format!(
-            "`{name}` is above `{theirs}`, which belongs to {} ({place})",
-            other.app.name
-        )
+    let (name, theirs) = (claim.name, other.name);
+    let file = other.file.display();
+    // an owner that is rejected itself has no line for it
+    let owner = match other.at {
+        Some(at) => format!("{} ({file}:{})", other.app, at.line),
+        None => format!("{} ({file}, which is rejected now)", other.app),
     };
-    Diagnostic::new(&claim.app.file, reason)
-        .at(claim.name.at)
-        .hint("a name has one owner: take it out of one of the two files")
+    let reason = if name == theirs {
+        format!("`{name}` already belongs to {owner}")
+    } else if theirs.is_above(name) {
+        format!("`{name}` is under `{theirs}`, which belongs to {owner}")
+    } else {
+        format!("`{name}` is above `{theirs}`, which belongs to {owner}")
+    };
+    diagnostic(claim, reason, OWNER_HINT)
 }
 
-fn explain_hand_written(claim: Claim<'_>, place: &str) -> Diagnostic {
-    let reason = format!("`{}` is already served by {place}", claim.name.value);
-    Diagnostic::new(&claim.app.file, reason)
-        .at(claim.name.at)
-        .hint("take it out of that file, which vhostd does not touch, or out of this one")
+fn diagnostic(claim: Claim<'_>, reason: String, hint: &str) -> Diagnostic {
+    let diagnostic = Diagnostic::new(claim.file, reason).hint(hint);
+    match claim.at {
+        Some(at) => diagnostic.at(at),
+        None => diagnostic,
+    }
 }
+
+const OWNER_HINT: &str = "a name has one owner: take it out of one of the two files";
+const HAND_WRITTEN_HINT: &str =
+    "take it out of that file, which vhostd does not touch, or out of this one";
+const SUFFIX_HINT: &str =
+    "write the names below it, each; who runs the suffix itself writes that site by hand";
 
 #[cfg(test)]
 mod tests;

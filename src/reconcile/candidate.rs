@@ -242,12 +242,19 @@ impl<'a> Candidate<'a> {
     }
 
     fn accept(&self) -> Result<Accepted, ReconcileError> {
+        let owners = self.installation.owners()?;
+        let mut given = self.intent.given(owners, self.taken_names());
         let mut candidates = Vec::new();
         for candidate in &self.intent.candidates {
-            candidates.extend(self.served_version(candidate));
+            match self.served_version(candidate) {
+                Some(version) => candidates.push(version),
+                None => {
+                    let App { name, file, .. } = &candidate.app;
+                    given.silent.insert(name.clone(), file.clone());
+                }
+            }
         }
-        let owners = self.installation.owners()?;
-        Ok(desired::accept(candidates, &owners, &self.taken_names()))
+        Ok(desired::accept(candidates, &given))
     }
 
     /// Every vhost with TLS has something to serve: from our own CA at once, else a placeholder.

@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 use super::grace::Absences;
 use super::pin::Pin;
 use super::{Installation, ReconcileError};
-use crate::desired::{Candidate, Rejection};
+use crate::desired::{Candidate, Given, Owners, Rejection};
 use crate::diagnostic::Diagnostic;
 use crate::generation::manifest::{AppSource, Manifest};
 use crate::settings::Settings;
@@ -30,6 +30,8 @@ pub struct Intent {
     pub sources: BTreeMap<AppName, AppSource>,
     /// The text of each last good version.
     pub last_good: BTreeMap<AppName, AppSource>,
+    /// Apps whose files got another name, with the same text: the old → the new.
+    pub moved: BTreeMap<AppName, AppName>,
     /// Whether the vhost files were read: what a generation holds says nothing about them.
     pub of_files: bool,
     /// The pin that is in force.
@@ -75,17 +77,48 @@ pub fn read(
     }
     intent.last_good = active.apps.clone();
     let present = listing.files.iter().map(|file| file.app.clone()).collect();
+    intent.moved = moved(&active, &listing.files, &present);
     let kept = keep_absent(reading.absences, &active, &present, &mut intent);
     let worker = Worker::named(&active.survey.user);
     for file in listing.files {
         intent.take(file, &installation.settings, &worker);
     }
-    for app in kept {
-        intent.keep_unless_renamed(&app, &installation.settings);
+    // a file that is missing for less than a second keeps serving
+    for app in kept
+        .iter()
+        .filter(|app| !intent.moved.contains_key(*app))
+        .cloned()
+        .collect::<Vec<_>>()
+    {
+        intent.keep(&app, &installation.settings);
     }
     intent.misnamed = listing.refused;
     intent.took = begin.elapsed();
     Ok(intent)
+}
+
+/// A file that is gone, and a new one with its very text: it was renamed. With another text it is a
+/// newcomer that wants the same names, and waits until the removal counts.
+fn moved(
+    active: &Manifest,
+    files: &[VhostFile],
+    present: &BTreeSet<AppName>,
+) -> BTreeMap<AppName, AppName> {
+    let mut moved = BTreeMap::new();
+    let gone = active
+        .apps
+        .iter()
+        .filter(|(old, _)| !present.contains(*old));
+    for (old, source) in gone {
+        let new = files.iter().filter(|file| {
+            let same = file.text.as_ref().is_ok_and(|text| *text == source.text);
+            same && !active.apps.contains_key(&file.app)
+        });
+        // of several copies the oldest, then the first by name, as on any tie
+        let new = new.min_by_key(|file| (file.modified, file.path.clone()));
+        moved.extend(new.map(|new| (old.clone(), new.app.clone())));
+    }
+    moved
 }
 
 fn keep_absent(
@@ -113,6 +146,7 @@ impl Intent {
             warnings: Vec::new(),
             sources: BTreeMap::new(),
             last_good: BTreeMap::new(),
+            moved: BTreeMap::new(),
             of_files: true,
             pin: None,
             pin_before: None,
@@ -172,21 +206,25 @@ impl Intent {
         }
     }
 
-    /// A file that is missing for less than a second keeps serving, unless a new file has taken its
-    /// names: then it was renamed.
-    fn keep_unless_renamed(&mut self, name: &AppName, settings: &Settings) {
-        let Some(app) = self.last_good_app(name, settings) else {
-            return;
-        };
-        let taken: BTreeSet<_> = self
-            .candidates
-            .iter()
-            .filter(|candidate| !self.last_good.contains_key(&candidate.app.name))
-            .flat_map(|candidate| names(&candidate.app))
-            .collect();
-        if names(&app).all(|name| !taken.contains(name)) {
-            self.push_last_good(app, OffsetDateTime::UNIX_EPOCH, false);
+    /// What holds before the candidates are asked. Files that gave no candidate still have what they
+    /// own.
+    pub fn given(&self, owners: Owners, hand_written: BTreeMap<ServerName, String>) -> Given {
+        let silent = self.refused.iter();
+        let silent = silent.filter(|refused| !self.asks(&refused.app));
+        let silent = silent.filter_map(|refused| {
+            let file = refused.diagnostics.first()?.file.clone();
+            Some((refused.app.clone(), file))
+        });
+        Given {
+            owners: owners.moved(&self.moved),
+            hand_written,
+            silent: silent.collect(),
         }
+    }
+
+    fn asks(&self, app: &AppName) -> bool {
+        let mut candidates = self.candidates.iter();
+        candidates.any(|candidate| candidate.app.name == *app)
     }
 
     fn keep(&mut self, name: &AppName, settings: &Settings) {
@@ -196,6 +234,10 @@ impl Intent {
     }
 
     fn push_last_good(&mut self, app: App, modified: OffsetDateTime, stale: bool) {
+        // once, also where two files say that they are the app's
+        if self.asks(&app.name) {
+            return;
+        }
         if let Some(source) = self.last_good.get(&app.name) {
             let stale = stale || source.stale;
             let source = AppSource {
@@ -248,11 +290,4 @@ pub fn parse_alone(
     worker: &Worker,
 ) -> Result<(App, Vec<String>), Vec<Diagnostic>> {
     parsed(file, settings, worker).map(|(app, _, warnings)| (app, warnings))
-}
-
-fn names(app: &App) -> impl Iterator<Item = &ServerName> {
-    app.vhosts
-        .iter()
-        .flat_map(|vhost| vhost.all_names())
-        .map(|name| &name.value)
 }

@@ -16,6 +16,7 @@ mod dump;
 mod editors;
 mod fuzz;
 mod hostile;
+mod names;
 mod neighbours;
 mod quarantine;
 mod refused;

@@ -50,11 +50,19 @@ fn permutations(items: &[Candidate]) -> Vec<Vec<Candidate>> {
 
 /// Accepts in every order, checks that they agree and that nothing accepted conflicts.
 fn accepted(candidates: &[Candidate], owners: &Owners) -> Accepted {
-    let hand_written =
-        BTreeMap::from([("byhand.example".parse().unwrap(), "/etc/nginx/x:3".into())]);
+    let by_hand = |name: &str| (name.parse().unwrap(), "/etc/nginx/x:3".into());
+    let given = Given {
+        owners: owners.clone(),
+        hand_written: ["byhand.example", "*.wild.example"].map(by_hand).into(),
+        silent: BTreeMap::new(),
+    };
+    accepted_given(candidates, &given)
+}
+
+fn accepted_given(candidates: &[Candidate], given: &Given) -> Accepted {
     let mut results = permutations(candidates)
         .into_iter()
-        .map(|order| accept(order, owners, &hand_written));
+        .map(|order| accept(order, given));
     let first = results.next().unwrap();
     for other in results {
         assert_eq!(first, other);
@@ -65,7 +73,14 @@ fn accepted(candidates: &[Candidate], owners: &Owners) -> Accepted {
             assert_eq!(seen.insert(name.value.clone(), app.name.clone()), None);
         }
     }
-    assert_eq!(first.owners, Owners(seen));
+    for (name, app) in &seen {
+        assert_eq!(first.owners.owner(name), Some(app));
+    }
+    // beyond that, only what rejected apps had before
+    for (name, app) in first.owners.0.iter().filter(|it| !seen.contains_key(it.0)) {
+        assert_eq!(given.owners.owner(name), Some(app));
+        assert!(first.apps.iter().all(|accepted| accepted.name != *app));
+    }
     assert!(
         first
             .rejections
@@ -275,6 +290,82 @@ fn a_name_of_a_hand_written_site_is_refused_with_its_place() {
         &Owners::default(),
     );
     assert_eq!(rejected(&result), [("a", false)]);
+}
+
+#[test]
+fn a_new_name_under_a_hand_written_wildcard_is_refused_and_an_older_one_stays() {
+    let asks = [candidate("a", &["new.wild.example"], 1)];
+    let result = accepted(&asks, &Owners::default());
+    let diagnostic = &result.rejections[0].diagnostics[0];
+    assert_eq!(
+        diagnostic.reason,
+        "`new.wild.example` is under `*.wild.example`, which /etc/nginx/x:3 serves"
+    );
+    let result = accepted(&asks, &owners(&[("a", &["new.wild.example"])]));
+    assert!(result.rejections.is_empty());
+}
+
+#[test]
+fn a_public_suffix_is_nobodys_and_who_has_a_name_that_becomes_one_keeps_it() {
+    for name in ["*.co.uk", "co.uk", "*.github.io"] {
+        let asks = [candidate("a", &["a.example", name], 1)];
+        let result = accepted(&asks, &Owners::default());
+        let diagnostic = &result.rejections[0].diagnostics[0];
+        assert!(diagnostic.reason.contains("public suffix"), "{diagnostic}");
+        assert_eq!(diagnostic.at.unwrap().line, 5);
+        let result = accepted(&asks, &owners(&[("a", &["a.example", name])]));
+        assert!(result.rejections.is_empty());
+    }
+}
+
+#[test]
+fn an_owner_that_is_rejected_without_a_last_good_version_keeps_its_names() {
+    let result = accepted(
+        &[
+            candidate("a", &["x.z.example", "byhand.example"], 1),
+            candidate("b", &["x.z.example"], 9),
+            candidate("c", &["*.z.example"], 9),
+        ],
+        &owners(&[("a", &["x.z.example"])]),
+    );
+    let expected = [("a", false), ("b", false), ("c", false)];
+    assert_eq!(rejected(&result), expected);
+    assert_eq!(
+        result.rejections[1].diagnostics[0].reason,
+        "`x.z.example` already belongs to a (/etc/vhostd/vhosts.d/a.yml, which is rejected now)"
+    );
+    let owner = result.owners.owner(&"x.z.example".parse().unwrap());
+    assert_eq!(owner.unwrap().as_str(), "a");
+}
+
+#[test]
+fn an_owner_whose_file_cannot_be_read_keeps_its_names_until_the_file_goes() {
+    let mut given = Given {
+        owners: owners(&[("a", &["x.example", "*.z.example"])]),
+        silent: BTreeMap::from([("a".parse().unwrap(), "/etc/vhostd/vhosts.d/a.yml".into())]),
+        ..Given::default()
+    };
+    let asks = [
+        candidate("b", &["x.example"], 9),
+        candidate("c", &["deep.z.example"], 9),
+    ];
+    let result = accepted_given(&asks, &given);
+    assert_eq!(rejected(&result), [("b", false), ("c", false)]);
+    assert_eq!(result.owners, given.owners);
+    given.silent.clear();
+    assert!(accepted_given(&asks, &given).rejections.is_empty());
+}
+
+#[test]
+fn the_names_go_with_a_file_that_gets_another_name() {
+    let asks = [
+        candidate("b", &["x.example"], 1),
+        candidate("z", &["x.example"], 9),
+    ];
+    let moved = BTreeMap::from([("a".parse().unwrap(), "b".parse().unwrap())]);
+    let before = owners(&[("a", &["x.example"])]);
+    let result = accepted(&asks, &before.moved(&moved));
+    assert_eq!(rejected(&result), [("z", false)]);
 }
 
 #[test]

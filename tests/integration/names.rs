@@ -1,0 +1,344 @@
+//! Names have owners: the first app that had one keeps it.
+
+use std::fs;
+use std::time::{Duration, SystemTime};
+
+use serde_json::Value;
+
+use super::support::app::App;
+use super::support::faults::Stopped;
+use super::support::host::Host;
+use super::support::nginx::NginxHost;
+use super::support::wait_for;
+
+const HELLO: &str = "hello.example.com";
+
+/// Why `name` is rejected.
+fn reason(report: &Value, name: &str) -> String {
+    let mut all = report["rejected"].as_array().unwrap().iter();
+    let found = all.find(|rejected| rejected["name"] == name);
+    let found = found.unwrap_or_else(|| panic!("{name} is not rejected: {report}"));
+    assert!(found["line"].is_u64(), "{found}");
+    found["reason"].as_str().unwrap().to_owned()
+}
+
+/// As if the file were from last year.
+fn make_old(host: &Host, file: &str) {
+    let path = host.path("vhosts.d").join(file);
+    let file = fs::File::options().write(true).open(path).unwrap();
+    let year = Duration::from_secs(365 * 86400);
+    file.set_modified(SystemTime::now() - year).unwrap();
+}
+
+fn owner(host: &Host, name: &str) -> Option<String> {
+    let bytes = fs::read(host.path("state/owners.json")).unwrap();
+    let owners: Value = serde_json::from_slice(&bytes).unwrap();
+    owners[name].as_str().map(str::to_owned)
+}
+
+/// Whether `app` answers for `name`, over plain HTTP.
+fn answers(host: &Host, name: &str, app: &App) -> bool {
+    let before = app.connections();
+    host.plain(name);
+    app.connections() > before
+}
+
+#[test]
+fn a_name_in_any_spelling_belongs_to_the_app_that_had_it_first() {
+    let host = Host::with_settings("tls: off\n");
+    let (first, other) = (App::start(), App::start());
+    host.drop_app("zzz", "\"Bücher.example.com\"", &first);
+    host.reload_ends(0, "activated");
+    let spellings = [
+        ("bücher.example.com", true),
+        ("BÜCHER.EXAMPLE.COM", true),
+        ("xn--bcher-kva.example.com", true),
+        ("XN--BCHER-KVA.Example.Com", true),
+        ("ｂücher.example.com", true),
+        ("bücher。example。com", true),
+        ("bu\u{308}cher.example.com", true),
+        // no name at all
+        ("bücher.example.com.", false),
+    ];
+    for (index, (spelling, _)) in spellings.iter().enumerate() {
+        let app = format!("aaa{index}");
+        host.drop_app(&app, &format!("\"{spelling}\""), &other);
+        make_old(&host, &format!("{app}.yml"));
+    }
+    // what is remembered counts, not what this process saw
+    let check = |report: &Value| {
+        for (index, (spelling, is_name)) in spellings.iter().enumerate() {
+            let reason = reason(report, &format!("aaa{index}"));
+            let place = format!("zzz ({}:1)", host.path("vhosts.d/zzz.yml").display());
+            assert_eq!(reason.contains(&place), *is_name, "{spelling}: {reason}");
+        }
+    };
+    check(&host.reload_ends(3, "unchanged"));
+    let daemon = host.daemon();
+    check(&host.reload_ends(3, "unchanged"));
+    assert_eq!(daemon.stop(), 0);
+    let _daemon = host.daemon();
+    check(&host.reload_ends(3, "unchanged"));
+    assert!(answers(&host, "xn--bcher-kva.example.com", &first));
+    assert_eq!(other.connections(), 0);
+}
+
+#[test]
+fn redirecting_names_and_those_of_realms_and_wildcards_have_owners_too() {
+    let host = Host::new();
+    let app = App::start();
+    let owners = format!(
+        "nginx__vhosts:\n- server_name: {HELLO}\n  redirect_from: old.example.com\n  proxy_pass_url: {url}\n\
+         - server_name: \"*.wild.example.com\"\n  proxy_pass_url: {url}\n\
+         pki__realms:\n- domains: [{HELLO}, old.example.com]\n",
+        url = app.url()
+    );
+    host.drop_file("zzz.yml", &owners);
+    host.drop_app("yyy", "exact.own.example.com", &app);
+    host.reload_ends(0, "activated");
+    let other = App::start();
+    let newcomers = [
+        (
+            "redirect",
+            "old.example.com",
+            "`old.example.com` already belongs to zzz",
+        ),
+        (
+            "under",
+            "deep.a.wild.example.com",
+            "is under `*.wild.example.com`, which belongs to zzz",
+        ),
+        (
+            "narrower",
+            "\"*.a.wild.example.com\"",
+            "is under `*.wild.example.com`",
+        ),
+        (
+            "above",
+            "\"*.own.example.com\"",
+            "is above `exact.own.example.com`, which belongs to yyy",
+        ),
+        ("apex", "wild.example.com", ""),
+    ];
+    for (name, server_name, _) in newcomers {
+        host.drop_app(name, server_name, &other);
+        make_old(&host, &format!("{name}.yml"));
+    }
+    let realm = format!(
+        "nginx__vhosts:\n- server_name: realm.example.com\n  redirect_from: {HELLO}\n  proxy_pass_url: {}\n\
+         pki__realms:\n- domains: [realm.example.com, {HELLO}]\n",
+        other.url()
+    );
+    host.drop_file("realm.yml", &realm);
+    let report = host.reload_ends(3, "activated");
+    for (name, _, words) in newcomers.iter().filter(|newcomer| !newcomer.2.is_empty()) {
+        let reason = reason(&report, name);
+        assert!(reason.contains(words), "{reason}");
+        assert!(reason.contains(".yml:"), "{reason}");
+    }
+    assert!(reason(&report, "realm").contains("already belongs to zzz"));
+    assert!(host.rendered("apex").is_some());
+    // and nobody ordered a certificate for another's name
+    assert!(host.certificate("realm.example.com").is_none());
+    assert!(answers(&host, "any.wild.example.com", &app) || host.serves("any.wild.example.com"));
+    assert_eq!(other.connections(), 0);
+}
+
+#[test]
+fn a_public_suffix_is_nobodys_and_private_zones_are_free() {
+    let host = Host::with_settings("tls: off\n");
+    let app = App::start();
+    for (index, name) in ["co.uk", "*.co.uk", "*.github.io", "公司.cn"]
+        .iter()
+        .enumerate()
+    {
+        host.drop_app(&format!("bad{index}"), &format!("\"{name}\""), &app);
+    }
+    for (name, server_name) in [
+        ("a", "app.internal"),
+        ("b", "x.test"),
+        ("c", "a.localhost"),
+        ("d", "\"*.zone.internal\""),
+        ("e", "\"*.example.co.uk\""),
+    ] {
+        host.drop_app(name, server_name, &app);
+    }
+    let report = host.reload_ends(3, "activated");
+    for index in 0..4 {
+        let reason = reason(&report, &format!("bad{index}"));
+        assert!(reason.contains("is a public suffix"), "{reason}");
+    }
+    for name in [
+        "app.internal",
+        "x.test",
+        "a.localhost",
+        "y.zone.internal",
+        "y.example.co.uk",
+    ] {
+        assert!(answers(&host, name, &app), "{name}");
+    }
+    assert!(!answers(&host, "shop.co.uk", &app));
+}
+
+#[test]
+fn a_name_that_a_hand_written_site_serves_is_refused_in_any_spelling_and_below_its_wildcard() {
+    let nginx = NginxHost::new();
+    let port = nginx.http_port;
+    let site = format!(
+        "server {{\n listen {port};\n server_name BLOG.example.com xn--bcher-kva.example.com *.wild.example.com;\n return 200 blog;\n}}\n"
+    );
+    nginx.site("blog", &site);
+    let host = Host::on(nginx, "tls: off\n");
+    let app = App::start();
+    for (name, server_name) in [
+        ("one", "blog.Example.com"),
+        ("two", "bücher.example.com"),
+        ("three", "new.wild.example.com"),
+        ("hello", HELLO),
+    ] {
+        host.drop_app(name, server_name, &app);
+    }
+    let report = host.reload_ends(3, "activated");
+    for name in ["one", "two", "three"] {
+        let reason = reason(&report, name);
+        let place = format!("{}:1", host.path("sites/blog").display());
+        assert!(reason.contains(&place), "{reason}");
+    }
+    for name in [
+        "blog.example.com",
+        "xn--bcher-kva.example.com",
+        "new.wild.example.com",
+    ] {
+        assert_eq!(host.plain(name).unwrap().1, "blog");
+    }
+    assert!(answers(&host, HELLO, &app));
+}
+
+#[test]
+fn a_removed_owners_name_is_free_after_a_second_and_the_newcomer_is_served_by_itself() {
+    let host = Host::with_settings("tls: off\n");
+    let (first, second) = (App::start(), App::start());
+    let daemon = host.daemon();
+    host.drop_app("owner", HELLO, &first);
+    host.wait_for_serving("owner");
+    host.drop_app("aaa", HELLO, &second);
+    wait_for("the newcomer's rejection", || {
+        (host.state("aaa") == "rejected").then_some(())
+    });
+    assert_eq!(owner(&host, HELLO).as_deref(), Some("owner"));
+    host.remove_file("owner.yml");
+    host.wait_for_serving("aaa");
+    assert!(answers(&host, HELLO, &second));
+    assert_eq!(
+        owner(&host, HELLO).as_deref(),
+        Some("aaa"),
+        "{}",
+        daemon.log()
+    );
+}
+
+#[test]
+fn a_newcomer_gets_no_name_of_a_file_that_is_missing_for_less_than_a_second() {
+    let host = Host::with_settings("tls: off\n");
+    let (first, second) = (App::start(), App::start());
+    let daemon = host.daemon();
+    host.drop_app("owner", HELLO, &first);
+    host.wait_for_serving("owner");
+    // an unlink of a save, and a newcomer, seen at once
+    let stopped = Stopped::new(daemon.pid());
+    host.remove_file("owner.yml");
+    host.drop_app("aaa", HELLO, &second);
+    make_old(&host, "aaa.yml");
+    drop(stopped);
+    wait_for("the newcomer's rejection", || {
+        daemon
+            .log()
+            .contains("already belongs to owner")
+            .then_some(())
+    });
+    // it did not come back: it was a removal
+    host.wait_for_serving("aaa");
+    assert!(answers(&host, HELLO, &second));
+}
+
+#[test]
+fn a_file_that_is_renamed_keeps_its_names_against_an_older_newcomer() {
+    let host = Host::with_settings("tls: off\n");
+    let (first, second) = (App::start(), App::start());
+    host.drop_app("owner", HELLO, &first);
+    host.reload_ends(0, "activated");
+    let rename = |from: &str, to: &str| {
+        let directory = host.path("vhosts.d");
+        fs::rename(directory.join(from), directory.join(to)).unwrap();
+    };
+    rename("owner.yml", "renamed.yml");
+    host.drop_app("aaa", HELLO, &second);
+    make_old(&host, "aaa.yml");
+    let report = host.reload_ends(3, "activated");
+    assert!(
+        reason(&report, "aaa").contains("already belongs to renamed"),
+        "{report}"
+    );
+    // the same, seen by the daemon
+    let daemon = host.daemon();
+    let stopped = Stopped::new(daemon.pid());
+    rename("renamed.yml", "again.yml");
+    host.drop_app("bbb", HELLO, &second);
+    make_old(&host, "bbb.yml");
+    drop(stopped);
+    host.wait_for_serving("again");
+    wait_for("both rejections", || {
+        (host.state("aaa") == "rejected" && host.state("bbb") == "rejected").then_some(())
+    });
+    assert!(answers(&host, HELLO, &first));
+    assert_eq!(second.connections(), 0);
+}
+
+#[test]
+fn an_owner_that_no_version_of_can_be_served_keeps_its_names_for_the_day_it_is_mended() {
+    let host = Host::with_settings("tls: off\n");
+    let page = host.page("hello", "hello");
+    let text = format!("server_name: {HELLO}\nroot: {}\n", page.display());
+    host.drop_file("owner.yml", &text);
+    host.reload_ends(0, "activated");
+    // the admin's settings, not the app's file: also the last good version is refused now
+    let settings = fs::read_to_string(host.path("vhostd.yml")).unwrap();
+    let roots = host.path("srv").display().to_string();
+    let elsewhere = settings.replace(&format!("roots: [{roots}]"), "roots: [/opt/elsewhere]");
+    assert_ne!(settings, elsewhere);
+    fs::write(host.path("vhostd.yml"), elsewhere).unwrap();
+    let second = App::start();
+    host.drop_app("aaa", HELLO, &second);
+    let report = host.reload_ends(3, "activated");
+    let told = reason(&report, "aaa");
+    assert!(told.contains("owner.yml, which is rejected now"), "{told}");
+    fs::write(host.path("vhostd.yml"), settings).unwrap();
+    let report = host.reload_ends(3, "activated");
+    assert!(reason(&report, "aaa").contains("owner.yml:1"), "{report}");
+    assert_eq!(host.plain(HELLO).unwrap().1, "hello");
+    assert_eq!(second.connections(), 0);
+}
+
+#[test]
+fn a_rollback_transfers_no_name() {
+    let host = Host::with_settings("tls: off\n");
+    let (first, second) = (App::start(), App::start());
+    host.drop_app("first", HELLO, &first);
+    host.reload_ends(0, "activated");
+    host.remove_file("first.yml");
+    host.drop_app("second", HELLO, &second);
+    host.reload_ends(0, "activated");
+    assert_eq!(owner(&host, HELLO).as_deref(), Some("second"));
+    // the first one's generation serves again, and the name is still the second's
+    assert_eq!(host.vhostd(&["rollback", "1"]).status, 0);
+    assert!(answers(&host, HELLO, &first));
+    assert_eq!(owner(&host, HELLO).as_deref(), Some("second"));
+    host.drop_app("first", HELLO, &first);
+    make_old(&host, "first.yml");
+    let report = host.reload_ends(3, "activated");
+    assert!(
+        reason(&report, "first").contains("already belongs to second"),
+        "{report}"
+    );
+    assert!(answers(&host, HELLO, &second));
+}
