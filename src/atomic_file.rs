@@ -202,6 +202,16 @@ pub fn remove(path: &Path) -> Result<(), WriteError> {
     }
 }
 
+/// Removes a directory that is whole or gone for whoever looks: a crash leaves it, or a temporary.
+pub fn remove_whole(path: &Path) -> Result<(), WriteError> {
+    let (_, temporary) = beside(path)?;
+    match fs::rename(path, &temporary) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        renamed => renamed.map_err(failed("rename to", &temporary))?,
+    }
+    remove(&temporary)
+}
+
 /// Removes what an interrupted write left in `directory`, except for what another living process
 /// may be writing. Call it under the lock of that directory.
 pub fn sweep(directory: &Path) -> Result<(), WriteError> {

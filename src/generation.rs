@@ -21,6 +21,7 @@
 
 pub mod history; // W what was activated when, and whether it was proven
 pub mod manifest; // P what a generation was made from
+pub mod repair; // W what is missing or damaged → what served, or a refusal
 
 use std::fs::{self, File};
 use std::io;
@@ -30,10 +31,10 @@ use std::time::{Duration, Instant};
 
 use crate::atomic_file::{self, WriteError};
 use crate::nginx::{Accepted, Nginx, TestError};
-use crate::render::{RenderError, RenderedConfig, entry};
+use crate::render::{self, RenderError, RenderedConfig, entry};
 
 use history::History;
-use manifest::Manifest;
+use manifest::{FORMAT, Manifest};
 
 /// The state directory's generations.
 #[derive(Clone, Debug)]
@@ -79,9 +80,17 @@ pub struct ActiveGeneration {
 pub enum GenerationError {
     #[error("read generation {number}: {why}")]
     Damaged { number: u64, why: String },
+    #[error("find the active generation: {} is no symbolic link, and not vhostd's", .0.display())]
+    ForeignCurrent(PathBuf),
+    #[error("read the history in {}: {why}", path.display())]
+    History { path: PathBuf, why: String },
     #[error("wait for the lock {}: another vhostd has held it for {} s", path.display(), waited.as_secs())]
     Locked { path: PathBuf, waited: Duration },
-    #[error("find the active generation: {} is missing or leads nowhere", .0.display())]
+    #[error("find the active generation: {} {why}", path.display())]
+    LostCurrent { path: PathBuf, why: String },
+    #[error("read generation {0}: a newer vhostd wrote it")]
+    Newer(u64),
+    #[error("find the active generation: {} is missing", .0.display())]
     NoCurrent(PathBuf),
     #[error("read {}: {source}", path.display())]
     Read {
@@ -99,6 +108,11 @@ impl GenerationError {
     /// The next step.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
+            Self::ForeignCurrent(_) => Some("move it away, then run `vhostd reload`"),
+            Self::Damaged { .. } | Self::History { .. } | Self::LostCurrent { .. } => {
+                Some("run `vhostd reload`, which repairs what it can")
+            }
+            Self::Newer(_) => Some("install the vhostd that wrote it"),
             Self::NoCurrent(_) => Some("run `vhostd setup` first"),
             Self::Read { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
                 Some("run it as root: what vhostd keeps is for root alone")
@@ -156,7 +170,8 @@ impl GenerationStore {
         Ok(locked)
     }
 
-    /// The number that `current` names, without reading the generation.
+    /// The number that `current` names, without reading the generation. Only a link to one of ours
+    /// counts: whatever else it leads to was never tested.
     pub fn active_number(&self) -> Result<u64, GenerationError> {
         let current = self.state_dir.join(CURRENT);
         let target = fs::read_link(&current);
@@ -169,9 +184,13 @@ impl GenerationStore {
         }
         target
             .ok()
-            .filter(|_| current.join("http.conf").is_file())
-            .and_then(|target| target.file_name()?.to_str()?.parse().ok())
-            .ok_or(GenerationError::NoCurrent(current))
+            .and_then(|target| {
+                let number = number(target.file_name()?.to_str()?)?;
+                let ours = self.state_dir.join(&target) == self.path(number);
+                let whole = self.path(number).join(render::ENTRY).is_file();
+                (ours && whole).then_some(number)
+            })
+            .ok_or_else(|| repair::lost(&current, self))
     }
 
     pub fn active(&self) -> Result<ActiveGeneration, GenerationError> {
@@ -180,12 +199,20 @@ impl GenerationStore {
     }
 
     pub fn manifest(&self, number: u64) -> Result<Manifest, GenerationError> {
+        let damaged = |why: String| GenerationError::Damaged { number, why };
         let path = self.path(number).join(MANIFEST);
-        let bytes = fs::read(&path).map_err(read_failed(&path))?;
-        serde_json::from_slice(&bytes).map_err(|error| GenerationError::Damaged {
-            number,
-            why: error.to_string(),
-        })
+        let bytes = match fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(damaged(format!("{} is missing", path.display())));
+            }
+            read => read.map_err(read_failed(&path))?,
+        };
+        let manifest: Manifest = serde_json::from_slice(&bytes)
+            .map_err(|error| damaged(format!("{}: {error}", path.display())))?;
+        match manifest.format {
+            FORMAT => Ok(manifest),
+            _ => Err(GenerationError::Newer(number)),
+        }
     }
 
     /// One of its files, by its relative name.
@@ -194,26 +221,42 @@ impl GenerationStore {
         fs::read(&path).map_err(read_failed(&path))
     }
 
-    /// The generations on disk, oldest first.
+    /// The generations on disk, oldest first. What else somebody put beside them is not ours: it
+    /// is neither used nor removed.
     pub fn numbers(&self) -> Result<Vec<u64>, GenerationError> {
         let directory = self.directory();
         let mut numbers = Vec::new();
         for entry in fs::read_dir(&directory).map_err(read_failed(&directory))? {
             let entry = entry.map_err(read_failed(&directory))?;
-            numbers.extend(
-                entry
-                    .file_name()
-                    .to_str()
-                    .and_then(|name| name.parse::<u64>().ok()),
-            );
+            let number = entry.file_name().to_str().and_then(number);
+            let ours = || entry.path().join(MANIFEST).is_file();
+            numbers.extend(number.filter(|_| ours()));
         }
         numbers.sort_unstable();
         Ok(numbers)
     }
 
+    /// Where it is missing although there are generations, it was lost.
     pub fn history(&self) -> Result<History, GenerationError> {
+        if !self.has_history() && self.numbers()?.iter().any(|number| *number > 0) {
+            let path = self.state_dir.join(history::FILE);
+            let why = "it is missing, and there are generations".into();
+            return Err(GenerationError::History { path, why });
+        }
         History::read(&self.state_dir)
     }
+
+    fn has_history(&self) -> bool {
+        // what cannot be looked at is not missing
+        let path = self.state_dir.join(history::FILE);
+        !fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+    }
+}
+
+/// As we write it, and far below where counting ends.
+fn number(name: &str) -> Option<u64> {
+    let number: u64 = name.parse().ok().filter(|number| *number < 1 << 53)?;
+    (name == number.to_string()).then_some(number)
 }
 
 impl LockedStore {
@@ -230,15 +273,17 @@ impl LockedStore {
     ) -> Result<StagedGeneration, GenerationError> {
         // a number that once was `current` is never given to other bytes
         let used = self.store.history()?.newest();
-        let number = self
-            .store
-            .numbers()?
-            .last()
-            .copied()
-            .max(used)
-            .map_or(0, |last| last + 1);
+        let numbers = self.store.numbers()?;
+        let last = numbers.last().copied().max(used);
+        let mut number = last.map_or(0, |last| last + 1);
+        // what is no generation has its name all the same
+        while fs::symlink_metadata(self.store.path(number)).is_ok() {
+            number += 1;
+        }
         let directory = self.store.path(number);
+        let entry = entry(rendered, number, &directory)?;
         let manifest = Manifest {
+            entry: Some(render::digest_of(&entry)),
             number,
             digest: rendered.digest.clone(),
             files: rendered.apps.clone(),
@@ -246,14 +291,13 @@ impl LockedStore {
         };
         let temporary = atomic_file::temporary_beside(&directory)?;
         atomic_file::remove(&temporary)?;
-        let entry = entry(rendered, number, &directory)?;
         let bytes =
             serde_json::to_vec_pretty(&manifest).map_err(|error| GenerationError::Damaged {
                 number,
                 why: error.to_string(),
             })?;
         let mut files: Vec<(&Path, &[u8])> = vec![
-            (Path::new("http.conf"), &entry),
+            (Path::new(render::ENTRY), &entry),
             (Path::new(MANIFEST), &bytes),
         ];
         files.extend(
@@ -267,8 +311,13 @@ impl LockedStore {
             .active_number()
             .ok()
             .map(|active| self.store.path(active));
-        atomic_file::write_tree(&temporary, &files, reusable.as_deref())?;
-        atomic_file::rename(&temporary, &directory)?;
+        let written = atomic_file::write_tree(&temporary, &files, reusable.as_deref())
+            .and_then(|()| atomic_file::rename(&temporary, &directory));
+        if written.is_err() {
+            // on a full disk half a generation is in everybody's way
+            let _ = atomic_file::remove(&temporary);
+        }
+        written?;
         Ok(StagedGeneration {
             manifest,
             directory,
@@ -312,71 +361,45 @@ impl LockedStore {
         }
     }
 
-    /// Makes generation 0, which serves nothing, and `current`, where they are missing.
-    pub fn found(&self, empty: &Manifest) -> Result<(), GenerationError> {
-        let zero = self.store.path(0);
-        if !zero.join("http.conf").is_file() {
-            let bytes =
-                serde_json::to_vec_pretty(empty).map_err(|error| GenerationError::Damaged {
-                    number: 0,
-                    why: error.to_string(),
-                })?;
-            let entry: &[u8] = b"# Managed by vhostd: nothing is served yet.\n";
-            let files = [
-                (Path::new("http.conf"), entry),
-                (Path::new(MANIFEST), &bytes),
-            ];
-            let temporary = atomic_file::temporary_beside(&zero)?;
-            atomic_file::remove(&temporary)?;
-            atomic_file::remove(&zero)?;
-            atomic_file::write_tree(&temporary, &files, None)?;
-            atomic_file::rename(&temporary, &zero)?;
-        }
-        if self.store.active_number().is_err() {
-            self.point_at(self.newest_proven_before(u64::MAX)?)?;
-        }
-        Ok(())
-    }
-
     /// Removes a generation that will not be activated.
     pub fn discard(&self, staged: StagedGeneration) -> Result<(), GenerationError> {
-        Ok(atomic_file::remove(&staged.directory)?)
+        Ok(atomic_file::remove_whole(&staged.directory)?)
     }
 
     /// As [`Self::discard`], for one that passed its test and is outdated all the same.
     pub fn discard_tested(&self, tested: TestedGeneration) -> Result<(), GenerationError> {
-        Ok(atomic_file::remove(
-            &self.store.path(tested.manifest.number),
-        )?)
+        let path = self.store.path(tested.manifest.number);
+        Ok(atomic_file::remove_whole(&path)?)
     }
 
-    /// Removes all but the newest [`KEPT`] proven generations, 0, the active one and `also`.
+    /// Removes all but the newest [`KEPT`] generations that served, 0, the active one and `also`.
     pub fn prune(&self, also: &[u64]) -> Result<(), GenerationError> {
         let active = self.store.active_number()?;
         let history = self.store.history()?;
-        let mut proven: Vec<u64> = history.proven().collect();
-        proven.sort_unstable_by(|a, b| b.cmp(a));
-        proven.truncate(KEPT);
+        let mut served: Vec<u64> = history.returnable().collect();
+        served.sort_unstable_by(|a, b| b.cmp(a));
+        served.dedup();
+        served.truncate(KEPT);
         for number in self.store.numbers()? {
             let kept = number == 0
                 || number == active
                 || also.contains(&number)
-                || proven.contains(&number);
+                || served.contains(&number);
             if !kept {
-                atomic_file::remove(&self.store.path(number))?;
+                atomic_file::remove_whole(&self.store.path(number))?;
             }
         }
         Ok(())
     }
 
-    /// The newest generation below `number` that once served, else 0.
-    pub fn newest_proven_before(&self, number: u64) -> Result<u64, GenerationError> {
+    /// The newest generation below `number` that once served and is there, else 0.
+    pub fn newest_served_before(&self, number: u64) -> Result<u64, GenerationError> {
         let numbers = self.store.numbers()?;
         let history = self.store.history()?;
-        let proven = history
-            .proven()
-            .filter(|proven| *proven < number && numbers.contains(proven));
-        Ok(proven.max().unwrap_or(0))
+        let served: Vec<u64> = history.returnable().collect();
+        let mut below = numbers.into_iter().rev().filter(|it| *it < number);
+        let found = below.find(|it| served.contains(it) && self.store.manifest(*it).is_ok());
+        Ok(found.unwrap_or(0))
     }
 
     fn point_at(&self, number: u64) -> Result<(), WriteError> {

@@ -1,9 +1,12 @@
-//! R: what every command works on: the settings, nginx, the stores and the secrets, opened once.
+//! W: what every command works on: the settings, nginx, the stores and the secrets, opened once.
+
+mod repair; // W what is damaged in the state directory → what is known elsewhere, or a refusal
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use time::OffsetDateTime;
 
@@ -14,7 +17,6 @@ use crate::certificate::ledger::{Ledger, LedgerError};
 use crate::certificate::store::{CertificateStore, StoreError};
 use crate::certificate::{CertificateName, Identifier, Issuer, WantedCertificate};
 use crate::desired::{CertificateFiles, Features, Owners, Probe, RESERVED_NAME};
-use crate::generation::manifest::{Manifest, Reason};
 use crate::generation::{GenerationError, GenerationStore};
 use crate::nginx::dump::Survey;
 use crate::nginx::features::{ProbeFeaturesError, features};
@@ -22,6 +24,8 @@ use crate::nginx::process::NoMaster;
 use crate::nginx::{self, HostNginx, LocateError, Nginx};
 use crate::render::{TemplateError, Templates};
 use crate::settings::Settings;
+
+pub use repair::RepairError;
 
 /// vhostd on this host.
 #[derive(Debug)]
@@ -37,14 +41,14 @@ pub struct Installation {
     pub thumbprint: String,
     pub has_ipv6: bool,
     probe_secret: String,
+    /// What was repaired, until somebody is told.
+    repaired: Mutex<Vec<String>>,
 }
 
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     #[error(transparent)]
     Account(#[from] AccountError),
-    #[error(transparent)]
-    Generation(#[from] GenerationError),
     #[error(transparent)]
     Nginx(#[from] LocateError),
     #[error("read {}: {source}", path.display())]
@@ -55,6 +59,8 @@ pub enum OpenError {
     },
     #[error("draw a secret: the system gave no randomness")]
     Randomness,
+    #[error(transparent)]
+    Repair(#[from] RepairError),
     #[error(transparent)]
     Template(#[from] TemplateError),
     #[error(transparent)]
@@ -74,16 +80,18 @@ pub enum PruneError {
 #[derive(Debug, thiserror::Error)]
 pub enum OwnersError {
     #[error("read the owners of names in {}: {source}", path.display())]
-    Read {
-        path: PathBuf,
-        #[source]
-        source: io::Error,
-    },
-    #[error("read the owners of names in {}: {source}", path.display())]
     Damaged {
         path: PathBuf,
         #[source]
         source: serde_json::Error,
+    },
+    #[error("read the owners of names in {}: it is missing", .0.display())]
+    Missing(PathBuf),
+    #[error("read the owners of names in {}: {source}", path.display())]
+    Read {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
     },
     #[error(transparent)]
     Write(#[from] WriteError),
@@ -107,8 +115,19 @@ impl OpenError {
             Self::Nginx(LocateError::NoBinary(_)) => {
                 Some("install nginx (`apt install nginx`), or set `nginx.binary`")
             }
-            Self::Write(error) if error.source.kind() != io::ErrorKind::PermissionDenied => None,
-            Self::Write(_) | Self::Generation(_) => Some("run it as root, after `vhostd setup`"),
+            Self::Account(AccountError::Parse { .. }) => {
+                Some("put a backup of it there; without one, remove it, and a new account is made")
+            }
+            Self::Repair(error) => error.hint(),
+            Self::Read { source, .. } | Self::Write(WriteError { source, .. }) => {
+                match source.kind() {
+                    io::ErrorKind::PermissionDenied => Some("run it as root, after `vhostd setup`"),
+                    io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::StorageFull => {
+                        Some("what served before still serves")
+                    }
+                    _ => None,
+                }
+            }
             _ => None,
         }
     }
@@ -134,10 +153,11 @@ impl Installation {
                 .to_owned(),
             has_ipv6: has_ipv6(),
             probe_secret,
+            repaired: Mutex::default(),
             generations,
             settings,
         };
-        installation.found(now)?;
+        installation.repair(now)?;
         Ok(installation)
     }
 
@@ -208,22 +228,28 @@ impl Installation {
         })
     }
 
-    /// Who had each name first. A missing file is a fresh start, a damaged one is not.
+    /// Who had each name first. A missing file is a fresh start where nothing was ever activated.
     pub fn owners(&self) -> Result<Owners, OwnersError> {
         let path = self.owners_path();
         match fs::read(&path) {
             Ok(bytes) => serde_json::from_slice(&bytes)
                 .map_err(|source| OwnersError::Damaged { path, source }),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Owners::default()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                match self.generations.active_number() {
+                    Ok(1..) => Err(OwnersError::Missing(path)),
+                    _ => Ok(Owners::default()),
+                }
+            }
             Err(source) => Err(OwnersError::Read { path, source }),
         }
     }
 
     pub fn save_owners(&self, owners: &Owners) -> Result<(), OwnersError> {
-        if self.owners().is_ok_and(|known| known == *owners) {
+        let path = self.owners_path();
+        if path.is_file() && self.owners().is_ok_and(|known| known == *owners) {
             return Ok(());
         }
-        Ok(atomic_file::write_json(&self.owners_path(), owners, 0o600)?)
+        Ok(atomic_file::write_json(&path, owners, 0o600)?)
     }
 
     /// Removes what interrupted writes left below the state directory. Call it under its lock.
@@ -264,15 +290,6 @@ impl Installation {
         }
         Ok(())
     }
-
-    fn found(&self, now: OffsetDateTime) -> Result<(), GenerationError> {
-        let founded = self.generations.path(0).join("http.conf").is_file();
-        if founded && self.generations.active_number().is_ok() {
-            return Ok(());
-        }
-        let locked = self.generations.lock(std::time::Duration::from_secs(60))?;
-        locked.found(&Manifest::draft(now, Reason::Setup, Survey::default()))
-    }
 }
 
 fn reserved_certificate() -> WantedCertificate {
@@ -288,11 +305,14 @@ fn reserved_certificate() -> WantedCertificate {
 /// know.
 fn probe_secret(state_dir: &Path) -> Result<String, OpenError> {
     let path = state_dir.join("probe-secret");
-    if let Ok(known) = fs::read_to_string(&path)
-        && known.len() == 32
-        && known.bytes().all(|byte| byte.is_ascii_hexdigit())
-    {
-        return Ok(known);
+    match fs::read(&path) {
+        Ok(known) if known.len() == 32 && known.iter().all(u8::is_ascii_hexdigit) => {
+            return Ok(String::from_utf8_lossy(&known).into_owned());
+        }
+        // it is nothing but random: where it is damaged, another one is as good
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(source) => return Err(OpenError::Read { path, source }),
     }
     let mut bytes = [0_u8; 16];
     let random = rustls::crypto::aws_lc_rs::default_provider().secure_random;

@@ -32,7 +32,7 @@ use crate::vhost::source::SourceError;
 
 use candidate::{Candidate, Judgement};
 use intent::Intent;
-use pin::Pin;
+use pin::{Pin, PinError};
 use plan::Serving;
 use report::{CertificateSummary, Outcome, Report, Step, StepName};
 use setback::Setback;
@@ -83,13 +83,29 @@ pub enum ReconcileError {
     #[error(transparent)]
     Owners(#[from] crate::installation::OwnersError),
     #[error(transparent)]
+    Pin(#[from] PinError),
+    #[error(transparent)]
     Render(#[from] RenderError),
+    #[error(transparent)]
+    Repair(#[from] crate::installation::RepairError),
     #[error(transparent)]
     Source(#[from] SourceError),
     #[error(transparent)]
     Sweep(#[from] crate::installation::SweepError),
     #[error(transparent)]
     Write(#[from] WriteError),
+}
+
+impl ReconcileError {
+    /// The next step.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Generation(error) => error.hint(),
+            Self::NoSuchGeneration(_) => Some("`vhostd history` lists them"),
+            Self::Repair(error) => error.hint(),
+            _ => None,
+        }
+    }
 }
 
 /// 0 is what serves before anything does: nothing to return to.
@@ -188,7 +204,7 @@ pub fn refresh<'a>(
     let active = installation.generations.active()?.manifest;
     let mut intent = Intent::of_generation(&active, &installation.settings);
     // one that is in force stays so
-    intent.pin = Pin::read(&installation.settings.state_dir);
+    intent.pin = Pin::read(&installation.settings.state_dir)?;
     run(installation, &locked, intent, request, &mut progress)
 }
 
@@ -218,7 +234,7 @@ pub fn roll_back_to<'a>(
     let mut progress = Progress::start(observer);
     let number = match number {
         Some(number) => number,
-        None => locked.newest_proven_before(installation.generations.active_number()?)?,
+        None => locked.newest_served_before(installation.generations.active_number()?)?,
     };
     if number == 0 || !installation.generations.numbers()?.contains(&number) {
         return Err(ReconcileError::NoSuchGeneration(number));
@@ -228,7 +244,7 @@ pub fn roll_back_to<'a>(
     let mut intent = Intent::of_generation(&manifest, &installation.settings);
     let pin = Pin::new(number, &files);
     intent.pin = Some(pin.clone());
-    intent.pin_before = Pin::read(&installation.settings.state_dir);
+    intent.pin_before = Pin::read(&installation.settings.state_dir)?;
     // before it serves: whoever comes after a crash of ours must not undo it. While nginx is down
     // it holds, too: nginx will start with that generation.
     let state_dir = &installation.settings.state_dir;
@@ -290,6 +306,7 @@ fn run(
     report.rejected = report::rejected(&candidate.rejections);
     report.rejected.extend(misnamed);
     report.warnings.append(&mut candidate.warnings);
+    report.warnings.extend(installation.notices());
     if pin.is_none() {
         Pin::remove(state_dir)?;
     }

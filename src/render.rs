@@ -18,7 +18,8 @@ use crate::desired::{DesiredState, DesiredTls, DesiredVhost};
 use crate::vhost::{AppName, VhostName};
 use audit::AuditError;
 use block::{Base, VhostFile};
-use template::{BASE, ENTRY, SHIPPED_ENTRY, VHOST};
+use template::{SHIPPED_ENTRY, VHOST};
+pub(crate) use template::{BASE, ENTRY};
 pub use template::{TemplateError, Templates};
 use token::{Token, TokenError};
 
@@ -39,7 +40,7 @@ impl RenderedConfig {
     pub fn versions(&self) -> BTreeMap<AppName, String> {
         let version = |(path, app): (&PathBuf, &AppName)| {
             let bytes = self.files.get(path)?;
-            Some((app.clone(), hex(&Sha256::digest(bytes))))
+            Some((app.clone(), digest_of(bytes)))
         };
         self.apps.iter().filter_map(version).collect()
     }
@@ -261,7 +262,7 @@ fn by_app(vhosts: &[DesiredVhost]) -> BTreeMap<&AppName, Vec<&DesiredVhost>> {
 }
 
 /// Lengths are part of it, so that no two sets of files read as the same bytes.
-fn digest(files: &BTreeMap<PathBuf, Vec<u8>>) -> String {
+pub(crate) fn digest(files: &BTreeMap<PathBuf, Vec<u8>>) -> String {
     let mut hasher = Sha256::new();
     for (name, bytes) in files {
         for part in [name.as_os_str().as_encoded_bytes(), bytes.as_slice()] {
@@ -270,6 +271,11 @@ fn digest(files: &BTreeMap<PathBuf, Vec<u8>>) -> String {
         }
     }
     hex(&hasher.finalize())
+}
+
+/// SHA-256 of one file, in hex.
+pub(crate) fn digest_of(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes))
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -69,6 +69,7 @@ fn as_line(entry: &HistoryEntry, active: u64, kept: &[u64]) -> String {
         )),
         _ if entry.generation == active => output::good("active"),
         Proof::NginxDown => output::doubtful("nginx was down"),
+        Proof::Unknown => output::doubtful("not known: the history was lost"),
         Proof::Proven if kept.contains(&entry.generation) => String::new(),
         Proof::Proven => output::faint("no longer kept"),
     };

@@ -174,9 +174,7 @@ pub(super) fn announce(step: &Step, quiet: bool) {
 
 pub(super) fn failed(error: &ReconcileError) -> Exit {
     output::error(&format!("failed to {error}"));
-    output::hint(Some(match error {
-        ReconcileError::NoSuchGeneration(_) => "`vhostd history` lists them",
-        _ => "nothing was changed; what served before still serves",
-    }));
+    let nothing = "nothing was changed; what served before still serves";
+    output::hint(Some(error.hint().unwrap_or(nothing)));
     Exit::Failed
 }

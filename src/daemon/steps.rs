@@ -78,6 +78,7 @@ impl Daemon {
         };
         self.phase = Phase::Reading(batch);
         let (installation, events) = (self.installation.clone(), self.events.clone());
+        let (failed, now) = (self.last_failure.is_some(), (self.clock)());
         spawn_blocking(move || {
             // first armed, then read: no change falls between
             let armed = watch.rearm();
@@ -85,7 +86,12 @@ impl Daemon {
                 absences: absences.as_mut(),
                 manual,
             };
-            let intent = reconcile::intent::read(&installation, reading);
+            // what kept us from it may be something that can be made good
+            let intent = match failed {
+                true => installation.repair(now).map_err(ReconcileError::from),
+                false => Ok(()),
+            }
+            .and_then(|()| reconcile::intent::read(&installation, reading));
             let _ = events.send(Event::Read(Box::new(ReadDone {
                 intent,
                 absences: absences.unwrap_or_default(),
@@ -177,11 +183,7 @@ impl Daemon {
             Ok(applied) => applied,
             Err(error @ ReconcileError::NoSuchGeneration(_)) => {
                 tracing::debug!("failed to {error}");
-                return batch.fail(
-                    &error.to_string(),
-                    Some("`vhostd history` lists them".into()),
-                    1,
-                );
+                return batch.fail(&error.to_string(), error.hint().map(str::to_owned), 1);
             }
             Err(error) => return self.failed(batch, &error),
         };
@@ -225,7 +227,7 @@ impl Daemon {
         self.last_failure = Some(message);
         self.next_rescan = Instant::now() + RESCAN_SOON.max(RESCAN / 10);
         self.say_ready();
-        batch.fail(&error.to_string(), None, 1);
+        batch.fail(&error.to_string(), error.hint().map(str::to_owned), 1);
     }
 
     fn say_ready(&mut self) {

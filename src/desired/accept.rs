@@ -67,6 +67,12 @@ impl Owners {
     }
 }
 
+impl From<BTreeMap<ServerName, AppName>> for Owners {
+    fn from(owners: BTreeMap<ServerName, AppName>) -> Self {
+        Self(owners)
+    }
+}
+
 /// What holds before anybody asks.
 #[derive(Clone, Debug, Default)]
 pub struct Given {

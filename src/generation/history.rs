@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
-use super::manifest::Reason;
+use super::manifest::{Manifest, Reason};
 use super::{GenerationError, read_failed};
 use crate::atomic_file::{self, WriteError};
 
@@ -18,6 +18,9 @@ use crate::atomic_file::{self, WriteError};
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub struct History {
     entries: Vec<HistoryEntry>,
+    /// Up to here, numbers may have been activated that no entry tells of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    beyond: Option<u64>,
     #[serde(skip)]
     path: PathBuf,
 }
@@ -35,6 +38,12 @@ pub struct HistoryEntry {
     pub why: Option<String>,
 }
 
+impl HistoryEntry {
+    fn may_have_served(&self) -> bool {
+        matches!(self.result, Proof::Proven | Proof::Unknown)
+    }
+}
+
 /// How an activation ended.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -44,35 +53,72 @@ pub enum Proof {
     /// nginx was down: it serves when nginx comes up.
     NginxDown,
     RolledBack,
+    /// The history was lost. What is kept may have served.
+    Unknown,
 }
 
+pub(super) const FILE: &str = "history.json";
 const MOST: usize = 200;
+/// What was activated and rolled back since the newest generation that is kept leaves no trace but
+/// the history: so many numbers are left out when that was lost.
+pub(super) const UNKNOWN_NUMBERS: u64 = 100;
 
 impl History {
-    /// A missing history is an empty one; so is one that is damaged, which the next entry replaces.
-    /// One that cannot be read now is an error: what it protects would be pruned.
-    pub fn read(state_dir: &Path) -> Result<Self, GenerationError> {
-        let path = state_dir.join("history.json");
-        let history = match fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice::<Self>(&bytes).unwrap_or_else(|error| {
-                tracing::warn!("{} is damaged and begun anew: {error}", path.display());
-                Self::default()
-            }),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Self::default(),
-            Err(error) => return Err(read_failed(&path)(error)),
+    /// One that cannot be read, or that is damaged, is an error: what it protects would be pruned.
+    pub(super) fn read(state_dir: &Path) -> Result<Self, GenerationError> {
+        let path = state_dir.join(FILE);
+        let bytes = match fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Ok(Self::empty(state_dir));
+            }
+            read => read.map_err(read_failed(&path))?,
         };
-        Ok(Self { path, ..history })
+        match serde_json::from_slice::<Self>(&bytes) {
+            Ok(history) => Ok(Self { path, ..history }),
+            Err(error) => Err(GenerationError::History {
+                path,
+                why: error.to_string(),
+            }),
+        }
+    }
+
+    pub(super) fn empty(state_dir: &Path) -> Self {
+        Self {
+            path: state_dir.join(FILE),
+            ..Self::default()
+        }
+    }
+
+    /// Of what is there, oldest first; numbers up to `beyond` are not used again.
+    pub(super) fn rebuilt(state_dir: &Path, manifests: &[Manifest], beyond: u64) -> Self {
+        let entries = manifests.iter().map(|manifest| HistoryEntry {
+            generation: manifest.number,
+            at: manifest.created_at,
+            reason: manifest.reason,
+            result: Proof::Unknown,
+            changes: String::new(),
+            why: None,
+        });
+        Self {
+            entries: entries.collect(),
+            beyond: Some(beyond),
+            ..Self::empty(state_dir)
+        }
+    }
+
+    pub(super) fn write(&self) -> Result<(), WriteError> {
+        atomic_file::write_json(&self.path, self, 0o600)
     }
 
     pub fn record(&mut self, entry: HistoryEntry) -> Result<(), WriteError> {
         self.entries.push(entry);
         while self.entries.len() > MOST {
             // what served is what `rollback` can return to: repeated failures do not crowd it out
-            let failed = |entry: &HistoryEntry| entry.result != Proof::Proven;
+            let failed = |entry: &HistoryEntry| !entry.may_have_served();
             let oldest = self.entries.iter().position(failed).unwrap_or(0);
             self.entries.remove(oldest);
         }
-        atomic_file::write_json(&self.path, self, 0o600)
+        self.write()
     }
 
     pub fn entries(&self) -> &[HistoryEntry] {
@@ -87,9 +133,16 @@ impl History {
         proven.map(|entry| entry.generation)
     }
 
-    /// The highest number that was ever activated.
+    /// What a rollback can return to: what served, or may have.
+    pub fn returnable(&self) -> impl Iterator<Item = u64> {
+        let served = self.entries.iter().filter(|entry| entry.may_have_served());
+        served.map(|entry| entry.generation)
+    }
+
+    /// The highest number that was ever activated, or may have been.
     pub fn newest(&self) -> Option<u64> {
-        self.entries.iter().map(|entry| entry.generation).max()
+        let entries = self.entries.iter().map(|entry| entry.generation);
+        entries.chain(self.beyond).max()
     }
 
     /// The newest entry about `generation`.
@@ -106,7 +159,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_cannot_be_read_is_an_error_and_only_what_is_missing_is_empty() {
+    fn what_cannot_be_read_or_is_damaged_is_an_error_and_only_what_is_missing_is_empty() {
         let directory = tempfile::tempdir().unwrap();
         assert!(
             History::read(directory.path())
@@ -114,7 +167,12 @@ mod tests {
                 .entries()
                 .is_empty()
         );
-        atomic_file::create_directory(&directory.path().join("history.json"), 0o700).unwrap();
+        let path = directory.path().join(FILE);
+        atomic_file::write(&path, b"{\"entries\": [{\"gen", 0o600).unwrap();
+        let error = History::read(directory.path()).unwrap_err();
+        assert!(matches!(error, GenerationError::History { .. }), "{error}");
+        atomic_file::remove(&path).unwrap();
+        atomic_file::create_directory(&path, 0o700).unwrap();
         let error = History::read(directory.path()).unwrap_err();
         assert!(error.to_string().contains("history.json"), "{error}");
     }

@@ -17,7 +17,11 @@ pub struct Manifest {
     /// Of this format; a newer one is not read.
     pub format: u32,
     pub number: u64,
+    /// Of all files but the entry, which has the number in it.
     pub digest: String,
+    /// SHA-256 in hex of the entry, `http.conf`; `None` of generation 0.
+    #[serde(default)]
+    pub entry: Option<String>,
     #[serde(with = "time::serde::rfc3339")]
     pub created_at: OffsetDateTime,
     pub reason: Reason,
@@ -99,6 +103,7 @@ impl Manifest {
             format: FORMAT,
             number: 0,
             digest: String::new(),
+            entry: None,
             created_at,
             reason,
             apps: BTreeMap::new(),

@@ -72,9 +72,10 @@ pub(crate) fn prove_again(
     let history = installation.generations.history()?;
     let last = history.last(active.number).map(|entry| entry.result);
     let fallback = match last {
-        // it served: an older generation would serve no better, and is not what was asked for
-        Some(Proof::Proven) => active.number,
-        _ => locked.newest_proven_before(active.number)?,
+        // it served, as far as is known: an older generation would serve no better, and is not what
+        // was asked for
+        Some(Proof::Proven | Proof::Unknown) => active.number,
+        _ => locked.newest_served_before(active.number)?,
     };
     let old = installation.generations.manifest(fallback)?;
     let activation = locked.resume(installation.generations.active()?, fallback);

@@ -66,10 +66,11 @@ pub fn read(
         }
     })?;
     let mut intent = Intent::empty();
-    if let Some(pin) = Pin::read(&installation.settings.state_dir)
-        && !reading.manual
-        && pin.holds(&listing.files)
-    {
+    let pin = match reading.manual {
+        true => None,
+        false => Pin::read(&installation.settings.state_dir)?,
+    };
+    if let Some(pin) = pin.filter(|pin| pin.holds(&listing.files)) {
         let pinned = installation.generations.manifest(pin.generation)?;
         intent.take_pinned(&pinned, &installation.settings);
         intent.pin = Some(pin);

@@ -1,6 +1,7 @@
 //! W: a rollback holds until a vhost file changes or `vhostd reload` ends it.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -17,15 +18,43 @@ pub struct Pin {
     files: String,
 }
 
+/// `vhostd reload` ends the rollback, whatever it was.
+#[derive(Debug, thiserror::Error)]
+#[error("read what a rollback holds in {}: {source}", path.display())]
+pub struct PinError {
+    path: PathBuf,
+    #[source]
+    source: io::Error,
+}
+
+impl PinError {
+    /// Not what is written there: only that it cannot be read now.
+    pub fn is_passing(&self) -> bool {
+        self.source.kind() != io::ErrorKind::UnexpectedEof
+            && self.source.kind() != io::ErrorKind::InvalidData
+    }
+}
+
 impl Pin {
     pub fn new(generation: u64, files: &[VhostFile]) -> Self {
         let files = digest(files);
         Self { generation, files }
     }
 
-    pub fn read(state_dir: &Path) -> Option<Self> {
-        let bytes = fs::read(path(state_dir)).ok()?;
-        serde_json::from_slice(&bytes).ok()
+    /// A rollback that holds, and of what nobody knows, is an error: it is not ended on a guess.
+    pub fn read(state_dir: &Path) -> Result<Option<Self>, PinError> {
+        let path = path(state_dir);
+        let bytes = match fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(PinError { path, source }),
+            Ok(bytes) => bytes,
+        };
+        serde_json::from_slice(&bytes)
+            .map(Some)
+            .map_err(|error| PinError {
+                path,
+                source: error.into(),
+            })
     }
 
     /// Whether no file changed since.

@@ -149,9 +149,9 @@ fn chain(error: &tera::Error) -> String {
 }
 
 /// Maps, answers to unknown names, the reserved name.
-pub(super) const BASE: &str = "base.conf";
+pub(crate) const BASE: &str = "base.conf";
 /// The entry. It names the generation and is no matter of taste: not overridable.
-pub(super) const ENTRY: &str = "http.conf";
+pub(crate) const ENTRY: &str = "http.conf";
 /// The vhosts of one app.
 pub(super) const VHOST: &str = "vhost.conf";
 

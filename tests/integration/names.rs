@@ -36,13 +36,6 @@ fn owner(host: &Host, name: &str) -> Option<String> {
     owners[name].as_str().map(str::to_owned)
 }
 
-/// Whether `app` answers for `name`, over plain HTTP.
-fn answers(host: &Host, name: &str, app: &App) -> bool {
-    let before = app.connections();
-    host.plain(name);
-    app.connections() > before
-}
-
 #[test]
 fn a_name_in_any_spelling_belongs_to_the_app_that_had_it_first() {
     let host = Host::with_settings("tls: off\n");
@@ -79,7 +72,7 @@ fn a_name_in_any_spelling_belongs_to_the_app_that_had_it_first() {
     assert_eq!(daemon.stop(), 0);
     let _daemon = host.daemon();
     check(&host.reload_ends(3, "unchanged"));
-    assert!(answers(&host, "xn--bcher-kva.example.com", &first));
+    assert!(host.is_answered_by("xn--bcher-kva.example.com", &first));
     assert_eq!(other.connections(), 0);
 }
 
@@ -140,7 +133,9 @@ fn redirecting_names_and_those_of_realms_and_wildcards_have_owners_too() {
     assert!(host.rendered("apex").is_some());
     // and nobody ordered a certificate for another's name
     assert!(host.certificate("realm.example.com").is_none());
-    assert!(answers(&host, "any.wild.example.com", &app) || host.serves("any.wild.example.com"));
+    assert!(
+        host.is_answered_by("any.wild.example.com", &app) || host.serves("any.wild.example.com")
+    );
     assert_eq!(other.connections(), 0);
 }
 
@@ -175,9 +170,9 @@ fn a_public_suffix_is_nobodys_and_private_zones_are_free() {
         "y.zone.internal",
         "y.example.co.uk",
     ] {
-        assert!(answers(&host, name, &app), "{name}");
+        assert!(host.is_answered_by(name, &app), "{name}");
     }
-    assert!(!answers(&host, "shop.co.uk", &app));
+    assert!(!host.is_answered_by("shop.co.uk", &app));
 }
 
 #[test]
@@ -211,7 +206,7 @@ fn a_name_that_a_hand_written_site_serves_is_refused_in_any_spelling_and_below_i
     ] {
         assert_eq!(host.plain(name).unwrap().1, "blog");
     }
-    assert!(answers(&host, HELLO, &app));
+    assert!(host.is_answered_by(HELLO, &app));
 }
 
 #[test]
@@ -228,7 +223,7 @@ fn a_removed_owners_name_is_free_after_a_second_and_the_newcomer_is_served_by_it
     assert_eq!(owner(&host, HELLO).as_deref(), Some("owner"));
     host.remove_file("owner.yml");
     host.wait_for_serving("aaa");
-    assert!(answers(&host, HELLO, &second));
+    assert!(host.is_answered_by(HELLO, &second));
     assert_eq!(
         owner(&host, HELLO).as_deref(),
         Some("aaa"),
@@ -258,7 +253,7 @@ fn a_newcomer_gets_no_name_of_a_file_that_is_missing_for_less_than_a_second() {
     });
     // it did not come back: it was a removal
     host.wait_for_serving("aaa");
-    assert!(answers(&host, HELLO, &second));
+    assert!(host.is_answered_by(HELLO, &second));
 }
 
 #[test]
@@ -290,7 +285,7 @@ fn a_file_that_is_renamed_keeps_its_names_against_an_older_newcomer() {
     wait_for("both rejections", || {
         (host.state("aaa") == "rejected" && host.state("bbb") == "rejected").then_some(())
     });
-    assert!(answers(&host, HELLO, &first));
+    assert!(host.is_answered_by(HELLO, &first));
     assert_eq!(second.connections(), 0);
 }
 
@@ -331,7 +326,7 @@ fn a_rollback_transfers_no_name() {
     assert_eq!(owner(&host, HELLO).as_deref(), Some("second"));
     // the first one's generation serves again, and the name is still the second's
     assert_eq!(host.vhostd(&["rollback", "1"]).status, 0);
-    assert!(answers(&host, HELLO, &first));
+    assert!(host.is_answered_by(HELLO, &first));
     assert_eq!(owner(&host, HELLO).as_deref(), Some("second"));
     host.drop_app("first", HELLO, &first);
     make_old(&host, "first.yml");
@@ -340,5 +335,5 @@ fn a_rollback_transfers_no_name() {
         reason(&report, "first").contains("already belongs to second"),
         "{report}"
     );
-    assert!(answers(&host, HELLO, &second));
+    assert!(host.is_answered_by(HELLO, &second));
 }

@@ -139,8 +139,9 @@ impl Candidate<'_> {
         files.filter(|(app, _)| !serves(*app)).collect()
     }
 
-    fn plan(&self, digest: &str) -> Result<Plan, ReconcileError> {
-        let history = self.installation.generations.history()?;
+    fn plan(&mut self, digest: &str) -> Result<Plan, ReconcileError> {
+        let generations = &self.installation.generations;
+        let history = generations.history()?;
         let number = self.active.number;
         // an activation without an entry is one whose proof was interrupted
         let proof = history.last(number).map(|entry| entry.result);
@@ -149,6 +150,15 @@ impl Candidate<'_> {
                 let master = self.installation.master(&self.active.survey);
                 setback.holds(digest, master, self.request.now)
             });
+        if digest == self.active.digest
+            && let Some(damage) = generations.damage(self.active)
+        {
+            let warning = format!("{damage}: generation {number} is replaced");
+            if !self.warnings.contains(&warning) {
+                self.warnings.push(warning);
+            }
+            return Ok(if held { Plan::Wait } else { Plan::Activate });
+        }
         Ok(plan(digest, self.active, proof, held, || {
             activation::serving(self.installation, self.active)
         }))

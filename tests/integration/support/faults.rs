@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use super::app::App;
 use super::client::{self, Trust};
 use super::host::Host;
 
@@ -168,6 +169,14 @@ impl Host {
             shipped.replacen(marker, &condition, 1),
         )
         .unwrap();
+    }
+
+    /// Whether `app` itself answers for `name` over plain HTTP.
+    pub fn is_answered_by(&self, name: &str, app: &App) -> bool {
+        let answer = client::get(self.http(), name, "/");
+        answer.is_ok_and(|answer| {
+            answer.status == 200 && answer.header("X-App") == Some(&app.address.to_string())
+        })
     }
 
     /// Whether `https://name/` answers 200 under the internal CA's root.

@@ -1,0 +1,176 @@
+//! W: what is damaged or missing in the state directory is made again from what is known elsewhere, or
+//! refused. What was damaged is kept aside.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::time::Duration;
+
+use time::OffsetDateTime;
+
+use super::{Installation, OwnersError};
+use crate::atomic_file::{self, WriteError};
+use crate::desired::Owners;
+use crate::generation::manifest::{Manifest, Reason};
+use crate::generation::repair::set_aside;
+use crate::generation::{GenerationError, LockedStore};
+use crate::nginx::dump::Survey;
+use crate::reconcile::pin::{Pin, PinError};
+use crate::vhost::source::{self, SourceError};
+use crate::vhost::{AppName, ServerName, parse};
+
+/// What could not be repaired without a guess.
+#[derive(Debug, thiserror::Error)]
+pub enum RepairError {
+    #[error(transparent)]
+    Generation(#[from] GenerationError),
+    #[error(transparent)]
+    Owners(#[from] OwnersError),
+    #[error(transparent)]
+    Pin(#[from] PinError),
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    #[error(transparent)]
+    Write(#[from] WriteError),
+}
+
+impl RepairError {
+    /// The next step.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Generation(error) => error.hint(),
+            Self::Write(error) if error.source.kind() != std::io::ErrorKind::PermissionDenied => {
+                None
+            }
+            _ => Some("run it as root, after `vhostd setup`"),
+        }
+    }
+}
+
+impl Installation {
+    /// Looks at everything that has to be there and right before anything is decided, and makes
+    /// good what it can. [`Self::notices`] tells what that was.
+    pub fn repair(&self, now: OffsetDateTime) -> Result<(), RepairError> {
+        if self.is_whole() {
+            return Ok(());
+        }
+        let locked = self.generations.lock(Duration::from_secs(60))?;
+        let empty = Manifest::draft(now, Reason::Setup, Survey::default());
+        let mut repaired = locked.repair(&empty, self.nginx())?;
+        repaired.extend(self.repair_owners(&locked)?);
+        repaired.extend(self.repair_pin()?);
+        let mut told = self
+            .repaired
+            .lock()
+            .unwrap_or_else(|held| held.into_inner());
+        told.extend(repaired);
+        Ok(())
+    }
+
+    /// What was repaired since the last call, and what is wrong with the state directory now.
+    pub fn notices(&self) -> Vec<String> {
+        let mut told = self
+            .repaired
+            .lock()
+            .unwrap_or_else(|held| held.into_inner());
+        let mut notices = std::mem::take(&mut *told);
+        let directories = [
+            self.settings.state_dir.clone(),
+            self.generations.directory(),
+        ];
+        notices.extend(
+            directories
+                .iter()
+                .filter_map(|directory| exposed(directory)),
+        );
+        notices
+    }
+
+    fn is_whole(&self) -> bool {
+        self.generations.path(0).join("http.conf").is_file()
+            && self.generations.active().is_ok()
+            && self.generations.history().is_ok()
+            && self.owners().is_ok()
+            && Pin::read(&self.settings.state_dir).is_ok()
+    }
+
+    /// The names that were served have their owners by that: the active generation's first, then,
+    /// for what those do not have, the older ones'.
+    fn repair_owners(&self, _locked: &LockedStore) -> Result<Option<String>, RepairError> {
+        let error = match self.owners() {
+            Ok(_) => return Ok(None),
+            Err(error @ (OwnersError::Damaged { .. } | OwnersError::Missing(_))) => error,
+            Err(error) => return Err(error.into()),
+        };
+        let mut owners = BTreeMap::new();
+        for number in self.generations.numbers()?.into_iter().rev() {
+            let Ok(manifest) = self.generations.manifest(number) else {
+                continue;
+            };
+            // what a rollback serves says nothing about who owns it
+            if manifest.reason != Reason::Rollback {
+                self.claim(&manifest, &mut owners);
+            }
+        }
+        let count = owners.len();
+        set_aside(&self.owners_path())?;
+        atomic_file::write_json(&self.owners_path(), &Owners::from(owners), 0o600)?;
+        Ok(Some(format!(
+            "failed to {error}; {count} names are their owners' again, by the generations that are there"
+        )))
+    }
+
+    fn claim(&self, manifest: &Manifest, owners: &mut BTreeMap<ServerName, AppName>) {
+        let settings = &self.settings;
+        for (name, source) in &manifest.apps {
+            let app = parse::parse(
+                name,
+                &source.file,
+                &source.text,
+                &settings.roots,
+                settings.tls,
+            );
+            for vhost in app.iter().flat_map(|app| &app.vhosts) {
+                for claimed in vhost.all_names() {
+                    owners
+                        .entry(claimed.value.clone())
+                        .or_insert_with(|| name.clone());
+                }
+            }
+        }
+    }
+
+    /// A rollback holds until a file changes or somebody reloads. Of which generation it was is what
+    /// is active; what the files were then is what they are now.
+    fn repair_pin(&self) -> Result<Option<String>, RepairError> {
+        let state_dir = &self.settings.state_dir;
+        let error = match Pin::read(state_dir) {
+            Ok(_) => return Ok(None),
+            Err(error) if error.is_passing() => return Err(error.into()),
+            Err(error) => error,
+        };
+        let files = source::read(&self.settings.vhosts_dir)?.files;
+        let active = self.generations.active_number()?;
+        Pin::new(active, &files).write(state_dir)?;
+        Ok(Some(format!(
+            "failed to {error}; what serves now is held, until a vhost file changes or `vhostd reload`"
+        )))
+    }
+}
+
+/// Whoever can write there decides what nginx reads as root.
+fn exposed(directory: &Path) -> Option<String> {
+    let metadata = fs::metadata(directory).ok()?;
+    let (owner, mode) = (metadata.uid(), metadata.mode() & 0o7777);
+    let shown = directory.display();
+    let me = nix::unistd::geteuid().as_raw();
+    if owner != me && owner != 0 {
+        return Some(format!(
+            "{shown} belongs to user {owner}, who can replace what nginx reads: `chown {me} {shown}`"
+        ));
+    }
+    (mode & 0o022 != 0).then(|| {
+        format!("{shown} can be written by others (mode {mode:04o}), who can replace what nginx reads: `chmod 700 {shown}`")
+    })
+}
