@@ -183,6 +183,21 @@ pub fn write_tree(
         .try_for_each(|directory| sync_directory(directory))
 }
 
+/// Makes the directory `path`, durably and at once: `fill` makes it under another name, with all that
+/// is in it. Where that fails nothing of it is left: on a full disk it would be in everybody's way.
+pub fn build(
+    path: &Path,
+    fill: impl FnOnce(&Path) -> Result<(), WriteError>,
+) -> Result<(), WriteError> {
+    let temporary = temporary_beside(path)?;
+    remove(&temporary)?;
+    let built = fill(&temporary).and_then(|()| rename(&temporary, path));
+    if built.is_err() {
+        let _ = remove(&temporary);
+    }
+    built
+}
+
 /// A second name for an immutable, already durable file.
 pub fn hard_link(from: &Path, to: &Path) -> Result<(), WriteError> {
     fs::hard_link(from, to).map_err(failed("link to", to))

@@ -289,8 +289,6 @@ impl LockedStore {
             files: rendered.apps.clone(),
             ..draft
         };
-        let temporary = atomic_file::temporary_beside(&directory)?;
-        atomic_file::remove(&temporary)?;
         let bytes =
             serde_json::to_vec_pretty(&manifest).map_err(|error| GenerationError::Damaged {
                 number,
@@ -311,13 +309,9 @@ impl LockedStore {
             .active_number()
             .ok()
             .map(|active| self.store.path(active));
-        let written = atomic_file::write_tree(&temporary, &files, reusable.as_deref())
-            .and_then(|()| atomic_file::rename(&temporary, &directory));
-        if written.is_err() {
-            // on a full disk half a generation is in everybody's way
-            let _ = atomic_file::remove(&temporary);
-        }
-        written?;
+        atomic_file::build(&directory, |temporary| {
+            atomic_file::write_tree(temporary, &files, reusable.as_deref())
+        })?;
         Ok(StagedGeneration {
             manifest,
             directory,

@@ -4,9 +4,8 @@
 //! for anything: its thumbprint is the answer to every http-01 challenge, and nginx can give it
 //! while the CA is out of reach. The account at the CA follows with the first order.
 
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use base64::Engine;
@@ -178,17 +177,14 @@ fn thumbprint(key: &PrivateKeyPem) -> Result<String, KeyError> {
 
 /// Two processes that start at once must not make two keys.
 fn lock(path: &Path) -> Result<fs::File, AccountError> {
-    OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(path)
-        .and_then(|file| file.lock().map(|()| file))
-        .map_err(|source| AccountError::Read {
+    let file = atomic_file::lock_file(path)?;
+    match file.lock() {
+        Ok(()) => Ok(file),
+        Err(source) => Err(AccountError::Read {
             path: path.to_path_buf(),
             source,
-        })
+        }),
+    }
 }
 
 fn read(path: &Path) -> Result<Option<Written>, AccountError> {

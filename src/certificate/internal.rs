@@ -3,9 +3,8 @@
 //! `internal-ca/root.key` (0600) and `root.pem` (0644), made once, with the first certificate that
 //! needs them. Whoever trusts `root.pem` trusts every `tls: internal` vhost of this host.
 
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use rcgen::{BasicConstraints, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose};
@@ -132,14 +131,11 @@ impl InternalCa {
     /// Two processes that need the CA at once must not make two.
     fn lock(&self) -> Result<fs::File, InternalError> {
         let path = self.directory.join("lock");
-        OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&path)
-            .and_then(|file| file.lock().map(|()| file))
-            .map_err(|source| InternalError::Read { path, source })
+        let file = atomic_file::lock_file(&path)?;
+        match file.lock() {
+            Ok(()) => Ok(file),
+            Err(source) => Err(InternalError::Read { path, source }),
+        }
     }
 }
 

@@ -6,9 +6,8 @@
 //! and the timer's command obtain each certificate once; the kernel drops it with its owner.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, TryLockError};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -166,13 +165,7 @@ impl Ledger {
             source,
         };
         // never removed: a lock on a name that is gone excludes nobody
-        let file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&path)
-            .map_err(failed)?;
+        let file = atomic_file::lock_file(&path)?;
         match file.try_lock() {
             Ok(()) => Ok(Some(CertificateLock {
                 _file: Arc::new(file),

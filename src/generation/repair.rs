@@ -117,11 +117,10 @@ impl LockedStore {
                 (Path::new(render::ENTRY), entry),
                 (Path::new(MANIFEST), &bytes),
             ];
-            let temporary = atomic_file::temporary_beside(&zero)?;
-            atomic_file::remove(&temporary)?;
-            atomic_file::remove(&zero)?;
-            atomic_file::write_tree(&temporary, &files, None)?;
-            atomic_file::rename(&temporary, &zero)?;
+            atomic_file::remove_whole(&zero)?;
+            atomic_file::build(&zero, |temporary| {
+                atomic_file::write_tree(temporary, &files, None)
+            })?;
         }
         if !self.store.has_history() && self.store.numbers()? == [0] {
             History::empty(&self.store.state_dir).write()?;

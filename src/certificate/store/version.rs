@@ -71,14 +71,13 @@ pub(super) fn write(
             path: path.join(META),
             source: error.into(),
         })?;
-        let temporary = atomic_file::temporary_beside(&path)?;
-        atomic_file::remove(&temporary)?;
-        atomic_file::create_directory(&temporary, 0o700)?;
-        atomic_file::create(&temporary.join(KEY), key.expose().as_bytes(), 0o600)?;
-        atomic_file::create(&temporary.join(CHAIN), chain.to_pem().as_bytes(), 0o644)?;
-        atomic_file::create(&temporary.join(META), &meta, 0o644)?;
-        atomic_file::sync_directory(&temporary)?;
-        atomic_file::rename(&temporary, &path)?;
+        atomic_file::build(&path, |temporary| {
+            atomic_file::create_directory(temporary, 0o700)?;
+            atomic_file::create(&temporary.join(KEY), key.expose().as_bytes(), 0o600)?;
+            atomic_file::create(&temporary.join(CHAIN), chain.to_pem().as_bytes(), 0o644)?;
+            atomic_file::create(&temporary.join(META), &meta, 0o644)?;
+            atomic_file::sync_directory(temporary)
+        })?;
     }
     Ok(stored(&path, chain, request.name.clone(), request.issuer))
 }
