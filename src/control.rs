@@ -1,18 +1,22 @@
 //! N: the control socket that commands talk to: HTTP/1.1 over a unix socket, versioned by path,
 //! each answer a stream of JSON lines.
 //!
-//! `POST /v1/reload`, `/v1/renew`, `/v1/rollback`; `GET /v1/daemon`. An older daemon answers 404 to
-//! a newer command's path, and unknown keys of a line are ignored: old and new understand each
-//! other.
+//! `POST /v1/reload`, `/v1/renew`, `/v1/rollback`; `GET /v1/daemon`, `/v1/status`, `/v1/history`,
+//! each one line of what the command prints with `--json`. An older daemon answers 404 to a newer
+//! command's path, and unknown keys of a line are ignored: old and new understand each other.
 
 pub mod client; // N what a command does with it
+mod peer; // R whom it is for, and how long anybody may take
 mod server; // N what the daemon does with it
 
 pub use server::{ControlSocket, ListenError, converse};
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
+use crate::installation::Installation;
 use crate::reconcile::report::{Report, Step};
 
 /// What a command asks of the daemon.
@@ -48,6 +52,34 @@ impl Request {
             Self::Rollback { .. } => "/v1/rollback",
         }
     }
+}
+
+/// What a command wants to know of the daemon, and what changes nothing.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Question {
+    /// → [`crate::overview::Overview`]
+    Status,
+    /// → [`crate::overview::Past`]
+    History,
+}
+
+impl Question {
+    const ALL: [Self; 2] = [Self::Status, Self::History];
+
+    fn path(self) -> &'static str {
+        match self {
+            Self::Status => "/v1/status",
+            Self::History => "/v1/history",
+        }
+    }
+}
+
+/// What questions are answered from.
+#[derive(Clone, Debug)]
+pub struct View {
+    pub installation: Arc<Installation>,
+    /// What keeps the daemon from reconciling.
+    pub failure: Option<String>,
 }
 
 /// One line of an answer.

@@ -16,11 +16,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::certificate::CertificateName;
 use crate::clock::Clock;
-use crate::control::{Call, ControlSocket, ListenError, Request};
+use crate::control::{Call, ControlSocket, ListenError, Request, View};
 use crate::generation::manifest::Reason;
 use crate::installation::{Installation, OpenError};
 use crate::reconcile::grace::Absences;
@@ -120,6 +120,7 @@ struct Daemon {
     early: Vec<Call>,
     ready: bool,
     witness: mpsc::UnboundedSender<Report>,
+    view: watch::Sender<View>,
 }
 
 /// Runs until SIGTERM or SIGINT.
@@ -149,6 +150,10 @@ pub async fn run_witnessed(
         let _ = hint.send(Event::Files);
     })?;
     let (calls, mut called) = mpsc::unbounded_channel();
+    let (view, viewed) = watch::channel(View {
+        installation: installation.clone(),
+        failure: None,
+    });
     let mut daemon = Daemon {
         config,
         orders: Orders::new(clock.clone()),
@@ -171,9 +176,10 @@ pub async fn run_witnessed(
         early: Vec::new(),
         ready: false,
         witness,
+        view,
     };
     let mut signals = Signals::install().map_err(DaemonError::Signal)?;
-    let control = socket.serve(calls);
+    let control = socket.serve(calls, viewed);
     tokio::pin!(control);
     daemon.begin_batch();
     loop {

@@ -36,6 +36,7 @@ pub mod control; // N the socket that commands talk to
 pub mod daemon; // one loop, one closed enum of events
 pub mod demo; // X a complete private instance in a temporary directory, and the proof of it
 pub mod installation; // W what every command works on, opened once, and repaired
+pub mod overview; // R what `status` and `history` show
 pub mod preparation; // W `setup` and its undoing
 pub mod status; // W what the last reconcile found, per vhost
 pub mod systemd; // W READY, RELOADING, STATUS, WATCHDOG

@@ -18,8 +18,8 @@ use crate::desired::{DesiredState, DesiredTls, DesiredVhost};
 use crate::vhost::{AppName, VhostName};
 use audit::AuditError;
 use block::{Base, VhostFile};
-use template::{SHIPPED_ENTRY, VHOST};
 pub(crate) use template::{BASE, ENTRY};
+use template::{SHIPPED_ENTRY, VHOST};
 pub use template::{TemplateError, Templates};
 use token::{Token, TokenError};
 

@@ -43,7 +43,7 @@ async fn conversation(bytes: &[u8]) {
         assert!(answer.is_empty() || answer.starts_with(b"HTTP/1."));
         assert!(answer.len() <= 64 * 1024 + 1024 * bytes.len());
     };
-    tokio::join!(control::converse(server, sender), daemon, peer);
+    tokio::join!(control::converse(server, sender, |_| Ok("{}".into())), daemon, peer);
 }
 
 fn serde_json(call: &Call) -> String {

@@ -1,12 +1,15 @@
 //! `vhostd history`
 
 use clap::Args;
+use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use time::macros::format_description;
 
-use super::{Exit, output};
-use crate::generation::history::{self, HistoryEntry, Proof};
-use crate::generation::{GenerationError, GenerationStore};
+use super::{Exit, output, reload};
+use crate::control::Question;
+use crate::generation::GenerationStore;
+use crate::generation::history::Proof;
+use crate::overview::{Past, PastGeneration, past};
 use crate::settings::Settings;
 
 #[derive(Args, Debug)]
@@ -18,59 +21,50 @@ pub(super) struct History {
 
 impl History {
     pub(super) fn run(self, settings: &Settings) -> Exit {
-        let store = GenerationStore::new(&settings.state_dir);
-        let (active, kept, history) = match read(&store) {
-            Ok(read) => read,
-            Err(error) => {
-                output::error(&format!("failed to {error}"));
-                output::hint(error.hint());
-                return Exit::Failed;
-            }
+        let past = match shown(settings) {
+            Ok(past) => past,
+            Err(exit) => return exit,
         };
-        let newest_first = || history.entries().iter().rev();
         if self.json {
-            let entries: Vec<_> = newest_first()
-                .map(|entry| as_json(entry, active, &kept))
-                .collect();
-            output::json(&serde_json::json!({ "active": active, "generations": entries }));
-        } else if history.entries().is_empty() {
+            output::json(&past);
+        } else if past.generations.is_empty() {
             output::line("no generation has been activated yet");
         } else {
-            newest_first().for_each(|entry| output::line(&as_line(entry, active, &kept)));
+            let lines = past.generations.iter().map(as_line);
+            lines.for_each(|line| output::line(&line));
         }
         Exit::Done
     }
 }
 
-fn read(store: &GenerationStore) -> Result<(u64, Vec<u64>, history::History), GenerationError> {
-    Ok((store.active_number()?, store.numbers()?, store.history()?))
-}
-
-fn as_json(entry: &HistoryEntry, active: u64, kept: &[u64]) -> serde_json::Value {
-    serde_json::json!({
-        "generation": entry.generation,
-        "activated_at": entry.at.format(&Rfc3339).ok(),
-        "reason": entry.reason,
-        "result": entry.result,
-        "changes": entry.changes,
-        "error": entry.why,
-        "active": entry.generation == active,
-        "kept": kept.contains(&entry.generation),
+/// As `status`: of the daemon, or as it is on disk.
+fn shown(settings: &Settings) -> Result<Past, Exit> {
+    if let Some(past) = reload::asked(settings, Question::History)? {
+        return Ok(past);
+    }
+    past(&GenerationStore::new(&settings.state_dir)).map_err(|error| {
+        output::error(&format!("failed to {error}"));
+        output::hint(error.hint());
+        Exit::Failed
     })
 }
 
-fn as_line(entry: &HistoryEntry, active: u64, kept: &[u64]) -> String {
+fn as_line(entry: &PastGeneration) -> String {
     let minute = format_description!("[year]-[month]-[day] [hour]:[minute]:[second]");
-    let at = entry.at.format(&minute).unwrap_or_default();
+    let at = entry.activated_at.as_deref().unwrap_or_default();
+    let at = OffsetDateTime::parse(at, &Rfc3339).ok();
+    let at = at
+        .and_then(|at| at.format(&minute).ok())
+        .unwrap_or_default();
     let state = match entry.result {
         Proof::RolledBack => output::bad(&format!(
             "rolled back: {}",
-            entry.why.as_deref().unwrap_or("")
+            entry.error.as_deref().unwrap_or("")
         )),
-        _ if entry.generation == active => output::good("active"),
+        _ if entry.active => output::good("active"),
         Proof::NginxDown => output::doubtful("nginx was down"),
         Proof::Unknown => output::doubtful("not known: the history was lost"),
-        Proof::Proven if kept.contains(&entry.generation) => String::new(),
+        Proof::Proven if entry.kept => String::new(),
         Proof::Proven => output::faint("no longer kept"),
     };
     let reason = entry.reason.to_string();

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use clap::Args;
+use serde::de::DeserializeOwned;
 
 use super::{Exit, open, output, runtime, verdict};
 use crate::clock;
-use crate::control::{Line, Request, client};
+use crate::control::{Line, Question, Request, client};
 use crate::generation::manifest::Reason;
 use crate::obtain::{Obtaining, obtain_due};
 use crate::reconcile::report::{CertificateSummary, Report, Step};
@@ -130,6 +131,33 @@ pub(super) async fn through_daemon(
             })
         }
         (None, None) => Err(Exit::Failed),
+    }
+}
+
+/// What the daemon answers, where one runs that can.
+pub(super) fn asked<T: DeserializeOwned>(
+    settings: &Settings,
+    question: Question,
+) -> Result<Option<T>, Exit> {
+    let Some(runtime) = runtime() else {
+        return Err(Exit::Failed);
+    };
+    let socket = settings.control_socket();
+    let answer = runtime.block_on(async {
+        match client::connect(&socket).await {
+            Ok(Some(stream)) => client::look(stream, &socket, question).await,
+            // who may not talk to the daemon may still read what is on disk, or is told that he may not
+            _ => Ok(None),
+        }
+    });
+    match answer {
+        Ok(Some(Ok(answer))) => Ok(Some(answer)),
+        Ok(Some(Err(failure))) => {
+            output::error(&format!("failed to {}", failure.message));
+            output::hint(failure.hint.as_deref());
+            Err(Exit::Failed)
+        }
+        Ok(None) | Err(_) => Ok(None),
     }
 }
 

@@ -2,13 +2,15 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
-use super::{Line, Request};
+use super::{Failure, Line, Question, Request};
 
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
@@ -41,6 +43,61 @@ pub async fn connect(path: &Path) -> Result<Option<UnixStream>, ControlError> {
     }
 }
 
+/// What the daemon knows; `None` where it is too old to be asked, or busy with worse: what is on
+/// disk tells nearly the same.
+pub async fn look<T: DeserializeOwned>(
+    stream: UnixStream,
+    path: &Path,
+    question: Question,
+) -> Result<Option<Result<T, Failure>>, ControlError> {
+    let message = hyper::Request::get(question.path())
+        .header("host", "vhostd")
+        .body(Full::new(Bytes::new()));
+    let message = message.map_err(|error| talk_failed(path)(error.to_string()))?;
+    let answered = tokio::time::timeout(PATIENCE, async {
+        let response = send(stream, path, message).await?;
+        let status = response.status();
+        let body = response.into_body().collect().await;
+        Ok((status, body.map_err(|_| ControlError::Cut)?.to_bytes()))
+    });
+    let Ok(answered) = answered.await else {
+        return Ok(None);
+    };
+    let (status, body) = answered?;
+    if status == hyper::StatusCode::NOT_FOUND {
+        return Ok(None);
+    }
+    Ok(match serde_json::from_slice(&body) {
+        Ok(Line::Error(failure)) => Some(Err(failure)),
+        _ => serde_json::from_slice(&body).ok().map(Ok),
+    })
+}
+
+/// A daemon that is stopped or overwhelmed.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+type Message = hyper::Request<Full<Bytes>>;
+
+async fn send(
+    stream: UnixStream,
+    path: &Path,
+    message: Message,
+) -> Result<hyper::Response<hyper::body::Incoming>, ControlError> {
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(|error| talk_failed(path)(error.to_string()))?;
+    tokio::spawn(connection);
+    let answered = sender.send_request(message).await;
+    answered.map_err(|_| ControlError::Cut)
+}
+
+fn talk_failed(path: &Path) -> impl Fn(String) -> ControlError + '_ {
+    |why| ControlError::Talk {
+        path: path.to_path_buf(),
+        why,
+    }
+}
+
 /// Sends `request` and calls `each` with every line up to the last.
 pub async fn ask(
     stream: UnixStream,
@@ -48,24 +105,14 @@ pub async fn ask(
     request: &Request,
     mut each: impl FnMut(Line),
 ) -> Result<(), ControlError> {
-    let failed = |why: String| ControlError::Talk {
-        path: path.to_path_buf(),
-        why,
-    };
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-        .await
-        .map_err(|error| failed(error.to_string()))?;
-    tokio::spawn(connection);
+    let failed = talk_failed(path);
     let body = serde_json::to_vec(request).map_err(|error| failed(error.to_string()))?;
     let message = hyper::Request::post(request.path())
         .header("host", "vhostd")
         .header("content-type", "application/json")
         .body(Full::new(Bytes::from(body)))
         .map_err(|error| failed(error.to_string()))?;
-    let response = sender
-        .send_request(message)
-        .await
-        .map_err(|_| ControlError::Cut)?;
+    let response = send(stream, path, message).await?;
     if response.status() == hyper::StatusCode::NOT_FOUND {
         return Err(ControlError::OtherVersion);
     }

@@ -5,6 +5,7 @@ use std::fs::{File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -13,13 +14,15 @@ use http_body_util::{BodyExt, Limited};
 use hyper::body::{Body, Frame, Incoming};
 use hyper::service::service_fn;
 use hyper::{Method, Response, StatusCode};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use nix::unistd::Group;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
-use super::{Answer, Call, Failure, Line, Request};
+use super::peer::{Peers, is_stranger};
+use super::{Answer, Call, Failure, Line, Question, Request, View};
 use crate::atomic_file::{self, WriteError};
+use crate::overview::{overview, past};
 
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
@@ -37,13 +40,15 @@ pub enum ListenError {
 
 /// More than any request of ours.
 const LARGEST: usize = 64 * 1024;
-/// A peer that sends its request slower than this is cut off.
-const HEADER_LIMIT: Duration = Duration::from_secs(10);
+/// Of a request's head: hyper's own buffer may take fifty times as much.
+const LARGEST_HEAD: usize = 16 * 1024;
 
 /// The socket, and the proof that no other daemon has it.
 #[derive(Debug)]
 pub struct ControlSocket {
     listener: UnixListener,
+    /// Whose members may talk, beside root.
+    group: Option<u32>,
     _lock: File,
 }
 
@@ -56,16 +61,32 @@ impl ControlSocket {
         }
         // two that start at once: only one of them may take what an earlier run has left
         let _lock = lock(path)?;
-        let listener = bind(path).await?;
-        Ok(Self { listener, _lock })
+        let group = Group::from_name("vhostd").ok().flatten();
+        let group = group.map(|group| group.gid.as_raw());
+        let listener = bind(path, group).await?;
+        Ok(Self {
+            listener,
+            group,
+            _lock,
+        })
     }
 
-    /// Accepts connections for ever; each request becomes a [`Call`].
-    pub async fn serve(self, calls: mpsc::UnboundedSender<Call>) -> Infallible {
+    /// Accepts connections for ever; each request becomes a [`Call`], and questions are answered
+    /// from `view`.
+    pub async fn serve(
+        self,
+        calls: mpsc::UnboundedSender<Call>,
+        view: watch::Receiver<View>,
+    ) -> Infallible {
+        let desk = Arc::new(Desk::new(calls, move |question| {
+            let view = view.borrow().clone();
+            look(question, &view)
+        }));
         loop {
             match self.listener.accept().await {
                 Ok((stream, _)) => {
-                    tokio::spawn(converse(stream, calls.clone()));
+                    let stranger = is_stranger(&stream, self.group);
+                    tokio::spawn(serve(stream, stranger, Arc::clone(&desk)));
                 }
                 Err(error) => {
                     tracing::warn!("control connection: {error}");
@@ -89,7 +110,7 @@ fn lock(socket: &Path) -> Result<File, ListenError> {
     }
 }
 
-async fn bind(path: &Path) -> Result<UnixListener, ListenError> {
+async fn bind(path: &Path, group: Option<u32>) -> Result<UnixListener, ListenError> {
     let failed = |source| ListenError::Bind {
         path: path.to_path_buf(),
         source,
@@ -99,73 +120,161 @@ async fn bind(path: &Path) -> Result<UnixListener, ListenError> {
     }
     // nobody answers: what is left of an earlier run
     atomic_file::remove(path)?;
-    let group = Group::from_name("vhostd").ok().flatten();
     let temporary = atomic_file::temporary_beside(path)?;
     atomic_file::remove(&temporary)?;
     let listener = UnixListener::bind(&temporary).map_err(failed)?;
     // it gets its name only when strangers are kept out
-    let (mode, gid) = match group {
-        Some(group) => (0o660, Some(group.gid.as_raw())),
-        None => (0o600, None),
+    let mode = match group {
+        Some(_) => 0o660,
+        None => 0o600,
     };
-    atomic_file::restrict(&temporary, mode, gid)?;
+    atomic_file::restrict(&temporary, mode, group)?;
     atomic_file::rename(&temporary, path)?;
     Ok(listener)
 }
 
-/// Answers one peer until it goes away; each of its requests becomes a [`Call`].
-pub async fn converse(stream: UnixStream, calls: mpsc::UnboundedSender<Call>) {
-    let service = service_fn(|request| respond(request, calls.clone()));
+type Look = dyn Fn(Question) -> Result<String, String> + Send + Sync;
+
+/// Answers one peer that is no stranger; each of its requests becomes a [`Call`], and `look` answers
+/// its questions.
+pub async fn converse(
+    stream: UnixStream,
+    calls: mpsc::UnboundedSender<Call>,
+    look: impl Fn(Question) -> Result<String, String> + Send + Sync + 'static,
+) {
+    serve(stream, false, Arc::new(Desk::new(calls, look))).await;
+}
+
+fn look(question: Question, view: &View) -> Result<String, String> {
+    let json = match question {
+        Question::Status => {
+            serde_json::to_string(&overview(&view.installation, view.failure.as_deref())?)
+        }
+        Question::History => serde_json::to_string(
+            &past(&view.installation.generations).map_err(|error| error.to_string())?,
+        ),
+    };
+    json.map_err(|error| error.to_string())
+}
+
+/// What requests and questions go to.
+struct Desk {
+    calls: mpsc::UnboundedSender<Call>,
+    /// The answer to a question: what the command prints with `--json`.
+    look: Arc<Look>,
+    peers: Arc<Peers>,
+    /// One looks at a time: the threads are there for the daemon's own work.
+    looking: tokio::sync::Mutex<()>,
+}
+
+/// One request and its answer. Whoever takes too long over either is cut off.
+async fn serve(stream: UnixStream, stranger: bool, desk: Arc<Desk>) {
+    let mut peer = desk.peers.arrived();
+    let id = peer.id();
+    let service = service_fn(|request| {
+        let desk = Arc::clone(&desk);
+        async move {
+            let answer = match stranger {
+                true => refusal(
+                    StatusCode::FORBIDDEN,
+                    "serve you: the control socket is for root and the group vhostd",
+                ),
+                false => desk.respond(id, request).await,
+            };
+            if matches!(answer.body(), Lines::One(_)) {
+                desk.peers.is_answered(id);
+            }
+            Ok::<_, Infallible>(answer)
+        }
+    });
     let connection = hyper::server::conn::http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_LIMIT)
+        .keep_alive(false)
+        .max_buf_size(LARGEST_HEAD)
         .serve_connection(TokioIo::new(stream), service);
-    if let Err(error) = connection.await {
-        tracing::debug!("control connection: {error}");
+    tokio::select! {
+        ended = connection => if let Err(error) = ended {
+            tracing::debug!("control connection: {error}");
+        },
+        () = peer.overdue() => tracing::debug!("control connection: cut off, it took too long"),
     }
 }
 
-async fn respond(
-    request: hyper::Request<Incoming>,
-    calls: mpsc::UnboundedSender<Call>,
-) -> Result<Response<Lines>, Infallible> {
-    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    if method == Method::GET && path == "/v1/daemon" {
-        let line =
-            serde_json::json!({"version": env!("CARGO_PKG_VERSION"), "pid": std::process::id()});
-        return Ok(response(StatusCode::OK, Lines::one(line.to_string())));
-    }
-    // before the body, which a newer command may write in ways that we do not know
-    if method != Method::POST || !Request::PATHS.contains(&path.as_str()) {
-        return Ok(refusal(StatusCode::NOT_FOUND, "find such a request"));
-    }
-    let body = Limited::new(request.into_body(), LARGEST).collect();
-    let Ok(Ok(body)) = tokio::time::timeout(HEADER_LIMIT, body).await else {
-        return Ok(refusal(
-            StatusCode::BAD_REQUEST,
-            "read the request: it is too large or too slow",
-        ));
-    };
-    let parsed = serde_json::from_slice::<Request>(&body.to_bytes());
-    Ok(match parsed {
-        Ok(request) if request.path() == path => {
-            let (sender, lines) = mpsc::unbounded_channel();
-            let answer = Answer(sender);
-            if calls.send(Call { request, answer }).is_err() {
-                refusal(
-                    StatusCode::SERVICE_UNAVAILABLE,
-                    "take the request: the daemon is stopping",
-                )
-            } else {
-                response(StatusCode::OK, Lines::Stream(lines))
-            }
+impl Desk {
+    fn new(
+        calls: mpsc::UnboundedSender<Call>,
+        look: impl Fn(Question) -> Result<String, String> + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            calls,
+            look: Arc::new(look),
+            peers: Arc::default(),
+            looking: tokio::sync::Mutex::default(),
         }
-        Ok(_) => refusal(StatusCode::BAD_REQUEST, "take a request at another's path"),
-        Err(error) => refusal(
-            StatusCode::BAD_REQUEST,
-            &format!("understand the request: {error}"),
-        ),
-    })
+    }
+
+    async fn respond(&self, id: u64, request: hyper::Request<Incoming>) -> Response<Lines> {
+        let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+        if method == Method::GET && path == "/v1/daemon" {
+            let line = serde_json::json!({"version": env!("CARGO_PKG_VERSION"), "pid": std::process::id()});
+            return response(StatusCode::OK, Lines::one(line.to_string()));
+        }
+        let asked = Question::ALL.into_iter().find(|asked| asked.path() == path);
+        if let Some(question) = asked.filter(|_| method == Method::GET) {
+            return match self.peers.has_asked(id) {
+                true => self.answer(question).await,
+                false => crowded(),
+            };
+        }
+        // before the body, which a newer command may write in ways that we do not know
+        if method != Method::POST || !Request::PATHS.contains(&path.as_str()) {
+            return refusal(StatusCode::NOT_FOUND, "find such a request");
+        }
+        let Ok(body) = Limited::new(request.into_body(), LARGEST).collect().await else {
+            return refusal(
+                StatusCode::BAD_REQUEST,
+                "read the request: it is too large, or was cut off",
+            );
+        };
+        let request = match serde_json::from_slice::<Request>(&body.to_bytes()) {
+            Ok(request) if request.path() == path => request,
+            Ok(_) => {
+                return refusal(StatusCode::BAD_REQUEST, "take a request at another's path");
+            }
+            Err(error) => {
+                let message = format!("understand the request: {error}");
+                return refusal(StatusCode::BAD_REQUEST, &message);
+            }
+        };
+        if !self.peers.has_asked(id) {
+            return crowded();
+        }
+        let (sender, lines) = mpsc::unbounded_channel();
+        let answer = Answer(sender);
+        match self.calls.send(Call { request, answer }) {
+            Ok(()) => response(StatusCode::OK, Lines::Stream(lines)),
+            Err(_) => refusal(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "take the request: the daemon is stopping",
+            ),
+        }
+    }
+
+    /// One line: what the command prints with `--json`.
+    async fn answer(&self, question: Question) -> Response<Lines> {
+        let _one = self.looking.lock().await;
+        let look = Arc::clone(&self.look);
+        let looked = tokio::task::spawn_blocking(move || look(question));
+        let looked = looked.await.map_err(|error| error.to_string());
+        match looked.and_then(|looked| looked) {
+            Ok(line) => response(StatusCode::OK, Lines::one(line)),
+            Err(why) => refusal(StatusCode::INTERNAL_SERVER_ERROR, &why),
+        }
+    }
+}
+
+fn crowded() -> Response<Lines> {
+    let message = "take the request: too many others are being answered";
+    refusal(StatusCode::SERVICE_UNAVAILABLE, message)
 }
 
 fn response(status: StatusCode, body: Lines) -> Response<Lines> {

@@ -43,6 +43,8 @@ impl Daemon {
         match opened {
             Ok((installation, waiting)) => {
                 self.installation = Arc::new(*installation);
+                self.view
+                    .send_modify(|view| view.installation.clone_from(&self.installation));
                 self.waiting_for_restart = waiting;
                 self.orders.forget_client();
                 self.read(batch);
@@ -188,6 +190,7 @@ impl Daemon {
             Err(error) => return self.failed(batch, &error),
         };
         if self.last_failure.take().is_some() {
+            self.view.send_modify(|view| view.failure = None);
             tracing::info!("reconciles again");
         }
         let waiting = self.waiting_for_restart.iter().cloned();
@@ -224,6 +227,8 @@ impl Daemon {
         if let Err(error) = StatusRecord::note_failure(state_dir, &message) {
             tracing::debug!("failed to {error}");
         }
+        self.view
+            .send_modify(|view| view.failure = Some(message.clone()));
         self.last_failure = Some(message);
         self.next_rescan = Instant::now() + RESCAN_SOON.max(RESCAN / 10);
         self.say_ready();

@@ -26,6 +26,7 @@ mod rollback;
 mod sandbox;
 mod served;
 mod silent;
+mod socket;
 mod state;
 mod status;
 mod storm;

@@ -1,6 +1,8 @@
 //! A state directory that is not as we left it: repaired from what is known elsewhere, or refused;
 //! nothing is removed and nothing untested is served on a guess.
 
+mod disk;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write;

@@ -1,0 +1,299 @@
+//! R: what `vhostd status` and `vhostd history` show: read from what is on disk, and asked of nginx.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use crate::certificate::Issuer;
+use crate::certificate::ledger::Ledger;
+use crate::certificate::schedule::{Attempts, CertificateState, RetryAdvice, renew_at};
+use crate::certificate::{CertificateName, Identifier, StoredCertificate, WantedCertificate};
+use crate::clock;
+use crate::generation::history::Proof;
+use crate::generation::manifest::Reason;
+use crate::generation::{GenerationError, GenerationStore};
+use crate::installation::Installation;
+use crate::obtain::is_good;
+use crate::reconcile::proof::answering;
+use crate::status::{StatusRecord, VhostState, VhostStatus};
+
+/// What `vhostd status` shows, in the contract's form.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Overview {
+    pub generation: GenerationShown,
+    pub nginx: NginxShown,
+    pub vhosts: Vec<VhostStatus>,
+    pub certificates: Vec<CertificateShown>,
+    pub warnings: Vec<String>,
+    pub pinned: Option<u64>,
+    pub error: Option<String>,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct GenerationShown {
+    pub active: u64,
+    /// `None` while nginx is down, or where somebody else answers.
+    pub serving: Option<u64>,
+    pub activated_at: Option<String>,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct NginxShown {
+    pub version: String,
+    pub pid: Option<i32>,
+    pub running: bool,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct CertificateShown {
+    pub name: String,
+    pub identifiers: Vec<String>,
+    pub state: CertificateWord,
+    pub issuer: String,
+    pub not_before: Option<String>,
+    pub not_after: Option<String>,
+    pub renew_at: Option<String>,
+    pub attempts: u32,
+    pub last_error: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CertificateWord {
+    Valid,
+    /// Wanted, not there, nothing went wrong yet.
+    Pending,
+    /// The last attempts failed; another is scheduled.
+    Failing,
+    /// Retrying is useless until something is changed.
+    Invalid,
+    Placeholder,
+}
+
+/// What `vhostd history` shows, the newest first.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Past {
+    pub active: u64,
+    pub generations: Vec<PastGeneration>,
+}
+
+/// One activation.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct PastGeneration {
+    pub generation: u64,
+    /// RFC 3339.
+    pub activated_at: Option<String>,
+    pub reason: Reason,
+    pub result: Proof,
+    /// Apps that came, changed or went: `+shop ~hello -old`.
+    pub changes: String,
+    /// Why it was rolled back.
+    pub error: Option<String>,
+    pub active: bool,
+    /// Whether it is still there to return to.
+    pub kept: bool,
+}
+
+/// Reads what is on disk and asks nginx. `failure`: what keeps the daemon from reconciling.
+pub fn overview(installation: &Installation, failure: Option<&str>) -> Result<Overview, String> {
+    let words = |error: &dyn std::fmt::Display| error.to_string();
+    let active = installation
+        .generations
+        .active()
+        .map_err(|e| words(&e))?
+        .manifest;
+    let record = StatusRecord::read(&installation.settings.state_dir);
+    let survey = installation.survey().map_err(|e| words(&e))?;
+    let master = installation.host_nginx.master(&survey).ok();
+    // a worker that outlived its master answers, and is no running nginx
+    let serving = master
+        .as_ref()
+        .and_then(|_| answering(installation.nginx(), &active));
+    let last = installation.generations.history().map_err(|e| words(&e))?;
+    let activated_at = last.last(active.number).map(|entry| entry.at);
+    let vhosts = record.iter().flat_map(|record| record.vhosts.clone());
+    let vhosts = vhosts
+        .map(|vhost| match (vhost.state, serving) {
+            // the record is older than what made nginx stop serving it
+            (VhostState::Serving, None) => VhostStatus {
+                state: VhostState::Pending,
+                ..vhost
+            },
+            _ => vhost,
+        })
+        .collect();
+    let mut warnings: Vec<String> = record
+        .iter()
+        .flat_map(|record| record.warnings.clone())
+        .collect();
+    for notice in installation.notices() {
+        if !warnings.contains(&notice) {
+            warnings.push(notice);
+        }
+    }
+    let recorded = record.as_ref().and_then(|record| record.error.clone());
+    Ok(Overview {
+        generation: GenerationShown {
+            active: active.number,
+            serving,
+            activated_at: activated_at.and_then(rfc3339),
+        },
+        nginx: NginxShown {
+            version: installation.host_nginx.version.clone(),
+            pid: master.as_ref().map(|master| master.pid),
+            running: master.is_some(),
+        },
+        certificates: certificates(installation)?,
+        vhosts,
+        warnings,
+        pinned: record.as_ref().and_then(|record| record.pinned),
+        // what could not be written down is known to the daemon alone
+        error: failure
+            .map(|failure| format!("failed to {failure}"))
+            .or(recorded),
+    })
+}
+
+fn certificates(installation: &Installation) -> Result<Vec<CertificateShown>, String> {
+    let (inventory, _) = installation
+        .certificates
+        .inventory()
+        .map_err(|error| error.to_string())?;
+    let attempts = Ledger::new(&installation.settings.state_dir)
+        .attempts()
+        .map_err(|error| error.to_string())?;
+    let now = clock::system()();
+    let record = StatusRecord::read(&installation.settings.state_dir);
+    let wanted: BTreeMap<CertificateName, WantedCertificate> = record
+        .into_iter()
+        .flat_map(|record| record.wanted)
+        .map(|wanted| (wanted.name.clone(), wanted))
+        .collect();
+    let mut shown: Vec<_> = wanted
+        .values()
+        .map(|wanted| {
+            let stored = inventory.certificates.get(&wanted.name);
+            let placeholder = inventory.placeholders.get(&wanted.name);
+            let good = is_good(wanted, stored, now);
+            let shown = stored.or(placeholder);
+            of_wanted(wanted, shown, good, attempts.get(&wanted.name), now)
+        })
+        .collect();
+    // removed vhosts' certificates are kept until they expire, and not renewed
+    let unwanted = inventory
+        .certificates
+        .values()
+        .filter(|stored| !wanted.contains_key(&stored.name));
+    shown.extend(unwanted.map(|stored| CertificateShown {
+        renew_at: None,
+        ..of_stored(stored)
+    }));
+    Ok(shown)
+}
+
+fn of_wanted(
+    wanted: &WantedCertificate,
+    stored: Option<&StoredCertificate>,
+    good: bool,
+    attempts: Option<&Attempts>,
+    now: OffsetDateTime,
+) -> CertificateShown {
+    let mut shown = match stored {
+        Some(stored) => of_stored(stored),
+        None => CertificateShown {
+            name: wanted.name.to_string(),
+            identifiers: words(&wanted.identifiers),
+            state: CertificateWord::Pending,
+            issuer: issuer(wanted.issuer),
+            not_before: None,
+            not_after: None,
+            renew_at: None,
+            attempts: 0,
+            last_error: None,
+        },
+    };
+    if !good && shown.state == CertificateWord::Valid {
+        // expired, or without a name that is wanted now
+        shown.state = CertificateWord::Pending;
+    }
+    // failures of what is not wanted any more say nothing about this one
+    let about = |attempts: &&Attempts| attempts.is_about(&wanted.identifiers, wanted.issuer);
+    if let Some(attempts) = attempts.filter(about) {
+        shown.attempts = attempts.failures;
+        shown.last_error.clone_from(&attempts.last_error);
+        if !good {
+            shown.state = match attempts.retry {
+                RetryAdvice::Useless => CertificateWord::Invalid,
+                _ => CertificateWord::Failing,
+            };
+        }
+        // a failed attempt before its time leaves the time as it was
+        let state = CertificateState::of(wanted, stored, Some(attempts), now);
+        if !matches!(state, CertificateState::Valid { .. }) {
+            shown.renew_at = attempts.next.and_then(rfc3339);
+        }
+    }
+    shown.issuer = issuer(wanted.issuer);
+    shown
+}
+
+fn of_stored(stored: &StoredCertificate) -> CertificateShown {
+    let placeholder = stored.issuer == Issuer::Placeholder;
+    CertificateShown {
+        name: stored.name.to_string(),
+        identifiers: words(&stored.identifiers),
+        state: match placeholder {
+            true => CertificateWord::Placeholder,
+            false => CertificateWord::Valid,
+        },
+        issuer: issuer(stored.issuer),
+        not_before: rfc3339(stored.validity.not_before),
+        not_after: rfc3339(stored.validity.not_after),
+        renew_at: match placeholder {
+            true => None,
+            false => rfc3339(renew_at(stored.validity)),
+        },
+        attempts: 0,
+        last_error: None,
+    }
+}
+
+fn issuer(issuer: Issuer) -> String {
+    let word = match issuer {
+        Issuer::Acme => "acme",
+        // a placeholder stands in for what ACME will issue
+        Issuer::Placeholder => "acme",
+        Issuer::Internal => "internal",
+    };
+    word.to_owned()
+}
+
+fn words(identifiers: &[Identifier]) -> Vec<String> {
+    identifiers.iter().map(ToString::to_string).collect()
+}
+
+fn rfc3339(at: OffsetDateTime) -> Option<String> {
+    at.replace_nanosecond(0).ok()?.format(&Rfc3339).ok()
+}
+
+/// Reads what is on disk.
+pub fn past(store: &GenerationStore) -> Result<Past, GenerationError> {
+    let (active, kept, history) = (store.active_number()?, store.numbers()?, store.history()?);
+    let newest_first = history.entries().iter().rev();
+    let generations = newest_first.map(|entry| PastGeneration {
+        generation: entry.generation,
+        activated_at: entry.at.format(&Rfc3339).ok(),
+        reason: entry.reason,
+        result: entry.result,
+        changes: entry.changes.clone(),
+        error: entry.why.clone(),
+        active: entry.generation == active,
+        kept: kept.contains(&entry.generation),
+    });
+    Ok(Past {
+        active,
+        generations: generations.collect(),
+    })
+}
