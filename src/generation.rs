@@ -209,8 +209,9 @@ impl GenerationStore {
         };
         let manifest: Manifest = serde_json::from_slice(&bytes)
             .map_err(|error| damaged(format!("{}: {error}", path.display())))?;
-        match manifest.format {
-            FORMAT => Ok(manifest),
+        match (manifest.format, manifest.number) {
+            (FORMAT, of) if of == number => Ok(manifest),
+            (FORMAT, of) => Err(damaged(format!("{} is of {of}", path.display()))),
             _ => Err(GenerationError::Newer(number)),
         }
     }
@@ -339,7 +340,7 @@ impl LockedStore {
 
     /// Points `current` at the tested generation, by one rename.
     pub fn activate(&self, tested: TestedGeneration) -> Result<Activation, GenerationError> {
-        let previous = self.store.active_number()?;
+        let previous = self.way_back()?;
         self.point_at(tested.manifest.number)?;
         Ok(Activation {
             manifest: tested.manifest,
@@ -366,7 +367,8 @@ impl LockedStore {
         Ok(atomic_file::remove_whole(&path)?)
     }
 
-    /// Removes all but the newest [`KEPT`] generations that served, 0, the active one and `also`.
+    /// Removes all but the newest [`KEPT`] generations that served, 0, the active one and `also`. What
+    /// is neither in the history nor whole enough to be one of ours stays.
     pub fn prune(&self, also: &[u64]) -> Result<(), GenerationError> {
         let active = self.store.active_number()?;
         let history = self.store.history()?;
@@ -379,21 +381,12 @@ impl LockedStore {
                 || number == active
                 || also.contains(&number)
                 || served.contains(&number);
-            if !kept {
+            let ours = || history.last(number).is_some() || self.store.manifest(number).is_ok();
+            if !kept && ours() {
                 atomic_file::remove_whole(&self.store.path(number))?;
             }
         }
         Ok(())
-    }
-
-    /// The newest generation below `number` that once served and is there, else 0.
-    pub fn newest_served_before(&self, number: u64) -> Result<u64, GenerationError> {
-        let numbers = self.store.numbers()?;
-        let history = self.store.history()?;
-        let served: Vec<u64> = history.returnable().collect();
-        let mut below = numbers.into_iter().rev().filter(|it| *it < number);
-        let found = below.find(|it| served.contains(it) && self.store.manifest(*it).is_ok());
-        Ok(found.unwrap_or(0))
     }
 
     fn point_at(&self, number: u64) -> Result<(), WriteError> {

@@ -128,9 +128,9 @@ pub fn overview(installation: &Installation, failure: Option<&str>) -> Result<Ov
         .iter()
         .flat_map(|record| record.warnings.clone())
         .collect();
-    for notice in installation.notices() {
-        if !warnings.contains(&notice) {
-            warnings.push(notice);
+    for exposure in installation.exposures() {
+        if !warnings.contains(&exposure) {
+            warnings.push(exposure);
         }
     }
     let recorded = record.as_ref().and_then(|record| record.error.clone());

@@ -306,7 +306,8 @@ fn run(
     report.rejected = report::rejected(&candidate.rejections);
     report.rejected.extend(misnamed);
     report.warnings.append(&mut candidate.warnings);
-    report.warnings.extend(installation.notices());
+    report.warnings.extend(installation.repaired());
+    report.warnings.extend(installation.exposures());
     if pin.is_none() {
         Pin::remove(state_dir)?;
     }

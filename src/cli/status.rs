@@ -61,10 +61,12 @@ fn shown(settings: &Settings) -> Result<Overview, Exit> {
         return Ok(answer);
     }
     let installation = open(settings.clone())?;
-    overview(&installation, None).map_err(|why| {
+    let mut shown = overview(&installation, None).map_err(|why| {
         output::error(&format!("failed to {why}"));
         Exit::Failed
-    })
+    })?;
+    shown.warnings.extend(installation.repaired());
+    Ok(shown)
 }
 
 fn keep_only(shown: &mut Overview, name: &str) {

@@ -104,6 +104,37 @@ impl LockedStore {
         Ok(repaired)
     }
 
+    /// What `current` returns to: the active generation, unless nobody knows how it came there, or it
+    /// is not as it was written.
+    pub(super) fn way_back(&self) -> Result<u64, GenerationError> {
+        let active = self.store.active_number()?;
+        let known = active == 0 || self.store.history()?.last(active).is_some();
+        if known && self.store.is_whole(active) {
+            return Ok(active);
+        }
+        let served = self.served_before(active)?;
+        let mut whole = served.into_iter().filter(|it| self.store.is_whole(*it));
+        Ok(whole.next().unwrap_or(active))
+    }
+
+    /// The newest generation below `number` that once served and is there, else 0.
+    pub fn newest_served_before(&self, number: u64) -> Result<u64, GenerationError> {
+        let served = self.served_before(number)?;
+        let mut readable = served
+            .into_iter()
+            .filter(|it| self.store.manifest(*it).is_ok());
+        Ok(readable.next().unwrap_or(0))
+    }
+
+    /// The newest first.
+    fn served_before(&self, number: u64) -> Result<Vec<u64>, GenerationError> {
+        let history = self.store.history()?;
+        let served: Vec<u64> = history.returnable().collect();
+        let below = self.store.numbers()?.into_iter().rev();
+        let below = below.filter(|it| *it < number && served.contains(it));
+        Ok(below.collect())
+    }
+
     fn found(&self, empty: &Manifest) -> Result<(), GenerationError> {
         let zero = self.store.path(0);
         if !self.store.is_whole(0) {

@@ -50,7 +50,7 @@ impl RepairError {
 
 impl Installation {
     /// Looks at everything that has to be there and right before anything is decided, and makes
-    /// good what it can. [`Self::notices`] tells what that was.
+    /// good what it can. [`Self::repaired`] tells what that was.
     pub fn repair(&self, now: OffsetDateTime) -> Result<(), RepairError> {
         if self.is_whole() {
             return Ok(());
@@ -68,23 +68,23 @@ impl Installation {
         Ok(())
     }
 
-    /// What was repaired since the last call, and what is wrong with the state directory now.
-    pub fn notices(&self) -> Vec<String> {
+    /// What was repaired since the last call.
+    pub fn repaired(&self) -> Vec<String> {
         let mut told = self
             .repaired
             .lock()
             .unwrap_or_else(|held| held.into_inner());
-        let mut notices = std::mem::take(&mut *told);
+        std::mem::take(&mut *told)
+    }
+
+    /// Who else can change what is in the state directory.
+    pub fn exposures(&self) -> Vec<String> {
         let directories = [
             self.settings.state_dir.clone(),
             self.generations.directory(),
         ];
-        notices.extend(
-            directories
-                .iter()
-                .filter_map(|directory| exposed(directory)),
-        );
-        notices
+        let found = directories.iter().filter_map(|path| exposed(path));
+        found.collect()
     }
 
     fn is_whole(&self) -> bool {

@@ -76,8 +76,11 @@ pub fn names(survey: &Survey, settings: &NginxSettings) -> BTreeMap<ServerName, 
     let ours = [settings.http_port, settings.https_port];
     let mut names = BTreeMap::new();
     for server in &survey.servers {
-        let shares = |socket: SocketAddr| ours.contains(&socket.port());
-        if !server.listens.iter().filter_map(socket_of).any(shares) {
+        let shares = |listen: &HandWrittenListen| match &listen.socket {
+            ListenSocket::Tcp { port, .. } | ListenSocket::Name { port, .. } => ours.contains(port),
+            ListenSocket::Unix(_) => false,
+        };
+        if !server.listens.iter().any(shares) {
             continue;
         }
         // what is no plain name (a regular expression, `_`) cannot be a vhost's either

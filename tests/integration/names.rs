@@ -158,6 +158,13 @@ fn a_public_suffix_is_nobodys_and_private_zones_are_free() {
     ] {
         host.drop_app(name, server_name, &app);
     }
+    let check = host.vhostd(&["check"]);
+    assert_eq!(check.status, 3, "{check:?}");
+    assert_eq!(
+        check.stderr.matches("is a public suffix").count(),
+        4,
+        "{check:?}"
+    );
     let report = host.reload_ends(3, "activated");
     for index in 0..4 {
         let reason = reason(&report, &format!("bad{index}"));

@@ -12,7 +12,9 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::support::app::App;
+use super::support::faults::take_port;
 use super::support::host::Host;
+use super::support::nginx::free_port;
 use super::support::wait_for;
 
 const HELLO: &str = "hello.example.com";
@@ -126,6 +128,54 @@ fn a_current_that_leads_to_an_unfinished_generation_is_not_followed() {
         fs::write(host.path("state").join(unfinished).join("http.conf"), "").unwrap();
         relink(host, unfinished);
     });
+}
+
+/// A copy of the third as generation 7, which neither nginx nor the history knows.
+fn foreign_seventh(host: &Host, number: &str) {
+    let seventh = host.path("state/generations/7");
+    fs::create_dir_all(seventh.join("vhosts")).unwrap();
+    fs::write(seventh.join("http.conf"), "nonsense;\n").unwrap();
+    let manifest = host.path("state/generations/3/manifest.json");
+    let text = fs::read_to_string(manifest).unwrap();
+    let text = text.replace("\"number\": 3", &format!("\"number\": {number}"));
+    fs::write(seventh.join("manifest.json"), text).unwrap();
+    relink(host, "generations/7");
+}
+
+#[test]
+fn a_current_that_leads_to_a_copy_is_not_followed() {
+    assert_repaired("manifest.json is of 3; `current` is generation 3", |host| {
+        foreign_seventh(host, "3");
+    });
+}
+
+#[test]
+fn a_generation_that_nginx_never_accepted_is_replaced_without_a_moment_of_its_own() {
+    let (host, app) = three_generations();
+    foreign_seventh(&host, "7");
+    assert!(!host.nginx.test().status.success());
+    host.reload_ends(0, "activated");
+    assert_eq!(host.active(), 8);
+    assert_serves(&host, &app);
+}
+
+#[test]
+fn where_what_replaces_an_unknown_generation_does_not_serve_it_goes_back_to_one_that_did() {
+    let (host, app) = three_generations();
+    foreign_seventh(&host, "7");
+    // a listen address is taken by a restart of nginx only
+    let settings = fs::read_to_string(host.path("vhostd.yml")).unwrap();
+    let taken = take_port(free_port());
+    let port = format!("http_port: {}", taken.local_addr().unwrap().port());
+    let ours = format!("http_port: {}", host.nginx.http_port);
+    fs::write(host.path("vhostd.yml"), settings.replace(&ours, &port)).unwrap();
+    let report = host.reload_ends(1, "rolled_back");
+    assert_eq!(host.active(), 3, "{report}");
+    fs::write(host.path("vhostd.yml"), settings).unwrap();
+    drop(taken);
+    let (exit, report) = host.json(&["reload"]);
+    assert_eq!(exit, 0, "{report}");
+    assert_serves(&host, &app);
 }
 
 #[test]
