@@ -21,13 +21,11 @@ pub(super) struct Status {
     json: bool,
 }
 
-/// As `vhostd status` without arguments.
+/// As `vhostd status` without arguments, without asking the daemon: it may be this very process.
 pub(super) fn show(settings: &Settings) {
-    let all = Status {
-        name: None,
-        json: false,
-    };
-    all.run(settings);
+    if let Ok(shown) = on_disk(settings) {
+        print(&shown, clock::system()());
+    }
 }
 
 impl Status {
@@ -60,6 +58,10 @@ fn shown(settings: &Settings) -> Result<Overview, Exit> {
     if let Some(answer) = reload::asked(settings, Question::Status)? {
         return Ok(answer);
     }
+    on_disk(settings)
+}
+
+fn on_disk(settings: &Settings) -> Result<Overview, Exit> {
     let installation = open(settings.clone())?;
     let mut shown = overview(&installation, None).map_err(|why| {
         output::error(&format!("failed to {why}"));
