@@ -20,11 +20,11 @@ use crate::certificate::{
     CertificateInventory, CertificateRequest, Issuer, StoredCertificate, WantedCertificate,
 };
 use crate::desired::{self, Accepted, DesiredState, DesiredTls, HostFacts, Owners, Rejection};
-use crate::generation::TestedGeneration;
 use crate::generation::manifest::{AppSource, Manifest, ServedName};
+use crate::generation::{GenerationError, TestedGeneration};
 use crate::installation::Installation;
 use crate::nginx::dump::Survey;
-use crate::render::{RenderedConfig, render};
+use crate::render::{RenderedConfig, digest_of, render};
 use crate::vhost::{App, AppName, ServerName, TlsMode};
 
 use alone::Refused;
@@ -213,6 +213,17 @@ impl<'a> Candidate<'a> {
         let generations = &self.installation.generations;
         let read = |(path, name): (&PathBuf, &AppName)| {
             let bytes = generations.read(active.number, path)?;
+            let mut written = active.names.iter();
+            let written = written.find(|served| served.vhost.app() == name);
+            // what somebody else wrote there was never audited, and is carried nowhere
+            if written.is_some_and(|served| served.config != digest_of(&bytes)) {
+                let path = generations.path(active.number).join(path);
+                return Err(GenerationError::Damaged {
+                    number: active.number,
+                    why: format!("{} was changed by somebody else", path.display()),
+                }
+                .into());
+            }
             Ok((path.clone(), name.clone(), bytes))
         };
         files.map(read).collect()

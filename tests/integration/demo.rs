@@ -7,6 +7,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use super::support::host::reachable_vhostd;
 use super::support::wait_for;
 
 #[test]
@@ -26,7 +27,7 @@ fn the_demo_proves_itself_without_privileges() {
 fn a_demo_that_stays_is_gone_after_sigterm() {
     let directory = tempfile::tempdir().unwrap();
     open_to_all(directory.path());
-    let mut child = demo(&vhostd(directory.path()), directory.path(), None)
+    let mut child = demo(&reachable_vhostd(directory.path()), directory.path(), None)
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()
@@ -46,7 +47,7 @@ fn a_demo_that_stays_is_gone_after_sigterm() {
 #[test]
 fn with_json_the_claims_are_data_and_nothing_else_is_on_standard_output() {
     let directory = tempfile::tempdir().unwrap();
-    let binary = vhostd(directory.path());
+    let binary = reachable_vhostd(directory.path());
     let output = demo(&binary, directory.path(), None)
         .args(["--once", "--json"])
         .output()
@@ -80,7 +81,7 @@ fn a_demo_that_cannot_be_set_up_exits_1_and_leaves_nothing() {
     .unwrap();
     let inside = directory.path().join("inside");
     fs::create_dir(&inside).unwrap();
-    let output = demo(&vhostd(directory.path()), &inside, None)
+    let output = demo(&reachable_vhostd(directory.path()), &inside, None)
         .args(["--once", "--config"])
         .arg(settings)
         .output()
@@ -92,7 +93,7 @@ fn a_demo_that_cannot_be_set_up_exits_1_and_leaves_nothing() {
 fn proves_itself(user: Option<u32>) {
     let directory = tempfile::tempdir().unwrap();
     open_to_all(directory.path());
-    let binary = vhostd(directory.path());
+    let binary = reachable_vhostd(directory.path());
     let inside = directory.path().join("inside");
     fs::create_dir(&inside).unwrap();
     fs::set_permissions(&inside, fs::Permissions::from_mode(0o1777)).unwrap();
@@ -104,13 +105,6 @@ fn proves_itself(user: Option<u32>) {
     assert!(shown.contains("did you mean `proxy_pass_url`?"), "{shown}");
     assert!(!shown.contains('\u{1b}'), "colour in a pipe: {shown}");
     nothing_is_left(&inside);
-}
-
-/// A name of the binary that any user can reach, whatever directory the tests were built in.
-fn vhostd(directory: &Path) -> std::path::PathBuf {
-    let reachable = directory.join("vhostd");
-    fs::copy(env!("CARGO_BIN_EXE_vhostd"), &reachable).unwrap();
-    reachable
 }
 
 fn demo(binary: &Path, temporary: &Path, user: Option<u32>) -> Command {

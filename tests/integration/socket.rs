@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::support::app::App;
-use super::support::host::{Daemon, Host};
+use super::support::host::{Daemon, Host, reachable_vhostd};
 use super::support::wait_for;
 
 const HELLO: &str = "hello.example.com";
@@ -208,8 +208,7 @@ fn a_stranger_is_refused_also_where_the_file_mode_lets_him_in() {
     // where anybody can reach it
     let directory = tempfile::tempdir().unwrap();
     fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
-    let binary = directory.path().join("vhostd");
-    fs::copy(env!("CARGO_BIN_EXE_vhostd"), &binary).unwrap();
+    let binary = reachable_vhostd(directory.path());
     let as_nobody = |arguments: &[&str]| {
         let mut command = Command::new(&binary);
         command

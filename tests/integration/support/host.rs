@@ -254,6 +254,21 @@ impl Host {
     }
 }
 
+/// A name of the binary that any user can reach, whatever directory the tests were built in.
+pub fn reachable_vhostd(directory: &Path) -> PathBuf {
+    let reachable = directory.join("vhostd");
+    fs::copy(env!("CARGO_BIN_EXE_vhostd"), &reachable).unwrap();
+    // a child that another test starts just now may still hold the copy open for writing
+    wait_for("the copy to be free", || {
+        let version = Command::new(&reachable).arg("--version").output();
+        match version {
+            Err(error) if error.kind() == std::io::ErrorKind::ExecutableFileBusy => None,
+            version => Some(version.unwrap()),
+        }
+    });
+    reachable
+}
+
 /// Settings lines for certificates from `pebble`.
 pub fn acme(pebble: &Pebble) -> String {
     format!(
