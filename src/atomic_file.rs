@@ -204,9 +204,11 @@ pub fn hard_link(from: &Path, to: &Path) -> Result<(), WriteError> {
 }
 
 /// Removes a file or a tree, and fsyncs the directory it was in. What is not there is no error.
+///
+/// A tree first loses its name: a crash in between leaves all of it, or what [`sweep`] removes.
 pub fn remove(path: &Path) -> Result<(), WriteError> {
     let gone = match fs::symlink_metadata(path) {
-        Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path),
+        Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(unnamed(path)?),
         Ok(_) => fs::remove_file(path),
         Err(error) => Err(error),
     };
@@ -217,14 +219,26 @@ pub fn remove(path: &Path) -> Result<(), WriteError> {
     }
 }
 
-/// Removes a directory that is whole or gone for whoever looks: a crash leaves it, or a temporary.
-pub fn remove_whole(path: &Path) -> Result<(), WriteError> {
-    let (_, temporary) = beside(path)?;
-    match fs::rename(path, &temporary) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        renamed => renamed.map_err(failed("rename to", &temporary))?,
+/// Where the tree `path` is now that it is not read any more.
+fn unnamed(path: &Path) -> Result<PathBuf, WriteError> {
+    if is_temporary(path) {
+        return Ok(path.to_path_buf());
     }
-    remove(&temporary)
+    let (directory, temporary) = beside(path)?;
+    match fs::rename(path, &temporary) {
+        Ok(()) => {
+            sync_directory(&directory)?;
+            Ok(temporary)
+        }
+        // on a full disk there may be no room for another name, and yet this is to make room
+        Err(_) => Ok(path.to_path_buf()),
+    }
+}
+
+fn is_temporary(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default();
+    name.as_encoded_bytes()
+        .starts_with(TEMPORARY_PREFIX.as_bytes())
 }
 
 /// Removes what an interrupted write left in `directory`, except for what another living process

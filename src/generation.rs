@@ -358,13 +358,13 @@ impl LockedStore {
 
     /// Removes a generation that will not be activated.
     pub fn discard(&self, staged: StagedGeneration) -> Result<(), GenerationError> {
-        Ok(atomic_file::remove_whole(&staged.directory)?)
+        Ok(atomic_file::remove(&staged.directory)?)
     }
 
     /// As [`Self::discard`], for one that passed its test and is outdated all the same.
     pub fn discard_tested(&self, tested: TestedGeneration) -> Result<(), GenerationError> {
         let path = self.store.path(tested.manifest.number);
-        Ok(atomic_file::remove_whole(&path)?)
+        Ok(atomic_file::remove(&path)?)
     }
 
     /// Removes all but the newest [`KEPT`] generations that served, 0, the active one and `also`. What
@@ -383,7 +383,7 @@ impl LockedStore {
                 || served.contains(&number);
             let ours = || history.last(number).is_some() || self.store.manifest(number).is_ok();
             if !kept && ours() {
-                atomic_file::remove_whole(&self.store.path(number))?;
+                atomic_file::remove(&self.store.path(number))?;
             }
         }
         Ok(())

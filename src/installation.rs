@@ -252,7 +252,8 @@ impl Installation {
         Ok(atomic_file::write_json(&path, owners, 0o600)?)
     }
 
-    /// Removes what interrupted writes left below the state directory. Call it under its lock.
+    /// Removes what interrupted writes left in the state and runtime directories. Call it under the
+    /// lock of the state directory.
     pub fn sweep(&self) -> Result<(), SweepError> {
         self.certificates.sweep(&self.ledger)?;
         self.ledger.sweep()?;
@@ -263,9 +264,8 @@ impl Installation {
                 atomic_file::sweep_dead(&entry.path())?;
             }
         }
-        Ok(atomic_file::sweep_dead(
-            &self.settings.state_dir.join("internal-ca"),
-        )?)
+        atomic_file::sweep_dead(&self.settings.state_dir.join("internal-ca"))?;
+        Ok(atomic_file::sweep_dead(&self.settings.runtime_dir)?)
     }
 
     fn owners_path(&self) -> PathBuf {

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use crate::atomic_file::{self, WriteError};
 use crate::generation::GenerationError;
-use crate::installation::Installation;
+use crate::installation::{Installation, SweepError};
 use crate::nginx::process::NoMaster;
 use crate::nginx::{ReloadError, TestError};
-use crate::reconcile::neighbours;
+use crate::reconcile::{neighbours, proof};
 use crate::settings::Settings;
 
 /// What setup did or noticed.
@@ -37,6 +37,8 @@ pub enum PreparationError {
     },
     #[error(transparent)]
     Reload(#[from] ReloadError),
+    #[error(transparent)]
+    Sweep(#[from] SweepError),
     #[error("add the include line: {0}")]
     Test(#[from] TestError),
     #[error(transparent)]
@@ -85,6 +87,7 @@ pub fn prepare(installation: &Installation) -> Result<Vec<Change>, PreparationEr
     let settings = &installation.settings;
     let include = &settings.nginx.include;
     let locked = installation.generations.lock(Duration::from_secs(60))?;
+    sweep(installation)?;
     let mut changes = vec![
         Change::Done(format!(
             "vhosts directory   {}",
@@ -136,25 +139,29 @@ pub fn prepare(installation: &Installation) -> Result<Vec<Change>, PreparationEr
     Ok(changes)
 }
 
-/// Removes the include line and tells nginx.
+/// Removes the include line and tells nginx; also where an earlier undoing was killed in between.
 pub fn undo(installation: &Installation) -> Result<Vec<Change>, PreparationError> {
     let include = &installation.settings.nginx.include;
     let _locked = installation.generations.lock(Duration::from_secs(60))?;
+    sweep(installation)?;
     let survey = installation.survey()?;
-    let before = read(include)?;
-    match &before {
+    let mut changes = Vec::new();
+    match read(include)? {
         None => {
-            return Ok(vec![Change::Done(format!(
-                "{} was not there",
-                include.display()
-            ))]);
+            changes.push(Change::Done(format!("{} was not there", include.display())));
+            let active = installation.generations.active()?.manifest;
+            if proof::answering(installation.nginx(), &active).is_none() {
+                return Ok(changes);
+            }
         }
-        Some(text) if !is_ours(text) => {
+        Some(text) if !is_ours(&text) => {
             return Err(PreparationError::ForeignInclude(include.clone()));
         }
-        Some(_) => atomic_file::remove(include)?,
+        Some(_) => {
+            atomic_file::remove(include)?;
+            changes.push(Change::Done(format!("removed {}", include.display())));
+        }
     }
-    let mut changes = vec![Change::Done(format!("removed {}", include.display()))];
     match installation.nginx().reload(&survey) {
         Ok(_) => changes.push(Change::Done(
             "nginx was told to read its configuration again".into(),
@@ -163,6 +170,15 @@ pub fn undo(installation: &Installation) -> Result<Vec<Change>, PreparationError
         Err(error) => return Err(error.into()),
     }
     Ok(changes)
+}
+
+/// What an interrupted run left, also beside the include line, which only setup writes.
+fn sweep(installation: &Installation) -> Result<(), PreparationError> {
+    installation.sweep()?;
+    if let Some(directory) = installation.settings.nginx.include.parent() {
+        atomic_file::sweep_dead(directory)?;
+    }
+    Ok(())
 }
 
 fn include_line(settings: &Settings) -> String {

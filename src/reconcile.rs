@@ -269,7 +269,8 @@ fn run(
 ) -> Result<Applied, ReconcileError> {
     let active = installation.generations.active()?.manifest;
     progress.finished(StepName::Read, read_detail(&intent));
-    if request.is_manual() || request.reason == Reason::Start {
+    // not at every hint: it looks into the directory of each certificate
+    if !matches!(request.reason, Reason::File) {
         installation.sweep()?;
     }
     let state_dir = &installation.settings.state_dir;

@@ -111,22 +111,44 @@ impl CertificateStore {
         self.add(&self.shared.certificates, issued, request, now)
     }
 
-    /// Removes what interrupted writes left, but for certificates that somebody is obtaining. Call
-    /// it under the lock of the state directory, which placeholders are made under.
+    /// Removes what interrupted writes left, and points each `current` at the newest version where
+    /// a crash came between the two; but for certificates that somebody is obtaining. Call it under
+    /// the lock of the state directory, which placeholders are made under.
     pub fn sweep(&self, ledger: &Ledger) -> Result<(), StoreError> {
         for name in names_in(&self.shared.certificates)? {
             let directory = self.shared.certificates.join(name.as_str());
+            let behind = self.newest_if_not_current(&directory, &name)?.is_some();
             // an order that starts now finds its lock free wherever there is nothing to do
-            if atomic_file::has_temporaries(&directory)
+            if (behind || atomic_file::has_temporaries(&directory))
                 && let Some(_lock) = ledger.try_lock(&name)?
             {
-                atomic_file::sweep(&directory)?;
+                self.settle(&directory, &name)?;
             }
         }
         for name in names_in(&self.shared.placeholders)? {
-            atomic_file::sweep(&self.shared.placeholders.join(name.as_str()))?;
+            self.settle(&self.shared.placeholders.join(name.as_str()), &name)?;
         }
         Ok(())
+    }
+
+    fn settle(&self, directory: &Path, name: &CertificateName) -> Result<(), StoreError> {
+        atomic_file::sweep(directory)?;
+        if let Some(serial) = self.newest_if_not_current(directory, name)? {
+            atomic_file::symlink(&directory.join(CURRENT), Path::new(&serial))?;
+        }
+        Ok(())
+    }
+
+    /// The serial of the newest good version, where `current` leads elsewhere.
+    fn newest_if_not_current(
+        &self,
+        directory: &Path,
+        name: &CertificateName,
+    ) -> Result<Option<String>, StoreError> {
+        let current = fs::read_link(directory.join(CURRENT)).ok();
+        let versions = self.versions(directory, name, &mut Vec::new())?;
+        let newest = newest(&versions).map(|version| version.certificate.serial.clone());
+        Ok(newest.filter(|serial| current.as_deref() != Some(Path::new(serial))))
     }
 
     fn add(

@@ -148,7 +148,7 @@ impl LockedStore {
                 (Path::new(render::ENTRY), entry),
                 (Path::new(MANIFEST), &bytes),
             ];
-            atomic_file::remove_whole(&zero)?;
+            atomic_file::remove(&zero)?;
             atomic_file::build(&zero, |temporary| {
                 atomic_file::write_tree(temporary, &files, None)
             })?;

@@ -8,6 +8,8 @@ pub mod gate;
 pub mod host;
 pub mod nginx;
 pub mod pebble;
+#[cfg(target_arch = "x86_64")]
+pub mod tracer;
 pub mod traffic;
 
 use std::thread;
