@@ -4,6 +4,8 @@
 #[cfg(target_arch = "x86_64")]
 mod kill;
 #[cfg(target_arch = "x86_64")]
+mod power;
+#[cfg(target_arch = "x86_64")]
 mod scene;
 
 use std::fs;

@@ -183,7 +183,7 @@ impl Renewal {
         Self::on(host, Some(pebble))
     }
 
-    fn on(host: Host, pebble: Option<Pebble>) -> Self {
+    pub fn on(host: Host, pebble: Option<Pebble>) -> Self {
         let app = App::start();
         host.drop_app("hello", "hello.example.com", &app);
         let reload = host.vhostd(&["reload", "--wait"]);
@@ -265,17 +265,19 @@ pub struct Rollback {
     apps: [App; 2],
     run: usize,
     target: u64,
-    arguments: Vec<&'static str>,
 }
 
 impl Rollback {
     pub fn new() -> Self {
+        Self::on(Host::new())
+    }
+
+    pub fn on(host: Host) -> Self {
         let mut scene = Self {
-            host: Host::new(),
+            host,
             apps: [App::start(), App::start()],
             run: 0,
             target: 0,
-            arguments: vec!["rollback"],
         };
         scene.prepare();
         scene
@@ -308,7 +310,7 @@ impl Scene for Rollback {
     }
 
     fn arguments(&self) -> &[&'static str] {
-        &self.arguments
+        &["rollback"]
     }
 
     fn prepare(&mut self) {
@@ -346,13 +348,20 @@ pub struct Setup {
 
 impl Setup {
     pub fn new() -> Self {
-        let host = Host::on(with_a_site(), "tls: internal\n");
+        Self::on(NginxHost::new())
+    }
+
+    pub fn below(directory: &Path) -> Self {
+        Self::on(NginxHost::below(directory))
+    }
+
+    fn on(nginx: NginxHost) -> Self {
+        let host = Host::on(with_a_site(nginx), "tls: internal\n");
         Self { host }
     }
 }
 
-fn with_a_site() -> NginxHost {
-    let nginx = NginxHost::new();
+fn with_a_site(nginx: NginxHost) -> NginxHost {
     let (directory, port) = (nginx.path("hand"), nginx.http_port);
     fs::create_dir(&directory).unwrap();
     let text =
@@ -410,7 +419,7 @@ pub struct Undo {
 impl Undo {
     pub fn new() -> Self {
         Self {
-            host: Host::on(with_a_site(), "tls: internal\n"),
+            host: Host::on(with_a_site(NginxHost::new()), "tls: internal\n"),
             app: App::start(),
         }
     }

@@ -49,6 +49,11 @@ impl Host {
         (host, pebble)
     }
 
+    /// As [`Host::new`], with all of it below `directory`.
+    pub fn below(directory: &Path) -> Self {
+        Self::on(NginxHost::below(directory), "tls: internal\n")
+    }
+
     pub fn with_settings(settings: &str) -> Self {
         Self::on(NginxHost::new(), settings)
     }

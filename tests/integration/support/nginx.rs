@@ -24,7 +24,15 @@ pub struct NginxHost {
 
 impl NginxHost {
     pub fn new() -> Self {
-        let directory = tempfile::tempdir().unwrap();
+        Self::in_directory(tempfile::tempdir().unwrap())
+    }
+
+    /// In a directory of its own below `parent`.
+    pub fn below(parent: &Path) -> Self {
+        Self::in_directory(tempfile::tempdir_in(parent).unwrap())
+    }
+
+    fn in_directory(directory: TempDir) -> Self {
         // nginx's workers are nobody where the tests run as root
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
         for name in ["conf.d", "sites", "logs", "temp"] {
