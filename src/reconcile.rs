@@ -269,10 +269,6 @@ fn run(
 ) -> Result<Applied, ReconcileError> {
     let active = installation.generations.active()?.manifest;
     progress.finished(StepName::Read, read_detail(&intent));
-    // not at every hint: it looks into the directory of each certificate
-    if !matches!(request.reason, Reason::File) {
-        installation.sweep()?;
-    }
     let state_dir = &installation.settings.state_dir;
     let of_files = intent.of_files;
     let (pin, pin_before) = (intent.pin.clone(), intent.pin_before.clone());
@@ -290,51 +286,70 @@ fn run(
             break (report, attempted);
         }
     };
-    // where the whole was refused nobody knows whose fault it was
-    if !refused {
-        candidate.remember()?;
-    }
-    if let Some(attempted) = attempted {
-        note_setback(
-            installation,
-            candidate.setback.take(),
-            &attempted,
-            &report,
-            request,
-        )?;
-    }
     report.steps = std::mem::take(&mut progress.steps);
     report.rejected = report::rejected(&candidate.rejections);
     report.rejected.extend(misnamed);
     report.warnings.append(&mut candidate.warnings);
     report.warnings.extend(installation.repaired());
     report.warnings.extend(installation.exposures());
+    // it is done, whatever becomes of the record of it
+    let mut unrecorded = Vec::new();
+    let mut note = |done: Result<(), ReconcileError>| {
+        unrecorded.extend(done.err().map(|error| format!("failed to {error}")));
+    };
+    // where the whole was refused nobody knows whose fault it was
+    if !refused {
+        note(candidate.remember());
+    }
+    if let Some(attempted) = attempted {
+        let previous = candidate.setback.take();
+        let noted = note_setback(installation, previous, &attempted, &report, request);
+        note(noted);
+    }
     if pin.is_none() {
-        Pin::remove(state_dir)?;
+        note(Pin::remove(state_dir).map_err(Into::into));
     }
     let held = request.reason != Reason::Rollback || report.is_on_disk();
     let pinned = match held {
         true => pin.map(|pin| pin.generation),
         false => pin_before.map(|pin| pin.generation),
     };
-    let served = served(installation, &report)?;
+    let served = served(installation, &report).unwrap_or_else(|error| {
+        note(Err(error));
+        Served::Nothing
+    });
     let record = StatusRecord::of(&candidate, &report, &served, pinned, request.now);
     // nobody has looked at the files
     if of_files || request.reason == Reason::Rollback {
-        record.write(state_dir)?;
+        note(record.write(state_dir).map_err(Into::into));
     }
     report.vhosts = record.vhosts.iter().map(VhostStatus::reported).collect();
-    locked.prune(&pinned.into_iter().collect::<Vec<_>>())?;
-    if matches!(request.reason, Reason::Start | Reason::Certificate)
-        && let Err(error) = installation.prune_certificates(&candidate.wanted, request.now)
-    {
-        tracing::warn!("failed to tidy up certificates: {error}");
-    }
+    let tidied = tidy_up(installation, locked, pinned, &candidate.wanted, request);
+    note(tidied);
+    report.warnings.append(&mut unrecorded);
     Ok(Applied {
         report,
         answers_early_challenges: candidate.answers_early_challenges(),
         wanted: candidate.wanted,
     })
+}
+
+/// What is no longer needed, and what interrupted writes left. Last: it is not on the way to nginx.
+fn tidy_up(
+    installation: &Installation,
+    locked: &LockedStore,
+    pinned: Option<u64>,
+    wanted: &[WantedCertificate],
+    request: &Request,
+) -> Result<(), ReconcileError> {
+    installation.sweep()?;
+    locked.prune(&pinned.into_iter().collect::<Vec<_>>())?;
+    if matches!(request.reason, Reason::Start | Reason::Certificate)
+        && let Err(error) = installation.prune_certificates(wanted, request.now)
+    {
+        tracing::warn!("failed to tidy up certificates: {error}");
+    }
+    Ok(())
 }
 
 fn carry_out(

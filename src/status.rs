@@ -15,8 +15,9 @@ use crate::reconcile::report::{Rejected, Report, ReportedVhost, lossy};
 use crate::vhost::AppName;
 
 /// `status.json` in the state directory.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct StatusRecord {
+    /// When that was first found.
     #[serde(with = "time::serde::rfc3339")]
     pub at: OffsetDateTime,
     pub generation: u64,
@@ -116,7 +117,15 @@ impl StatusRecord {
         }
     }
 
+    /// Not where it is known: the daemon looks every few seconds, and finds the same.
     pub(crate) fn write(&self, state_dir: &Path) -> Result<(), WriteError> {
+        let known = Self::read(state_dir).map(|known| Self {
+            at: self.at,
+            ..known
+        });
+        if known.as_ref() == Some(self) {
+            return Ok(());
+        }
         atomic_file::write_json(&path(state_dir), self, 0o600)
     }
 }

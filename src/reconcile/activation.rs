@@ -164,10 +164,7 @@ impl Settling<'_, '_> {
         let new = activation.commit().manifest;
         let mut report = base_report(new.number);
         report.outcome = Outcome::Activated;
-        // it serves, whatever becomes of the record; the next run proves it once more
-        if let Err(error) = self.record(&new, Proof::Proven, None) {
-            report.warnings.push(format!("failed to {error}"));
-        }
+        self.record(&mut report, &new, Proof::Proven, None);
         Ok(report)
     }
 
@@ -192,34 +189,31 @@ impl Settling<'_, '_> {
             Ok(()) => why.clone(),
             Err(still) => format!("{why}; generation {number} is back on disk, but {still}"),
         };
-        self.record(&failed, Proof::RolledBack, Some(why))?;
         let step = format!("{} → {number}", failed.number);
         self.finished(StepName::Activate, step);
-        Ok(Report {
+        let mut report = Report {
             outcome: Outcome::RolledBack,
             error: Some(error),
             hint,
             foreign,
             ..base_report(number)
-        })
+        };
+        self.record(&mut report, &failed, Proof::RolledBack, Some(why));
+        Ok(report)
     }
 
     /// There is nobody to tell: what nginx accepted in its test is what it will start with.
     fn keep_for_later(self, activation: Activation) -> Result<Report, ReconcileError> {
         let new = activation.commit().manifest;
-        self.record(&new, Proof::NginxDown, None)?;
         let mut report = base_report(new.number);
         report.outcome = Outcome::Activated;
+        self.record(&mut report, &new, Proof::NginxDown, None);
         say_nginx_is_down(self.installation, &mut report, self.old);
         Ok(report)
     }
 
-    fn record(
-        &self,
-        new: &Manifest,
-        result: Proof,
-        why: Option<String>,
-    ) -> Result<(), ReconcileError> {
+    /// It is as it is, whatever becomes of the record: the next run proves it once more.
+    fn record(&self, report: &mut Report, new: &Manifest, result: Proof, why: Option<String>) {
         let entry = HistoryEntry {
             generation: new.number,
             at: self.request.now,
@@ -228,8 +222,11 @@ impl Settling<'_, '_> {
             changes: changes(new, self.old),
             why,
         };
-        let mut history = self.installation.generations.history()?;
-        Ok(history.record(entry)?)
+        let history = self.installation.generations.history();
+        let recorded = history.and_then(|mut history| Ok(history.record(entry)?));
+        if let Err(error) = recorded {
+            report.warnings.push(format!("failed to {error}"));
+        }
     }
 
     fn finished(&mut self, step: StepName, detail: impl Into<String>) {

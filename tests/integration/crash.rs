@@ -2,6 +2,8 @@
 
 // the tracer knows the registers of x86_64 alone; elsewhere these are not there
 #[cfg(target_arch = "x86_64")]
+mod fault;
+#[cfg(target_arch = "x86_64")]
 mod kill;
 #[cfg(target_arch = "x86_64")]
 mod power;

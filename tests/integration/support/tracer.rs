@@ -9,7 +9,8 @@ mod call; // which system calls there are, and what they are about
 
 use std::io::{Read, Write};
 use std::process::{ChildStderr, ChildStdout, Command, Stdio};
-use std::thread;
+use std::sync::mpsc;
+use std::thread::{self, JoinHandle};
 
 use nix::errno::Errno;
 use nix::libc;
@@ -52,9 +53,50 @@ pub struct Traced {
 pub fn trace(command: &Command, judge: impl FnMut(&Call) -> Fate + Send) -> Traced {
     // of its own: it waits for whatever child this thread has
     thread::scope(|scope| {
-        let tracer = scope.spawn(|| follow(command, judge));
+        let tracer = scope.spawn(|| follow(command, judge, |_| ()));
         tracer.join().unwrap()
     })
+}
+
+/// A command that runs on; killed when dropped.
+pub struct Running {
+    pub pid: u32,
+    thread: Option<JoinHandle<Traced>>,
+}
+
+/// Starts `command`.
+pub fn start(command: Command, judge: impl FnMut(&Call) -> Fate + Send + 'static) -> Running {
+    let (sender, receiver) = mpsc::channel();
+    let thread = thread::spawn(move || {
+        follow(&command, judge, |pid| {
+            let _ = sender.send(pid);
+        })
+    });
+    let pid = receiver.recv().unwrap();
+    Running {
+        pid: pid.as_raw().unsigned_abs(),
+        thread: Some(thread),
+    }
+}
+
+impl Running {
+    /// Sends `signal`, and waits for the end.
+    pub fn end(mut self, signal: Signal) -> Traced {
+        kill(Pid::from_raw(self.pid.cast_signed()), signal).unwrap();
+        self.thread.take().unwrap().join().unwrap()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(thread) = self.thread.take() {
+            // a child that its tracer has not waited for
+            if !thread.is_finished() {
+                let _ = kill(Pid::from_raw(self.pid.cast_signed()), Signal::SIGKILL);
+            }
+            let _ = thread.join();
+        }
+    }
 }
 
 /// What was decided at the entry of a call that its thread has not yet left.
@@ -66,9 +108,14 @@ enum Inside {
 
 type Registers = libc::user_regs_struct;
 
-fn follow(command: &Command, mut judge: impl FnMut(&Call) -> Fate) -> Traced {
+fn follow(
+    command: &Command,
+    mut judge: impl FnMut(&Call) -> Fate,
+    started: impl FnOnce(Pid),
+) -> Traced {
     let (main, mut stdin, output) = spawn(command);
     ptrace::seize(main, options()).unwrap();
+    started(main);
     stdin.write_all(b"\n").unwrap();
     drop(stdin);
     let output = thread::spawn(move || read_both(output));

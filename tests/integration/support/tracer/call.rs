@@ -52,6 +52,11 @@ impl Effect {
     pub fn changes(self) -> bool {
         matches!(self, Self::Disk | Self::Signal)
     }
+
+    /// Whether it is about what is written.
+    pub fn writes(self) -> bool {
+        matches!(self, Self::Disk | Self::Durability | Self::Nothing)
+    }
 }
 
 /// Where a call has what it is about.
