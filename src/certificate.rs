@@ -14,6 +14,7 @@ pub mod order; // N CertificateRequest → IssuedCertificate over ACME
 pub mod renew; // W lock → still due? → order → check → store: what the daemon and `renew` call
 pub mod schedule; // P what is due now, and when to look again
 pub mod store; // W versioned directories ↔ CertificateInventory
+mod words; // P a stranger's words, fit for a terminal and a status file
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -186,6 +187,11 @@ impl Validity {
     /// is not ordered again, nor withheld from nginx, because of seconds.
     pub fn is_usable(&self, now: OffsetDateTime) -> bool {
         self.not_before - CLOCK_SKEW <= now && now <= self.not_after
+    }
+
+    /// Not negative where it was ever valid.
+    pub fn lifetime(&self) -> Duration {
+        self.not_after - self.not_before
     }
 
     pub fn contains(&self, now: OffsetDateTime) -> bool {

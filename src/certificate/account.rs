@@ -274,7 +274,9 @@ mod tests {
             "key_pkcs8": BASE64_URL_SAFE_NO_PAD.encode(key.pkcs8().unwrap()),
             "urls": {"newNonce": "n", "newAccount": "a", "newOrder": "o"},
         });
-        let http = super::super::http::AcmeHttp::new(DIRECTORY, None).unwrap();
+        let http =
+            super::super::http::AcmeHttp::new(DIRECTORY, None, std::time::Duration::from_secs(1))
+                .unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .build()
             .unwrap();

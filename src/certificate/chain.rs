@@ -3,17 +3,20 @@
 //! A CA's answer is not trusted: it is parsed, compared with the request, and written again from
 //! the parsed bytes, so that nothing but certificates reaches nginx.
 
+mod soundness; // P what browsers and OpenSSL ask of a chain beyond its names
+
 use std::net::IpAddr;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use time::OffsetDateTime;
+use time::{Duration, OffsetDateTime};
 use x509_parser::extensions::GeneralName;
 use x509_parser::pem::Pem;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::certificate::key::{KeyError, PrivateKeyPem};
 use crate::certificate::schedule::RetryAdvice;
+use crate::certificate::words::{first_few, one_line};
 use crate::certificate::{Identifier, Validity};
 
 /// Certificates, leaf first, and what the leaf says.
@@ -48,19 +51,37 @@ pub enum ChainError {
     Key,
     #[error(transparent)]
     KeyFile(#[from] KeyError),
-    #[error("parse certificate {nth} of the chain: {reason}")]
+    #[error("use a certificate that lasts {} days", validity.lifetime().whole_days())]
+    Lifetime { validity: Validity },
+    #[error("use the chain: certificate {next} did not sign certificate {nth}: {reason}")]
+    Link {
+        nth: usize,
+        next: usize,
+        reason: &'static str,
+    },
+    #[error("use a chain of more than {MOST_CERTIFICATES} certificates")]
+    Long,
+    #[error("parse certificate {nth} of the chain: {}", one_line(reason.as_bytes()))]
     Parse { nth: usize, reason: String },
     #[error("use a chain of {bytes} bytes: more than {MAXIMUM_BYTES}")]
     TooLarge { bytes: usize },
+    #[error("use a certificate that is not for servers")]
+    Usage,
     #[error("use a certificate from {} to {} now, at {now}", validity.not_before, validity.not_after)]
     Validity {
         validity: Validity,
         now: OffsetDateTime,
     },
+    #[error("use certificate {nth} of the chain: {reason}")]
+    Weak { nth: usize, reason: &'static str },
 }
 
 /// More than any real chain with a hundred names; nginx reads it on every reload.
 pub const MAXIMUM_BYTES: usize = 256 * 1024;
+/// Real ones have two to four; every client gets them with each handshake.
+const MOST_CERTIFICATES: usize = 10;
+/// A browser's limit is 398 days; private CAs give more. What lasts for ever is never renewed.
+const LONGEST_LIFETIME: Duration = Duration::days(4000);
 
 impl Chain {
     /// Parses every certificate of `pem`. Text between them is dropped, other labels are refused.
@@ -121,13 +142,31 @@ impl Chain {
         }
     }
 
-    /// Whether it is valid at `now`, or will be in a moment.
+    /// Whether it is valid at `now`, or will be in a moment, and not for ever.
     pub fn check_validity(&self, now: OffsetDateTime) -> Result<(), ChainError> {
         let validity = self.validity;
-        match validity.is_usable(now) {
-            true => Ok(()),
-            false => Err(ChainError::Validity { validity, now }),
+        if !validity.is_usable(now) {
+            return Err(ChainError::Validity { validity, now });
         }
+        match validity.lifetime() <= LONGEST_LIFETIME {
+            true => Ok(()),
+            false => Err(ChainError::Lifetime { validity }),
+        }
+    }
+
+    /// Whether each certificate signs the one before it (RFC 8555 §9.1), for a server, and none is
+    /// too weak for OpenSSL.
+    pub fn check_soundness(&self) -> Result<(), ChainError> {
+        let parsed = self.certificates.iter().enumerate().map(|(index, der)| {
+            let parsed = X509Certificate::from_der(der);
+            parsed
+                .map(|(_, parsed)| parsed)
+                .map_err(|error| ChainError::Parse {
+                    nth: index + 1,
+                    reason: error.to_string(),
+                })
+        });
+        soundness::check(&parsed.collect::<Result<Vec<_>, _>>()?)
     }
 
     /// The leaf, DER.
@@ -156,6 +195,9 @@ fn certificates(pem: &str) -> Result<Vec<Vec<u8>>, ChainError> {
             reason,
         };
         let block = block.map_err(|error| refused(error.to_string()))?;
+        if index == MOST_CERTIFICATES {
+            return Err(ChainError::Long);
+        }
         if block.label != "CERTIFICATE" {
             return Err(refused("not a certificate".to_owned()));
         }
@@ -227,18 +269,20 @@ fn encode(der: &[u8]) -> String {
     pem
 }
 
+/// They may be a stranger's: a name in a certificate can hold any ASCII.
 fn list(identifiers: &[Identifier]) -> String {
-    let names: Vec<String> = identifiers.iter().map(Identifier::to_string).collect();
+    let names: Vec<String> = identifiers
+        .iter()
+        .map(|identifier| one_line(identifier.to_string().as_bytes()))
+        .collect();
     match names.is_empty() {
         true => "none".to_owned(),
-        false => names.join(", "),
+        false => first_few(&names, ", "),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use time::Duration;
-
     use super::*;
     use crate::certificate::key::parameters;
     use crate::settings::KeyType;

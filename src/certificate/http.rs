@@ -5,6 +5,7 @@
 //! here, so the limits hold for each URL that the CA names: order, authorization, challenge,
 //! finalize, certificate.
 
+mod answer; // P what an answer must look like before anything reads it
 mod problem; // P the CA's own words
 
 use std::path::{Path, PathBuf};
@@ -13,8 +14,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{DATE, RETRY_AFTER, USER_AGENT};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
+use http::header::USER_AGENT;
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
@@ -24,13 +25,11 @@ use instant_acme::{BodyWrapper, BytesResponse, HttpClient};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls_platform_verifier::Verifier;
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc2822;
 use tokio::time::timeout;
 
-use self::problem::one_line;
 pub use self::problem::{Problem, Subproblem, SubproblemIdentifier};
 use crate::certificate::schedule::RetryAdvice;
+use crate::certificate::words::one_line;
 
 /// HTTPS to the origin of one ACME directory. Cheap to clone; clones share the connections.
 ///
@@ -44,6 +43,8 @@ pub struct AcmeHttp {
 struct Shared {
     directory: Uri,
     ca_file: Option<PathBuf>,
+    /// For the whole answer to one request.
+    limit: Duration,
     client: Mutex<Option<HyperClient>>,
 }
 
@@ -66,14 +67,18 @@ pub enum HttpError {
     },
     #[error("use `{0}` as an ACME directory: not an https URL")]
     Directory(String),
-    #[error("the CA names {url}, which is not at the origin of {directory}")]
+    #[error("use the CA's directory: {0}")]
+    DirectoryObject(String),
+    #[error("an answer in the encoding `{0}`, which was not asked for")]
+    Encoded(String),
+    #[error("the CA names {}, which is not at the origin of {directory}", one_line(url.as_bytes()))]
     ForeignOrigin { url: String, directory: String },
     #[error("{0}")]
     Problem(Problem),
     #[error("cannot read {}: {reason}", path.display())]
     Roots { path: PathBuf, reason: String },
-    #[error("no answer within {} s", TIMEOUT.as_secs())]
-    TimedOut,
+    #[error("no whole answer within {} s", .0.as_secs())]
+    TimedOut(Duration),
     #[error("an answer of more than {MAXIMUM_BYTES} bytes")]
     TooLarge,
     #[error("the CA is out of reach: {0}")]
@@ -85,8 +90,13 @@ pub enum HttpError {
 type HyperClient = Client<HttpsConnector<HttpConnector>, BodyWrapper<Bytes>>;
 
 impl AcmeHttp {
-    /// `ca_file`: PEM roots that are trusted beside the system's.
-    pub fn new(directory: &str, ca_file: Option<&Path>) -> Result<Self, HttpError> {
+    /// `ca_file`: PEM roots that are trusted beside the system's; `limit`: for the whole answer to
+    /// one request.
+    pub fn new(
+        directory: &str,
+        ca_file: Option<&Path>,
+        limit: Duration,
+    ) -> Result<Self, HttpError> {
         let uri: Uri = directory
             .parse()
             .ok()
@@ -96,12 +106,14 @@ impl AcmeHttp {
             shared: Arc::new(Shared {
                 directory: uri,
                 ca_file: ca_file.map(Path::to_path_buf),
+                limit,
                 client: Mutex::default(),
             }),
         })
     }
 
-    /// The directory object (RFC 8555 §7.1.1), as bytes of JSON.
+    /// The directory object (RFC 8555 §7.1.1), as bytes of JSON: what we use of it, and at its own
+    /// origin.
     pub(super) async fn directory(&self) -> Result<Bytes, HttpError> {
         let mut request = Request::new(BodyWrapper::default());
         *request.uri_mut() = self.shared.directory.clone();
@@ -115,8 +127,8 @@ impl AcmeHttp {
         }
     }
 
-    /// Sends one request and reads the whole answer. A status from 400 is an error, but for a
-    /// refused nonce, which instant-acme answers by itself.
+    /// Sends one request and reads the whole answer. What is no success is an error (nothing is
+    /// followed elsewhere), but for a refused nonce, which instant-acme answers by itself.
     async fn send(
         &self,
         mut request: Request<BodyWrapper<Bytes>>,
@@ -125,14 +137,20 @@ impl AcmeHttp {
         let agent = HeaderValue::from_static(USER_AGENT_VALUE);
         request.headers_mut().insert(USER_AGENT, agent);
         let bodiless = request.method() == Method::HEAD;
+        let is_directory = *request.uri() == self.shared.directory;
         let client = self.client()?;
-        let answer = timeout(TIMEOUT, receive(&client, request))
+        let limit = self.shared.limit;
+        let answer = timeout(limit, receive(&client, request))
             .await
-            .map_err(|_| HttpError::TimedOut)??;
-        if answer.status().as_u16() < 400 {
-            return Ok(answer);
+            .map_err(|_| HttpError::TimedOut(limit))??;
+        if answer.status().is_success() {
+            answer::check_encoding(answer.headers())?;
+            return match is_directory {
+                true => self.reduced(answer),
+                false => Ok(answer),
+            };
         }
-        match failure(&answer, bodiless) {
+        match answer::failure(&answer, bodiless) {
             HttpError::Problem(problem)
                 if problem.kind == BAD_NONCE && answer.status() == StatusCode::BAD_REQUEST =>
             {
@@ -140,6 +158,26 @@ impl AcmeHttp {
             }
             error => Err(error),
         }
+    }
+
+    /// The library panics over a URL in the directory that is none, and refuses all of it for
+    /// metadata that nobody reads.
+    fn reduced(&self, answer: Response<Bytes>) -> Result<Response<Bytes>, HttpError> {
+        let object = answer::DirectoryObject::parse(answer.body())?;
+        for url in object.urls() {
+            self.check_url(url)?;
+        }
+        let body = Bytes::from(object.to_json()?);
+        Ok(answer.map(|_| body))
+    }
+
+    /// Whether the CA may name this URL.
+    pub(super) fn check_url(&self, url: &str) -> Result<(), HttpError> {
+        let foreign = || HttpError::ForeignOrigin {
+            url: url.to_owned(),
+            directory: self.shared.directory.to_string(),
+        };
+        self.check_origin(&url.parse().map_err(|_| foreign())?)
     }
 
     /// A CA, or somebody between, must not send us to our own services.
@@ -197,12 +235,12 @@ impl HttpClient for Exchange {
         let exchange = self.clone();
         Box::pin(async move {
             let answer = exchange.http.send(request).await;
-            let answer = answer.map_err(|error| instant_acme::Error::Other(Box::new(error)))?;
-            let asked = retry_after(answer.headers());
+            let mut answer = answer.map_err(|error| instant_acme::Error::Other(Box::new(error)))?;
             *exchange
                 .retry_after
                 .lock()
-                .unwrap_or_else(PoisonError::into_inner) = asked;
+                .unwrap_or_else(PoisonError::into_inner) = answer::retry_after(answer.headers());
+            answer::disarm(answer.headers_mut());
             Ok(BytesResponse::from(answer.map(Full::new)))
         })
     }
@@ -217,8 +255,10 @@ impl HttpError {
             }
             Self::Directory(_) | Self::ForeignOrigin { .. } => RetryAdvice::Useless,
             Self::Problem(problem) => problem.retry(),
-            Self::Roots { .. }
-            | Self::TimedOut
+            Self::DirectoryObject(_)
+            | Self::Encoded(_)
+            | Self::Roots { .. }
+            | Self::TimedOut(_)
             | Self::TooLarge
             | Self::Transport(_)
             | Self::Trust(_) => RetryAdvice::Retry,
@@ -299,45 +339,8 @@ fn transport(error: &(dyn std::error::Error + 'static)) -> HttpError {
         }
         cause = error.source();
     }
-    HttpError::Transport(text)
-}
-
-fn failure(answer: &Response<Bytes>, bodiless: bool) -> HttpError {
-    let status = answer.status().as_u16();
-    let retry_after = retry_after(answer.headers());
-    match serde_json::from_slice::<Problem>(answer.body()) {
-        Ok(problem) if !problem.kind.is_empty() || !problem.detail.is_empty() => {
-            HttpError::Problem(Problem {
-                status,
-                retry_after,
-                ..problem
-            })
-        }
-        _ => HttpError::Answer {
-            status,
-            words: match bodiless || answer.body().is_empty() {
-                true => answer
-                    .status()
-                    .canonical_reason()
-                    .unwrap_or("no text")
-                    .to_owned(),
-                false => one_line(answer.body()),
-            },
-            retry_after,
-        },
-    }
-}
-
-/// RFC 9110 §10.2.3: seconds, or a date, which is compared with the server's own clock.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-    if let Ok(seconds) = value.parse() {
-        return Some(Duration::from_secs(seconds));
-    }
-    let date = |text: &str| OffsetDateTime::parse(text, &Rfc2822).ok();
-    let at = date(value)?;
-    let now = date(headers.get(DATE)?.to_str().ok()?.trim())?;
-    Some(Duration::try_from(at - now).unwrap_or_default())
+    // TLS errors quote the peer's certificate
+    HttpError::Transport(one_line(text.as_bytes()))
 }
 
 pub(super) const BAD_NONCE: &str = "urn:ietf:params:acme:error:badNonce";
@@ -346,7 +349,6 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const IDLE: Duration = Duration::from_secs(30);
 /// More than the largest certificate chain; a directory has 1 KiB.
 const MAXIMUM_BYTES: usize = 256 * 1024;
-const TIMEOUT: Duration = Duration::from_secs(30);
 /// Names the project's page once Cargo.toml does, so that a CA's staff know whom to ask.
 const USER_AGENT_VALUE: &str = if env!("CARGO_PKG_REPOSITORY").is_empty() {
     concat!("vhostd/", env!("CARGO_PKG_VERSION"))
@@ -364,24 +366,13 @@ const USER_AGENT_VALUE: &str = if env!("CARGO_PKG_REPOSITORY").is_empty() {
 mod tests {
     use super::*;
 
-    fn answer(
-        status: u16,
-        headers: &[(&'static str, &'static str)],
-        body: &'static str,
-    ) -> Response<Bytes> {
-        let mut answer = Response::new(Bytes::from_static(body.as_bytes()));
-        *answer.status_mut() = StatusCode::from_u16(status).unwrap();
-        for (name, value) in headers {
-            answer
-                .headers_mut()
-                .insert(*name, HeaderValue::from_static(value));
-        }
-        answer
+    fn open(directory: &str) -> Result<AcmeHttp, HttpError> {
+        AcmeHttp::new(directory, None, Duration::from_secs(1))
     }
 
     #[test]
     fn only_the_directorys_own_origin_is_spoken_to() {
-        let http = AcmeHttp::new("https://CA.example/directory", None).unwrap();
+        let http = open("https://CA.example/directory").unwrap();
         let allowed = |url: &str| http.check_origin(&url.parse().unwrap()).is_ok();
         assert!(allowed("https://ca.example/order/1"));
         assert!(allowed("https://ca.example:443/order/1"));
@@ -400,7 +391,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_request_to_another_origin_is_not_sent() {
-        let http = AcmeHttp::new("https://ca.invalid/directory", None).unwrap();
+        let http = open("https://ca.invalid/directory").unwrap();
         let mut request = Request::new(BodyWrapper::default());
         *request.uri_mut() = "https://127.0.0.1:9/order/1".parse().unwrap();
         let error = http.send(request).await.unwrap_err();
@@ -409,44 +400,7 @@ mod tests {
 
     #[test]
     fn a_directory_without_tls_is_refused() {
-        assert!(AcmeHttp::new("http://ca.example/directory", None).is_err());
-        assert!(AcmeHttp::new("ca.example", None).is_err());
-    }
-
-    #[test]
-    fn a_rate_limit_keeps_the_cas_words_and_its_delay() {
-        let body = r#"{"type":"urn:ietf:params:acme:error:rateLimited","detail":"too many","future":[1],
-            "subproblems":[{"type":"x","detail":"d","identifier":{"type":"novel","value":"v"}}]}"#;
-        let error = failure(&answer(429, &[("retry-after", "120")], body), false);
-        let HttpError::Problem(problem) = error else {
-            panic!("{error}")
-        };
-        assert_eq!(problem.retry_after, Some(Duration::from_secs(120)));
-        assert_eq!(problem.to_string(), "too many (rateLimited); v: d");
-    }
-
-    #[test]
-    fn a_load_balancers_page_is_shown_as_what_it_is() {
-        let page = "<html>\n<h1>Service\tbusy</h1>\u{1b}[31m";
-        let error = failure(&answer(503, &[("retry-after", "5")], page), false);
-        assert_eq!(
-            error.to_string(),
-            "HTTP 503 without an ACME problem: <html> <h1>Service busy</h1> [31m"
-        );
-        let HttpError::Answer { retry_after, .. } = error else {
-            panic!()
-        };
-        assert_eq!(retry_after, Some(Duration::from_secs(5)));
-    }
-
-    #[test]
-    fn a_retry_date_is_measured_on_the_servers_clock() {
-        let headers = [
-            ("date", "Tue, 24 Nov 2026 13:40:01 GMT"),
-            ("retry-after", "Tue, 24 Nov 2026 13:41:31 GMT"),
-        ];
-        let wait = retry_after(answer(429, &headers, "").headers());
-        assert_eq!(wait, Some(Duration::from_secs(90)));
-        assert_eq!(retry_after(answer(429, &headers[1..], "").headers()), None);
+        assert!(open("http://ca.example/directory").is_err());
+        assert!(open("ca.example").is_err());
     }
 }

@@ -3,6 +3,7 @@
 //! With `account` and `http`, the only user of instant-acme. Nothing is answered here: nginx gives
 //! `token.thumbprint` to whoever asks (see [`AcmeClient::thumbprint`]).
 
+mod authorization; // N what the CA wants proven, and telling it to look
 mod error; // P why a certificate was not issued, and whether to ask again
 mod session; // N the account at the CA, made with the first order
 
@@ -10,16 +11,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use instant_acme::{
-    AuthorizationHandle, AuthorizationStatus, ChallengeStatus, ChallengeType, NewOrder, OrderStatus,
-};
+use instant_acme::{NewOrder, OrderStatus};
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{sleep, timeout};
 
 pub use self::error::{IdentifierProblem, OrderError};
 use self::session::Session;
 use crate::certificate::account::{AccountError, AccountKey};
-use crate::certificate::http::{AcmeHttp, BAD_NONCE, HttpError, Problem};
+use crate::certificate::http::{AcmeHttp, BAD_NONCE, HttpError};
 use crate::certificate::key::{PrivateKeyPem, signing_request};
 use crate::certificate::ledger::{CertificateLock, Ledger, LedgerError, PendingOrder};
 use crate::certificate::{CertificateRequest, Identifier, IssuedCertificate};
@@ -60,7 +59,26 @@ struct Shared {
     email: Option<String>,
     profile: Option<String>,
     key_type: KeyType,
+    patience: Patience,
     account: tokio::sync::Mutex<session::Account>,
+}
+
+/// How long a CA is waited for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Patience {
+    /// For the whole answer to one request.
+    pub answer: Duration,
+    /// For a whole order; Let's Encrypt takes a few seconds. What is left is resumed.
+    pub order: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            answer: Duration::from_secs(30),
+            order: Duration::from_secs(90),
+        }
+    }
 }
 
 /// Why there is no client.
@@ -78,6 +96,7 @@ struct Running<'a> {
     order: instant_acme::Order,
     key: PrivateKeyPem,
     identifiers: &'a [Identifier],
+    longest_wait: Duration,
     /// The journal's entry; the CA is told nothing that cannot be resumed before it is durable.
     recorded: Option<JoinHandle<Result<(), LedgerError>>>,
 }
@@ -86,7 +105,17 @@ impl AcmeClient {
     /// Reads or makes the account key. The network is not asked for anything: a CA that is out of
     /// reach keeps nobody from starting.
     pub fn new(settings: &AcmeSettings, state_dir: &Path) -> Result<Self, AcmeClientError> {
-        let http = AcmeHttp::new(&settings.directory, settings.ca_file.as_deref())?;
+        Self::with_patience(settings, state_dir, Patience::default())
+    }
+
+    /// As [`AcmeClient::new`], for a CA that is waited for longer or shorter.
+    pub fn with_patience(
+        settings: &AcmeSettings,
+        state_dir: &Path,
+        patience: Patience,
+    ) -> Result<Self, AcmeClientError> {
+        let ca_file = settings.ca_file.as_deref();
+        let http = AcmeHttp::new(&settings.directory, ca_file, patience.answer)?;
         Ok(Self {
             shared: Arc::new(Shared {
                 key: AccountKey::open(state_dir, &settings.directory)?,
@@ -94,6 +123,7 @@ impl AcmeClient {
                 email: settings.email.clone(),
                 profile: settings.profile.clone(),
                 key_type: settings.key_type,
+                patience,
                 account: tokio::sync::Mutex::default(),
             }),
         })
@@ -117,9 +147,10 @@ impl AcmeClient {
         if let Some(wildcard) = request.identifiers.iter().find(|name| is_wildcard(name)) {
             return Err(OrderError::Wildcard(wildcard.clone()));
         }
-        timeout(DEADLINE, self.order_without_deadline(request, ledger, lock))
+        let limit = self.shared.patience.order;
+        timeout(limit, self.order_without_deadline(request, ledger, lock))
             .await
-            .unwrap_or(Err(OrderError::TimedOut))
+            .unwrap_or(Err(OrderError::TimedOut(limit)))
     }
 
     async fn order_without_deadline(
@@ -187,6 +218,7 @@ impl AcmeClient {
                     order,
                     key: pending.key,
                     identifiers: &request.identifiers,
+                    longest_wait: self.shared.patience.order,
                     recorded: None,
                 }));
             }
@@ -210,8 +242,14 @@ impl AcmeClient {
         if let Some(profile) = self.profile(request) {
             new = new.profile(profile);
         }
-        let order = insist!("ask for a new order", session.account.new_order(&new))?;
+        let step = "ask for a new order";
+        let order = insist!(step, session.account.new_order(&new))?;
         let key = key.await??;
+        // before it is in the journal
+        self.shared
+            .http
+            .check_url(order.url())
+            .map_err(|source| OrderError::Http { step, source })?;
         let pending = PendingOrder {
             directory: self.shared.key.directory().to_owned(),
             url: order.url().to_owned(),
@@ -225,6 +263,7 @@ impl AcmeClient {
             order,
             key,
             identifiers: &request.identifiers,
+            longest_wait: self.shared.patience.order,
             recorded: Some(spawn_blocking(move || {
                 let _lock = lock;
                 ledger.record_order(&name, &pending)
@@ -273,64 +312,46 @@ impl Running<'_> {
                     }
                 }
                 OrderStatus::Valid => return self.download().await,
-                OrderStatus::Invalid => return Err(self.reasons().await),
+                OrderStatus::Invalid => {
+                    return Err(authorization::reasons(&mut self.order).await);
+                }
                 OrderStatus::Pending | OrderStatus::Ready | OrderStatus::Processing => {}
             }
-            sleep(self.session.exchange.take_retry_after().unwrap_or(delay)).await;
+            self.pause(delay).await?;
             delay = delay.mul_f32(1.5).min(LONGEST_DELAY);
             insist!("ask for the order", refresh(&mut self.order))?;
         }
     }
 
+    /// As long as the CA asks for, and never shorter than `delay`: "0" would be asked for without a
+    /// pause. What it asks for beyond the order's time is the schedule's affair.
+    async fn pause(&self, delay: Duration) -> Result<(), OrderError> {
+        let asked = self.session.exchange.take_retry_after().unwrap_or(delay);
+        if asked >= self.longest_wait {
+            return Err(OrderError::Later(asked));
+        }
+        sleep(asked.max(delay)).await;
+        Ok(())
+    }
+
     /// Tells the CA to validate every identifier that is not valid yet.
     async fn answer(&mut self) -> Result<(), OrderError> {
+        authorization::check_count(&mut self.order, self.identifiers)?;
         insist!(
             "ask for the authorizations",
-            load_authorizations(&mut self.order)
+            authorization::load(&mut self.order)
         )?;
+        authorization::check_identifiers(&mut self.order, self.identifiers).await?;
         self.recorded().await?;
-        for (nth, error) in self.set_ready().await? {
+        for (nth, error) in authorization::set_all_ready(&mut self.order).await? {
             // it may have been validated meanwhile, by what an earlier attempt has asked for
-            if self.is_pending(nth).await? {
+            if authorization::is_pending(&mut self.order, nth).await? {
                 return Err(error);
             }
         }
         // what it says about the challenges is not about the order
         self.session.exchange.take_retry_after();
         Ok(())
-    }
-
-    /// The authorizations whose challenge the CA refused to validate, by number, and why.
-    async fn set_ready(&mut self) -> Result<Vec<(usize, OrderError)>, OrderError> {
-        let mut refused = Vec::new();
-        let mut authorizations = self.order.authorizations();
-        let mut nth = 0;
-        while let Some(authorization) = authorizations.next().await {
-            let authorization = authorization
-                .map_err(|error| OrderError::of("ask for the authorizations", error))?;
-            if authorization.status == AuthorizationStatus::Pending {
-                match set_ready(authorization).await {
-                    Err(error) if error.is_problem() => refused.push((nth, error)),
-                    outcome => outcome?,
-                }
-            }
-            nth += 1;
-        }
-        Ok(refused)
-    }
-
-    async fn is_pending(&mut self, wanted: usize) -> Result<bool, OrderError> {
-        let mut authorizations = self.order.authorizations();
-        let mut nth = 0;
-        while let Some(Ok(mut authorization)) = authorizations.next().await {
-            if nth == wanted {
-                let step = "ask for the authorization";
-                insist!(step, reread(&mut authorization))?;
-                return Ok(authorization.status == AuthorizationStatus::Pending);
-            }
-            nth += 1;
-        }
-        Ok(true)
     }
 
     /// `false`: the CA is not that far, although it has just said so.
@@ -358,65 +379,10 @@ impl Running<'_> {
             None => Ok(()),
         }
     }
-
-    /// Why the order is invalid: the CA tells it at the challenges.
-    async fn reasons(&mut self) -> OrderError {
-        let mut problems = Vec::new();
-        let mut authorizations = self.order.authorizations();
-        while let Some(authorization) = authorizations.next().await {
-            let Ok(mut authorization) = authorization else {
-                continue;
-            };
-            // what we have was read before the validation
-            if let Err(error) = insist!("ask for the reason", reread(&mut authorization)) {
-                tracing::debug!(%error, "no reason for an invalid authorization");
-                continue;
-            }
-            let identifier = authorization.identifier().to_string();
-            let reasons = authorization
-                .challenges
-                .iter()
-                .filter_map(|challenge| challenge.error.as_ref());
-            problems.extend(reasons.map(|problem| IdentifierProblem {
-                identifier: identifier.clone(),
-                problem: error::own_problem(problem),
-            }));
-        }
-        if problems.is_empty() {
-            let problem = self.order.state().error.as_ref().map(error::own_problem);
-            return OrderError::Invalid(problem.unwrap_or_else(|| Problem {
-                detail: "it gives no reason".to_owned(),
-                ..Problem::default()
-            }));
-        }
-        OrderError::Challenge { problems }
-    }
-}
-
-async fn set_ready(mut authorization: AuthorizationHandle<'_>) -> Result<(), OrderError> {
-    let identifier = authorization.identifier().to_string();
-    match authorization.challenge(ChallengeType::Http01) {
-        None => Err(OrderError::NoChallenge(identifier)),
-        Some(challenge) if !is_token(&challenge.token) => Err(OrderError::Token(identifier)),
-        Some(challenge) if challenge.status != ChallengeStatus::Pending => Ok(()),
-        Some(mut challenge) => insist!("answer the challenge", challenge.set_ready()),
-    }
-}
-
-async fn load_authorizations(order: &mut instant_acme::Order) -> Result<(), instant_acme::Error> {
-    let mut authorizations = order.authorizations();
-    while let Some(authorization) = authorizations.next().await {
-        authorization?;
-    }
-    Ok(())
 }
 
 async fn refresh(order: &mut instant_acme::Order) -> Result<(), instant_acme::Error> {
     order.refresh().await.map(drop)
-}
-
-async fn reread(authorization: &mut AuthorizationHandle<'_>) -> Result<(), instant_acme::Error> {
-    authorization.refresh().await.map(drop)
 }
 
 fn not_invalid(mut order: instant_acme::Order) -> Option<instant_acme::Order> {
@@ -435,12 +401,6 @@ fn is_wildcard(identifier: &Identifier) -> bool {
     matches!(identifier, Identifier::Dns(name) if name.starts_with("*."))
 }
 
-/// A token is part of a URL path and of what nginx answers: nothing but base64url is let through.
-fn is_token(token: &str) -> bool {
-    let base64url = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
-    (1..=128).contains(&token.len()) && token.bytes().all(base64url)
-}
-
 fn acme_identifier(identifier: &Identifier) -> instant_acme::Identifier {
     match identifier {
         Identifier::Dns(name) => instant_acme::Identifier::Dns(name.clone()),
@@ -448,8 +408,6 @@ fn acme_identifier(identifier: &Identifier) -> instant_acme::Identifier {
     }
 }
 
-/// For a whole order; Let's Encrypt takes a few seconds. What is left is resumed.
-const DEADLINE: Duration = Duration::from_secs(90);
 /// A CA beside us validates in a few milliseconds; one far away says when to ask, or is asked
 /// some fifteen times in the first ten seconds.
 const FIRST_DELAY: Duration = Duration::from_millis(2);
@@ -459,14 +417,6 @@ const REFUSED_NONCES: u32 = 10;
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_token_that_is_more_than_base64url_is_refused() {
-        assert!(is_token("evaGxfADs6pSRb2LAv9IZf17Dt3juxGJ-PCt92wr-oA"));
-        for token in ["", "a/../b", "a b", "a.b", "é", "a\n", &"a".repeat(129)] {
-            assert!(!is_token(token), "{token:?}");
-        }
-    }
 
     #[test]
     fn a_wildcard_is_refused_without_the_network() {

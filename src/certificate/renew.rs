@@ -198,7 +198,11 @@ impl Attempt<'_> {
         // a chain that was refused would be refused again; one that could not be written is resumed
         if matches!(
             stored,
-            Ok(_) | Err(StoreError::Chain(_) | StoreError::Key(_))
+            Ok(_)
+                | Err(StoreError::Chain(_)
+                    | StoreError::Key(_)
+                    | StoreError::NoGain
+                    | StoreError::SerialTaken(_))
         ) {
             self.ledger.forget_order(&self.request.name)?;
         }

@@ -89,7 +89,7 @@ pub enum RetryAdvice {
 /// When to renew: after 2/3 of the lifetime, or 1/2 of one of 10 days or less (the CA's own
 /// suggestion, RFC 9773, comes before this where it is known).
 pub fn renew_at(validity: Validity) -> OffsetDateTime {
-    let lifetime = validity.not_after - validity.not_before;
+    let lifetime = validity.lifetime();
     match lifetime <= SHORT_LIFETIME {
         true => validity.not_before + lifetime / 2,
         false => validity.not_before + lifetime * 2 / 3,

@@ -22,7 +22,7 @@ use crate::atomic_file::{self, WriteError};
 use crate::certificate::chain::{Chain, ChainError};
 use crate::certificate::key::KeyError;
 use crate::certificate::ledger::{Ledger, LedgerError};
-use crate::certificate::schedule::RetryAdvice;
+use crate::certificate::schedule::{RetryAdvice, renew_at};
 use crate::certificate::{
     CertificateInventory, CertificateName, CertificateRequest, IssuedCertificate, StoredCertificate,
 };
@@ -54,12 +54,18 @@ pub enum StoreError {
     Ledger(#[from] LedgerError),
     #[error("store `{0}`: not a safe file name")]
     Name(CertificateName),
+    #[error("use a certificate that is due for renewal at once: the stored one lasts longer")]
+    NoGain,
     #[error("read {}: {source}", path.display())]
     Read {
         path: PathBuf,
         #[source]
         source: io::Error,
     },
+    #[error(
+        "use another certificate with the serial number {0}, which is stored (RFC 5280 §4.1.2.2)"
+    )]
+    SerialTaken(String),
     #[error(transparent)]
     Write(#[from] WriteError),
 }
@@ -162,10 +168,12 @@ impl CertificateStore {
         chain.check_identifiers(&request.identifiers)?;
         chain.check_key(&issued.key_pem)?;
         chain.check_validity(now)?;
+        chain.check_soundness()?;
         let directory = base.join(checked(&request.name)?);
         atomic_file::create_directory(base, 0o700)?;
         atomic_file::create_directory(&directory, 0o700)?;
         let versions = self.versions(&directory, &request.name, &mut Vec::new())?;
+        check_against(&versions, &chain, now)?;
         let sequence = newest(&versions).map_or(1, |newest| newest.sequence + 1);
         let stored = version::write(&directory, &chain, &issued.key_pem, request, sequence)?;
         let link = directory.join(CURRENT);
@@ -235,11 +243,37 @@ impl StoreError {
     pub fn retry(&self) -> RetryAdvice {
         match self {
             Self::Chain(error) => error.retry(),
-            Self::Key(_) | Self::Ledger(_) | Self::Read { .. } | Self::Write(_) => {
-                RetryAdvice::Retry
-            }
+            Self::Key(_)
+            | Self::Ledger(_)
+            | Self::NoGain
+            | Self::Read { .. }
+            | Self::SerialTaken(_)
+            | Self::Write(_) => RetryAdvice::Retry,
             Self::Name(_) => RetryAdvice::Useless,
         }
+    }
+}
+
+/// A version is immutable, and what serves is not given up for what ends sooner and would have to
+/// be renewed at once.
+fn check_against(
+    versions: &[Version],
+    chain: &Chain,
+    now: OffsetDateTime,
+) -> Result<(), StoreError> {
+    let same_serial = |version: &&Version| version.certificate.serial == chain.serial;
+    match versions.iter().find(same_serial) {
+        Some(version) if version.certificate.leaf == chain.leaf() => return Ok(()),
+        Some(_) => return Err(StoreError::SerialTaken(chain.serial.clone())),
+        None => {}
+    }
+    let lasts_longer = newest(versions).is_some_and(|stored| {
+        let validity = stored.certificate.validity;
+        validity.is_usable(now) && validity.not_after > chain.validity.not_after
+    });
+    match lasts_longer && renew_at(chain.validity) <= now {
+        true => Err(StoreError::NoGain),
+        false => Ok(()),
     }
 }
 

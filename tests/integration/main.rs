@@ -17,6 +17,7 @@ mod editors;
 mod fuzz;
 mod hostile;
 mod names;
+mod hostile_ca;
 mod neighbours;
 mod quarantine;
 mod refused;

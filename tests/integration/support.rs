@@ -6,6 +6,7 @@ pub mod client;
 pub mod faults;
 pub mod gate;
 pub mod host;
+pub mod mock_ca;
 pub mod nginx;
 pub mod pebble;
 #[cfg(target_arch = "x86_64")]

@@ -1,6 +1,7 @@
 //! P: why a certificate was not issued, and whether to ask again.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::certificate::Identifier;
 use crate::certificate::account::AccountError;
@@ -8,14 +9,19 @@ use crate::certificate::http::{HttpError, Problem, Subproblem, SubproblemIdentif
 use crate::certificate::key::KeyError;
 use crate::certificate::ledger::LedgerError;
 use crate::certificate::schedule::RetryAdvice;
+use crate::certificate::words::{first_few, one_line};
 
 /// Why an order was not completed.
 #[derive(Debug, thiserror::Error)]
 pub enum OrderError {
     #[error(transparent)]
     Account(#[from] AccountError),
+    #[error("order with {count} authorizations for {identifiers} identifiers")]
+    AuthorizationCount { count: usize, identifiers: usize },
     #[error("prove control of {}", list(problems))]
     Challenge { problems: Vec<IdentifierProblem> },
+    #[error("prove control of {0}, which was not asked for")]
+    ForeignAuthorization(String),
     #[error("{step}: {source}")]
     Http {
         step: &'static str,
@@ -26,11 +32,13 @@ pub enum OrderError {
     Invalid(Problem),
     #[error(transparent)]
     Key(#[from] KeyError),
+    #[error("get the certificate now: the CA asks to come back in {} s; the order stays open", .0.as_secs())]
+    Later(Duration),
     #[error(transparent)]
     Ledger(#[from] LedgerError),
     #[error("prove control of {0}: the CA offers no http-01 challenge for it")]
     NoChallenge(String),
-    #[error("{step}: {source}")]
+    #[error("{step}: {}", one_line(source.to_string().as_bytes()))]
     Protocol {
         step: &'static str,
         #[source]
@@ -41,8 +49,8 @@ pub enum OrderError {
     Shared(Arc<OrderError>),
     #[error("finish work in the background: {0}")]
     Task(#[from] tokio::task::JoinError),
-    #[error("get the certificate within {} s; the order stays open", super::DEADLINE.as_secs())]
-    TimedOut,
+    #[error("get the certificate within {} s; the order stays open", .0.as_secs())]
+    TimedOut(Duration),
     #[error("answer the challenge for {0}: its token is not base64url (RFC 8555 §8.3)")]
     Token(String),
     #[error("order {0}: a wildcard needs dns-01")]
@@ -89,14 +97,17 @@ impl OrderError {
                 .unwrap_or_default(),
             Self::Http { source, .. } => source.retry(),
             Self::Invalid(problem) => problem.retry(),
+            Self::Later(wait) => RetryAdvice::After(*wait),
             Self::NoChallenge(_) | Self::Token(_) | Self::Wildcard(_) => RetryAdvice::Useless,
             Self::Shared(error) => error.retry(),
             Self::Account(_)
+            | Self::AuthorizationCount { .. }
+            | Self::ForeignAuthorization(_)
             | Self::Key(_)
             | Self::Ledger(_)
             | Self::Protocol { .. }
             | Self::Task(_)
-            | Self::TimedOut => RetryAdvice::Retry,
+            | Self::TimedOut(_) => RetryAdvice::Retry,
         }
     }
 
@@ -120,21 +131,29 @@ impl OrderError {
             .is_some_and(|problem| problem.short_kind() == "orderNotReady")
     }
 
-    /// Whether the order itself is dead, so that the next attempt needs another.
+    /// Whether the order itself is dead, so that the next attempt needs another: the CA refuses it,
+    /// or answers about it what makes no sense. Kept, such an order would be met again for ever.
     pub(super) fn ends_order(&self) -> bool {
         match self {
-            Self::Challenge { .. } | Self::Invalid(_) | Self::NoChallenge(_) | Self::Token(_) => {
-                true
-            }
-            // Pebble answers so, and Let's Encrypt's load balancer may
-            Self::Http {
-                source:
-                    HttpError::Answer {
-                        status: 404 | 410, ..
-                    },
-                ..
-            } => true,
-            _ => self.problem().is_some_and(is_final),
+            Self::AuthorizationCount { .. }
+            | Self::Challenge { .. }
+            | Self::ForeignAuthorization(_)
+            | Self::Invalid(_)
+            | Self::NoChallenge(_)
+            | Self::Protocol { .. }
+            | Self::Token(_) => true,
+            Self::Http { source, .. } => match source {
+                HttpError::Encoded(_) | HttpError::ForeignOrigin { .. } | HttpError::TooLarge => {
+                    true
+                }
+                // Pebble answers 404 so, and Let's Encrypt's load balancer may
+                HttpError::Answer { status, .. } => {
+                    matches!(status, 404 | 410) || (300..400).contains(status)
+                }
+                HttpError::Problem(problem) => is_final(problem),
+                _ => false,
+            },
+            _ => false,
         }
     }
 
@@ -190,13 +209,11 @@ fn list(problems: &[IdentifierProblem]) -> String {
         .iter()
         .map(|problem| format!("{}: {}", problem.identifier, problem.problem))
         .collect();
-    each.join("; ")
+    first_few(&each, "; ")
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn refused(kind: &str, status: u16) -> OrderError {
@@ -222,7 +239,7 @@ mod tests {
         ] {
             assert!(!refused(kind, status).ends_order(), "{kind}");
         }
-        assert!(!OrderError::TimedOut.ends_order());
+        assert!(!OrderError::TimedOut(Duration::ZERO).ends_order());
     }
 
     #[test]

@@ -63,7 +63,7 @@ impl AcmeClient {
         }
         match &account.known {
             Some(known) => self.open(&known.url, &known.directory).await,
-            None => Err(OrderError::TimedOut),
+            None => Err(OrderError::TimedOut(self.shared.patience.order)),
         }
     }
 
@@ -104,7 +104,13 @@ impl AcmeClient {
     /// of service are agreed to: the operator does by configuring the CA.
     async fn register(&self, directory: &Value) -> Result<String, OrderError> {
         let pkcs8 = PrivatePkcs8KeyDer::from(self.shared.key.pkcs8()?);
-        let url = insist!("register the account", self.create(&pkcs8))?;
+        let step = "register the account";
+        let url = insist!(step, self.create(&pkcs8))?;
+        // recorded, a strange one would make every later request one of a stranger
+        self.shared
+            .http
+            .check_url(&url)
+            .map_err(|source| OrderError::Http { step, source })?;
         tracing::info!(account = %url, "registered the ACME account");
         self.shared.key.record_registration(Some(Registration {
             url: url.clone(),

@@ -1,0 +1,207 @@
+//! P: what an answer must look like before anything reads it.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONTENT_ENCODING, DATE, RETRY_AFTER};
+use http::{HeaderMap, Response};
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc2822;
+
+use super::{HttpError, Problem};
+use crate::certificate::words::one_line;
+
+/// What is used of a CA's directory (RFC 8555 §7.1.1); the rest is not read.
+#[derive(Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct DirectoryObject {
+    new_nonce: String,
+    new_account: String,
+    new_order: String,
+}
+
+impl DirectoryObject {
+    pub(super) fn parse(body: &[u8]) -> Result<Self, HttpError> {
+        serde_json::from_slice(body)
+            .map_err(|error| HttpError::DirectoryObject(one_line(error.to_string().as_bytes())))
+    }
+
+    pub(super) fn urls(&self) -> [&str; 3] {
+        [&self.new_nonce, &self.new_account, &self.new_order]
+    }
+
+    pub(super) fn to_json(&self) -> Result<Vec<u8>, HttpError> {
+        serde_json::to_vec(self).map_err(|error| HttpError::DirectoryObject(error.to_string()))
+    }
+}
+
+/// Why an answer that is no success is none.
+pub(super) fn failure(answer: &Response<Bytes>, bodiless: bool) -> HttpError {
+    let status = answer.status().as_u16();
+    let retry_after = retry_after(answer.headers());
+    match serde_json::from_slice::<Problem>(answer.body()) {
+        Ok(problem) if !problem.kind.is_empty() || !problem.detail.is_empty() => {
+            HttpError::Problem(Problem {
+                status,
+                retry_after,
+                ..problem
+            })
+        }
+        _ => HttpError::Answer {
+            status,
+            words: match bodiless || answer.body().is_empty() {
+                true => answer
+                    .status()
+                    .canonical_reason()
+                    .unwrap_or("no text")
+                    .to_owned(),
+                false => one_line(answer.body()),
+            },
+            retry_after,
+        },
+    }
+}
+
+/// We accept no encoding (RFC 9110 §8.4), so that a small answer stays small.
+pub(super) fn check_encoding(headers: &HeaderMap) -> Result<(), HttpError> {
+    match headers.get(CONTENT_ENCODING) {
+        Some(encoding) if encoding != "identity" => {
+            Err(HttpError::Encoded(one_line(encoding.as_bytes())))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// RFC 9110 §10.2.3: seconds, or a date, which is compared with the server's own clock.
+pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    if let Ok(seconds) = value.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let date = |text: &str| OffsetDateTime::parse(text, &Rfc2822).ok();
+    let at = date(value)?;
+    let now = date(headers.get(DATE)?.to_str().ok()?.trim())?;
+    Some(Duration::try_from(at - now).unwrap_or_default())
+}
+
+/// Takes out what the library must not see: it adds any number of seconds to the clock, and panics
+/// where that overflows; and it sends back any nonce (RFC 8555 §6.5.1: what is not base64url is to
+/// be ignored).
+pub(super) fn disarm(headers: &mut HeaderMap) {
+    headers.remove(RETRY_AFTER);
+    let base64url = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    let odd = headers.get(REPLAY_NONCE).is_some_and(|nonce| {
+        let nonce = nonce.as_bytes();
+        nonce.is_empty() || nonce.len() > LONGEST_NONCE || !nonce.iter().all(base64url)
+    });
+    if odd {
+        headers.remove(REPLAY_NONCE);
+    }
+}
+
+const REPLAY_NONCE: &str = "replay-nonce";
+/// Real ones have some forty; it goes into every signed request.
+const LONGEST_NONCE: usize = 1024;
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderValue, StatusCode};
+
+    use super::*;
+
+    fn answer(
+        status: u16,
+        headers: &[(&'static str, &'static str)],
+        body: &'static str,
+    ) -> Response<Bytes> {
+        let mut answer = Response::new(Bytes::from_static(body.as_bytes()));
+        *answer.status_mut() = StatusCode::from_u16(status).unwrap();
+        for (name, value) in headers {
+            answer
+                .headers_mut()
+                .insert(*name, HeaderValue::from_static(value));
+        }
+        answer
+    }
+
+    #[test]
+    fn a_rate_limit_keeps_the_cas_words_and_its_delay() {
+        let body = r#"{"type":"urn:ietf:params:acme:error:rateLimited","detail":"too many","future":[1],
+            "subproblems":[{"type":"x","detail":"d","identifier":{"type":"novel","value":"v"}}]}"#;
+        let error = failure(&answer(429, &[("retry-after", "120")], body), false);
+        let HttpError::Problem(problem) = error else {
+            panic!("{error}")
+        };
+        assert_eq!(problem.retry_after, Some(Duration::from_secs(120)));
+        assert_eq!(problem.to_string(), "too many (rateLimited); v: d");
+    }
+
+    #[test]
+    fn a_load_balancers_page_is_shown_as_what_it_is() {
+        let page = "<html>\n<h1>Service\tbusy</h1>\u{1b}[31m";
+        let error = failure(&answer(503, &[("retry-after", "5")], page), false);
+        assert_eq!(
+            error.to_string(),
+            "HTTP 503 without an ACME problem: <html> <h1>Service busy</h1> [31m"
+        );
+        let HttpError::Answer { retry_after, .. } = error else {
+            panic!()
+        };
+        assert_eq!(retry_after, Some(Duration::from_secs(5)));
+    }
+
+    #[test]
+    fn a_retry_date_is_measured_on_the_servers_clock() {
+        let headers = [
+            ("date", "Tue, 24 Nov 2026 13:40:01 GMT"),
+            ("retry-after", "Tue, 24 Nov 2026 13:41:31 GMT"),
+        ];
+        let wait = retry_after(answer(429, &headers, "").headers());
+        assert_eq!(wait, Some(Duration::from_secs(90)));
+        assert_eq!(retry_after(answer(429, &headers[1..], "").headers()), None);
+    }
+
+    #[test]
+    fn what_would_make_the_library_panic_does_not_reach_it() {
+        let headers = [
+            ("retry-after", "18446744073709551615"),
+            ("replay-nonce", "a\"b"),
+        ];
+        let mut odd = answer(200, &headers, "").headers().clone();
+        disarm(&mut odd);
+        assert!(odd.is_empty(), "{odd:?}");
+        let mut good = answer(200, &[("replay-nonce", "a-_9")], "")
+            .headers()
+            .clone();
+        disarm(&mut good);
+        assert_eq!(good.len(), 1);
+    }
+
+    #[test]
+    fn an_absurd_delay_is_a_number_or_nothing() {
+        let asked = |value| retry_after(answer(503, &[("retry-after", value)], "").headers());
+        assert_eq!(
+            asked("18446744073709551615"),
+            Some(Duration::MAX - Duration::from_nanos(999_999_999))
+        );
+        for odd in [
+            "-5",
+            "1e9",
+            "",
+            "99999999999999999999",
+            "Tue, 99 Foo 2026 13:41:31 GMT",
+        ] {
+            assert_eq!(asked(odd), None, "{odd:?}");
+        }
+    }
+
+    #[test]
+    fn only_what_is_used_of_a_directory_is_read() {
+        let text = r#"{"newNonce":"n","newAccount":"a","newOrder":"o","meta":7,"revokeCert":[]}"#;
+        let object = DirectoryObject::parse(text.as_bytes()).unwrap();
+        let json = object.to_json().unwrap();
+        assert_eq!(json, br#"{"newNonce":"n","newAccount":"a","newOrder":"o"}"#);
+        assert!(DirectoryObject::parse(br#"{"newNonce":1}"#).is_err());
+    }
+}
