@@ -177,10 +177,12 @@ impl HostNginx {
     }
 
     pub fn pid_file(&self, survey: &Survey) -> PathBuf {
-        self.pid_file
-            .clone()
-            .or_else(|| survey.pid.clone())
-            .unwrap_or_else(|| self.built.pid.clone())
+        let pid_file = self.pid_file.as_ref().or(survey.pid.as_ref());
+        // a relative one is below the prefix
+        pid_file.map_or_else(
+            || self.built.pid.clone(),
+            |pid_file| self.built.prefix.join(pid_file),
+        )
     }
 
     fn identity(&self, survey: &Survey) -> Identity {
@@ -189,6 +191,7 @@ impl HostNginx {
             binary: self.binary.clone(),
             config: self.config.clone(),
             default_config: self.built.config.clone(),
+            prefix: self.built.prefix.clone(),
         }
     }
 

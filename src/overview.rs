@@ -106,7 +106,11 @@ pub fn overview(installation: &Installation, failure: Option<&str>) -> Result<Ov
         .manifest;
     let record = StatusRecord::read(&installation.settings.state_dir);
     let survey = installation.survey().map_err(|e| words(&e))?;
-    let master = installation.host_nginx.master(&survey).ok();
+    let master = match installation.host_nginx.master(&survey) {
+        Ok(master) => Some(master.pid),
+        // two of them, for a while
+        Err(error) => error.running(),
+    };
     // a worker that outlived its master answers, and is no running nginx
     let serving = master
         .as_ref()
@@ -142,7 +146,7 @@ pub fn overview(installation: &Installation, failure: Option<&str>) -> Result<Ov
         },
         nginx: NginxShown {
             version: installation.host_nginx.version.clone(),
-            pid: master.as_ref().map(|master| master.pid),
+            pid: master,
             running: master.is_some(),
         },
         certificates: certificates(installation)?,

@@ -11,7 +11,7 @@ use crate::generation::GenerationError;
 use crate::installation::{Installation, SweepError};
 use crate::nginx::process::NoMaster;
 use crate::nginx::{ReloadError, TestError};
-use crate::reconcile::{neighbours, proof};
+use crate::reconcile::{master, neighbours, proof};
 use crate::settings::Settings;
 
 /// What setup did or noticed.
@@ -136,6 +136,7 @@ pub fn prepare(installation: &Installation) -> Result<Vec<Change>, PreparationEr
             )));
         }
     }
+    changes.extend(master::advice(&accepted.survey).map(Change::Warning));
     Ok(changes)
 }
 

@@ -4,6 +4,7 @@
 
 pub mod grace; // P a removed file's vhost goes after a second
 pub mod intent; // R files → candidates, each with its last good version
+pub mod master; // R what is odd about nginx's running master
 pub mod pin; // W a rollback holds until something changes
 pub mod plan; // P what there is to do
 pub mod proof; // N the new generation is seen to answer
@@ -290,6 +291,7 @@ fn run(
     report.rejected = report::rejected(&candidate.rejections);
     report.rejected.extend(misnamed);
     report.warnings.append(&mut candidate.warnings);
+    master::observe(installation, &active.survey, &mut report);
     report.warnings.extend(installation.repaired());
     report.warnings.extend(installation.exposures());
     // it is done, whatever becomes of the record of it
@@ -435,6 +437,7 @@ pub(crate) fn base_report(generation: u64) -> Report {
         error: None,
         hint: None,
         nginx_running: true,
+        nginx_upgrading: false,
         vhosts: Vec::new(),
         foreign: Vec::new(),
     }

@@ -198,7 +198,7 @@ impl Daemon {
         self.told.log(&applied.report, batch.reason());
         let _ = self.witness.send(applied.report.clone());
         self.pace.note(&applied.report, Instant::now());
-        if !applied.report.nginx_running {
+        if !applied.report.nginx_running || applied.report.nginx_upgrading {
             self.next_rescan = Instant::now() + RESCAN_SOON;
         }
         self.answers_early_challenges =

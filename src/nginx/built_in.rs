@@ -33,7 +33,10 @@ impl BuiltIn {
         Self {
             prefix: prefix.into(),
             temp_paths: temp_paths(shown),
-            config: path("--conf-path=", "conf/nginx.conf"),
+            // joined by nginx, which may be given another prefix
+            config: argument(shown, "--conf-path=")
+                .unwrap_or("conf/nginx.conf")
+                .into(),
             pid: path("--pid-path=", "logs/nginx.pid"),
             // Debian builds with `stderr` here, which is no file
             error_log: match argument(shown, "--error-log-path=") {

@@ -25,6 +25,8 @@ pub struct Survey {
     /// Arguments of `user`; empty where nothing is said.
     #[serde(default)]
     pub user: Vec<String>,
+    /// The argument of the main-level `worker_shutdown_timeout`, as written.
+    pub worker_shutdown_timeout: Option<String>,
     /// Arguments of `load_module`, as written.
     pub load_modules: Vec<String>,
     /// The names of all directives directly inside `http { }` and outside our files: a second
@@ -197,6 +199,9 @@ impl Walk {
                 }
                 (Context::Main, "pid") => self.survey.pid = file_argument(argument),
                 (Context::Main, "user") => self.survey.user.clone_from(&directive.args),
+                (Context::Main, "worker_shutdown_timeout") => {
+                    self.survey.worker_shutdown_timeout = Some(argument.to_owned());
+                }
                 (Context::Main, "load_module") => {
                     self.survey.load_modules.push(argument.to_owned());
                 }

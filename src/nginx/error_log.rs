@@ -3,16 +3,17 @@
 //! Notices are never relied on: Debian's level hides them. `[emerg]` lines of the master are how a
 //! reload that did not take says so, mostly within 35 ms.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// A place in the error log, taken before the signal.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Mark {
     path: Option<PathBuf>,
-    inode: u64,
+    /// The log at that time: a rotation renames it, and nginx writes on until it is told.
+    file: Option<File>,
     offset: u64,
 }
 
@@ -31,13 +32,15 @@ pub enum Verdict {
 const MOST: u64 = 256 * 1024;
 
 impl Mark {
-    /// `None`: nginx logs to stderr or syslog, which nobody can read back.
+    /// `None`: nginx logs to stderr or syslog, which nobody can read back. What is no regular file
+    /// (`/dev/stderr`, a pipe) is as none: reading it would wait, or take away what others read.
     pub fn take(path: Option<&Path>) -> Self {
-        let metadata = path.and_then(|path| fs::metadata(path).ok());
+        let file = path.and_then(open);
+        let length = file.as_ref().and_then(|file| file.metadata().ok());
         Self {
             path: path.map(Path::to_path_buf),
-            inode: metadata.as_ref().map_or(0, MetadataExt::ino),
-            offset: metadata.map_or(0, |metadata| metadata.len()),
+            offset: length.map_or(0, |metadata| metadata.len()),
+            file,
         }
     }
 
@@ -47,17 +50,37 @@ impl Mark {
     }
 
     fn new_text(&self) -> String {
-        let Some(mut file) = self.path.as_ref().and_then(|path| File::open(path).ok()) else {
-            return String::new();
-        };
-        // rotated since: everything in the new file is new
-        let same = file.metadata().is_ok_and(|now| now.ino() == self.inode);
-        let from = if same { self.offset } else { 0 };
+        let now = self.path.as_deref().and_then(open);
+        let inode = |file: &File| file.metadata().ok().map(|it| (it.dev(), it.ino()));
+        let known = self.file.as_ref().and_then(inode);
         let mut bytes = Vec::new();
-        if file.seek(SeekFrom::Start(from)).is_ok() {
-            let _ = file.take(MOST).read_to_end(&mut bytes);
+        if let Some(file) = &self.file {
+            read_from(file, self.offset, &mut bytes);
+        }
+        // rotated since: everything in the new file is new
+        if let Some(file) = now.filter(|file| inode(file) != known) {
+            read_from(&file, 0, &mut bytes);
         }
         String::from_utf8_lossy(&bytes).into_owned()
+    }
+}
+
+/// Never waits for a writer.
+fn open(path: &Path) -> Option<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).custom_flags(nix::libc::O_NONBLOCK);
+    // a look first: opening a device may do something
+    let regular = fs::metadata(path).is_ok_and(|it| it.is_file());
+    let file = regular.then(|| options.open(path).ok()).flatten()?;
+    file.metadata().is_ok_and(|it| it.is_file()).then_some(file)
+}
+
+fn read_from(mut file: &File, offset: u64, bytes: &mut Vec<u8>) {
+    // a rotation by copy and truncate: everything is new
+    let length = file.metadata().map_or(0, |metadata| metadata.len());
+    let from = if length < offset { 0 } else { offset };
+    if file.seek(SeekFrom::Start(from)).is_ok() {
+        let _ = file.take(MOST).read_to_end(bytes);
     }
 }
 
@@ -120,5 +143,46 @@ mod tests {
         fs::rename(&path, directory.path().join("error.log.1")).unwrap();
         fs::write(&path, "x [emerg] 7#7: unknown directive \"nope\"\n").unwrap();
         assert!(matches!(mark.verdict(7), Verdict::Refused(_)));
+    }
+
+    #[test]
+    fn what_nginx_writes_into_a_renamed_log_before_it_is_told_counts_as_well() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("error.log");
+        fs::write(&path, BIND).unwrap();
+        let mark = Mark::take(Some(&path));
+        let renamed = directory.path().join("error.log.1");
+        fs::rename(&path, &renamed).unwrap();
+        fs::write(&renamed, format!("{BIND}x [emerg] 7#7: no\n")).unwrap();
+        assert_eq!(mark.verdict(7), Verdict::Refused(vec!["no".into()]));
+    }
+
+    #[test]
+    fn a_log_that_was_truncated_is_new() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("error.log");
+        fs::write(&path, BIND.repeat(10)).unwrap();
+        let mark = Mark::take(Some(&path));
+        fs::write(&path, "x [emerg] 7#7: no\n").unwrap();
+        assert_eq!(mark.verdict(7), Verdict::Refused(vec!["no".into()]));
+    }
+
+    #[test]
+    fn a_log_that_is_a_pipe_is_not_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("error.log");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        // somebody holds it open, so that reading would wait for ever
+        let _writer = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(&path)
+            .unwrap();
+        let mark = Mark::take(Some(&path));
+        assert_eq!(mark.verdict(7), Verdict::Quiet);
+        assert_eq!(
+            Mark::take(Some(Path::new("/dev/stderr"))).verdict(7),
+            Verdict::Quiet
+        );
     }
 }

@@ -1,34 +1,32 @@
-//! R: which process is *this* nginx's master, and which of its workers still accept.
+//! R: which process is *this* nginx's master, and what its workers do.
 //!
 //! A pid file may be stale, empty or name an innocent process that got the id later (measured:
-//! `nginx -s reload` killed a `sleep`). So the process is opened first, as a pidfd, and then
+//! `nginx -s reload` killed a `sleep`). So a process is opened first, as a pidfd, and then
 //! verified by its executable, its title and its configuration file: a signal through that handle
 //! reaches the verified process or nobody.
+//!
+//! A pid file that leads nowhere does not mean that nginx is down: somebody may have emptied it, or
+//! the `pid` directive was changed and not read yet. Then the master is looked for by what it is.
+
+mod identity; // R whether a process is this nginx's master
 
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{Pid, PidfdFlags, Signal, geteuid, pidfd_open, pidfd_send_signal};
+
+pub use self::identity::Identity;
+use self::identity::{has_ended, is_ending, is_in_our_namespace, owner, parent, title, verify};
 
 /// The verified master.
 #[derive(Debug)]
 pub struct Master {
     pub pid: i32,
+    /// Why the pid file did not lead to it, where it did not.
+    pub found_without: Option<String>,
     handle: OwnedFd,
-}
-
-/// What a running master must look like.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Identity {
-    pub pid_file: PathBuf,
-    /// Canonical path of the executable.
-    pub binary: PathBuf,
-    /// Canonical path of the main configuration file.
-    pub config: PathBuf,
-    /// What nginx reads when it gets no `-c`.
-    pub default_config: PathBuf,
 }
 
 /// Why there is no master to signal.
@@ -42,34 +40,103 @@ pub enum NoMaster {
         pid_file: PathBuf,
         why: String,
     },
+    /// After SIGUSR2 an old and a new master share the sockets until one of them is told to quit:
+    /// whichever we told to reload, the other would go on answering as before.
+    #[error("nginx's binary is being upgraded (master {old}{}): nobody is told to reload meanwhile", new.map_or(String::new(), |new| format!(" and its successor {new}")))]
+    Upgrading { old: i32, new: Option<i32> },
+}
+
+impl NoMaster {
+    /// A running master, where there are several.
+    pub fn running(&self) -> Option<i32> {
+        match self {
+            Self::Upgrading { old, new } => Some(new.unwrap_or(*old)),
+            Self::NotRunning { .. } | Self::Stranger { .. } => None,
+        }
+    }
 }
 
 impl Master {
     pub fn find(identity: &Identity) -> Result<Self, NoMaster> {
-        let pid = read_pid(&identity.pid_file)?;
+        let named = Self::named_by(&identity.pid_file, identity);
+        let old = Self::named_by(&old_pid_file(&identity.pid_file), identity).ok();
+        match (named, old) {
+            (Ok(new), Some(old)) if old.pid != new.pid => Err(NoMaster::Upgrading {
+                old: old.pid,
+                new: Some(new.pid),
+            }),
+            (Ok(master), _) => Ok(master),
+            // the new one has not written its file yet, or has removed it and not ended
+            (Err(_), Some(old)) => Err(NoMaster::Upgrading {
+                old: old.pid,
+                new: None,
+            }),
+            (Err(unnamed), None) => Self::search(identity, unnamed),
+        }
+    }
+
+    fn named_by(pid_file: &Path, identity: &Identity) -> Result<Self, NoMaster> {
+        let pid = read_pid(pid_file)?;
         let down = |why: String| NoMaster::NotRunning { why };
-        let raw = Pid::from_raw(pid).ok_or_else(|| down(format!("process id {pid}")))?;
-        let handle = pidfd_open(raw, PidfdFlags::empty()).map_err(|_| {
+        let handle = open(pid).ok_or_else(|| {
             down(format!(
                 "{} names process {pid}, which does not exist",
-                identity.pid_file.display()
+                pid_file.display()
             ))
         })?;
         if has_ended(pid) {
             return Err(down(format!(
                 "process {pid} of {} has ended",
-                identity.pid_file.display()
+                pid_file.display()
             )));
         }
         verify(pid, identity).map_err(|why| match is_ending(pid) {
             true => down(format!("process {pid} ended meanwhile")),
             false => NoMaster::Stranger {
                 pid,
-                pid_file: identity.pid_file.clone(),
+                pid_file: pid_file.to_path_buf(),
                 why,
             },
         })?;
-        Ok(Self { pid, handle })
+        Ok(Self {
+            pid,
+            found_without: None,
+            handle,
+        })
+    }
+
+    /// The one process that is this nginx's master, whatever the pid file says. Not one in a
+    /// container whose files have the same names, and not another user's, whose title may lie.
+    fn search(identity: &Identity, unnamed: NoMaster) -> Result<Self, NoMaster> {
+        let why = match &unnamed {
+            NoMaster::NotRunning { why } => why.clone(),
+            stranger => stranger.to_string(),
+        };
+        let mut masters: Vec<Self> = Vec::new();
+        for pid in processes() {
+            let Some(handle) = open(pid) else { continue };
+            let ours = owner(pid) == Some(geteuid().as_raw()) && is_in_our_namespace(pid);
+            if ours && !has_ended(pid) && verify(pid, identity).is_ok() {
+                masters.push(Self {
+                    pid,
+                    found_without: Some(why.clone()),
+                    handle,
+                });
+            }
+        }
+        let child = masters.iter().find_map(|master| {
+            let old = parent(master.pid)?;
+            let upgrading = masters.iter().any(|other| other.pid == old);
+            upgrading.then_some((old, master.pid))
+        });
+        match (child, masters.pop()) {
+            (Some((old, new)), _) => Err(NoMaster::Upgrading {
+                old,
+                new: Some(new),
+            }),
+            (None, Some(master)) if masters.is_empty() => Ok(master),
+            _ => Err(unnamed),
+        }
     }
 
     /// SIGHUP: read the configuration again.
@@ -79,14 +146,41 @@ impl Master {
 
     /// The workers that accept connections, by id. Those that are shutting down do not.
     pub fn accepting_workers(&self) -> Vec<i32> {
+        self.workers("nginx: worker process")
+    }
+
+    /// Workers of earlier configurations that still hold connections, by id.
+    pub fn draining_workers(&self) -> Vec<i32> {
+        self.workers("nginx: worker process is shutting down")
+    }
+
+    fn workers(&self, wanted: &str) -> Vec<i32> {
         let list = format!("/proc/{0}/task/{0}/children", self.pid);
         fs::read_to_string(list)
             .unwrap_or_default()
             .split_whitespace()
             .filter_map(|id| id.parse().ok())
-            .filter(|&id| title(id).is_some_and(|title| is_accepting_worker(&title)))
+            .filter(|&id| title(id).is_some_and(|title| title == wanted))
             .collect()
     }
+}
+
+/// Where nginx keeps the old master's id during an upgrade (`NGX_OLDPID_EXT`).
+fn old_pid_file(pid_file: &Path) -> PathBuf {
+    let mut name = pid_file.as_os_str().to_owned();
+    name.push(".oldbin");
+    name.into()
+}
+
+fn open(pid: i32) -> Option<OwnedFd> {
+    pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()
+}
+
+fn processes() -> Vec<i32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .collect()
 }
 
 fn read_pid(pid_file: &Path) -> Result<i32, NoMaster> {
@@ -104,64 +198,6 @@ fn read_pid(pid_file: &Path) -> Result<i32, NoMaster> {
     }
 }
 
-/// A zombie keeps its id, and no executable, until its parent takes note: in a container without
-/// an init that may be never.
-fn has_ended(pid: i32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // the title before it may hold anything, parentheses too
-    let state = stat.rsplit_once(") ").map(|(_, rest)| rest.chars().next());
-    matches!(state, None | Some(Some('Z' | 'X')))
-}
-
-/// Its memory, and with it executable and title, goes before it is a zombie.
-fn is_ending(pid: i32) -> bool {
-    let executable = fs::read_link(format!("/proc/{pid}/exe"));
-    executable.is_err_and(|error| error.kind() == io::ErrorKind::NotFound) || has_ended(pid)
-}
-
-fn verify(pid: i32, identity: &Identity) -> Result<(), String> {
-    let executable = fs::read_link(format!("/proc/{pid}/exe")).map_err(|e| e.to_string())?;
-    // after a package upgrade the running master's file is gone; its path still says who it is
-    let path = executable.to_string_lossy();
-    let path = path.strip_suffix(" (deleted)").unwrap_or(&path);
-    if Path::new(path) != identity.binary {
-        return Err(format!("its executable is {path}"));
-    }
-    let title = title(pid).unwrap_or_default();
-    let Some(arguments) = title.strip_prefix("nginx: master process ") else {
-        return Err("it is not an nginx master".into());
-    };
-    let config = config_argument(arguments).unwrap_or(identity.default_config.clone());
-    let config = config.canonicalize().unwrap_or(config);
-    if config != identity.config {
-        return Err(format!("its configuration is {}", config.display()));
-    }
-    Ok(())
-}
-
-/// nginx writes its own arguments into its title, joined by spaces.
-fn config_argument(arguments: &str) -> Option<PathBuf> {
-    let mut words = arguments.split_whitespace();
-    while let Some(word) = words.next() {
-        match word.strip_prefix("-c") {
-            Some("") => return words.next().map(PathBuf::from),
-            Some(attached) => return Some(attached.into()),
-            None => {}
-        }
-    }
-    None
-}
-
-fn title(pid: i32) -> Option<String> {
-    let bytes = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-    let text = String::from_utf8_lossy(&bytes);
-    Some(text.replace('\0', " ").trim_end().to_owned())
-}
-
-fn is_accepting_worker(title: &str) -> bool {
-    title == "nginx: worker process"
-}
-
 #[cfg(test)]
 #[allow(clippy::disallowed_methods)]
 mod tests {
@@ -175,8 +211,10 @@ mod tests {
         Identity {
             pid_file,
             binary: "/usr/sbin/nginx".into(),
-            config: "/etc/nginx/nginx.conf".into(),
+            // no nginx that may run on this host has it
+            config: directory.join("nginx.conf"),
             default_config: "/etc/nginx/nginx.conf".into(),
+            prefix: "/usr/share/nginx".into(),
         }
     }
 
@@ -239,6 +277,7 @@ mod tests {
                     NoMaster::Stranger { why, .. } => {
                         assert!(why.starts_with("its executable is "), "{why}");
                     }
+                    upgrading @ NoMaster::Upgrading { .. } => panic!("{upgrading}"),
                 }
             }
             ending.wait().unwrap();
@@ -261,12 +300,5 @@ mod tests {
             Master::find(&gone),
             Err(NoMaster::NotRunning { .. })
         ));
-    }
-
-    #[test]
-    fn the_configuration_is_read_from_the_title() {
-        assert_eq!(config_argument("/usr/sbin/nginx -g daemon on;"), None);
-        assert_eq!(config_argument("nginx -c /a/b"), Some("/a/b".into()));
-        assert_eq!(config_argument("nginx -c/a/b -p x"), Some("/a/b".into()));
     }
 }

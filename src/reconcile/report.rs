@@ -69,6 +69,9 @@ pub struct Report {
     pub error: Option<String>,
     pub hint: Option<String>,
     pub nginx_running: bool,
+    /// Its binary is being upgraded: nobody was told to reload.
+    #[serde(default)]
+    pub nginx_upgrading: bool,
     /// What the accepted and the rejected files ask for: a command's NAMEs are looked up in it.
     #[serde(default)]
     pub vhosts: Vec<ReportedVhost>,

@@ -234,43 +234,64 @@ fn nginx_that_dies_while_a_reload_is_proven_leaves_something_that_starts() {
 }
 
 #[test]
-fn a_wrong_pid_file_never_leads_to_a_signal_for_somebody_else() {
+fn a_wrong_pid_file_never_leads_to_a_signal_for_somebody_else_and_the_right_master_is_found() {
     let (host, app) = plain();
-    let right = fs::read_to_string(host.path("nginx.pid")).unwrap();
+    let mut innocent = Innocent::sleep();
+    let (of_innocent, of_test) = (innocent.pid(), std::process::id());
+    let files = [
+        ("recycled", format!("{of_innocent}\n")),
+        ("empty", String::new()),
+        ("garbage", "no number\n".into()),
+        ("stale", "4194303\n".into()),
+        ("ourselves", format!("{of_test}\n")),
+        ("init", "1\n".into()),
+    ];
+    for (count, (what, text)) in files.iter().enumerate() {
+        fs::write(host.path("nginx.pid"), text).unwrap();
+        let name = format!("next{count}.example.com");
+        host.drop_app("next", &name, &app);
+        let reload = host.vhostd(&["reload"]);
+        assert_eq!(reload.status, 0, "{what}: {reload:?}");
+        assert!(
+            reload
+                .stderr
+                .contains("pid file does not lead to its master"),
+            "{what}: {reload:?}"
+        );
+        assert_eq!(host.plain(&name).unwrap().0, 200, "{what}");
+        assert_eq!(host.status()["nginx"]["running"], true, "{what}");
+        assert!(innocent.lives(), "{what}");
+    }
+}
+
+#[test]
+fn a_wrong_pid_file_of_an_nginx_that_is_down_leads_to_nobody() {
+    let (host, app) = plain();
+    kill_nginx(&host);
     let mut innocent = Innocent::sleep();
     let files = [
-        (
-            "recycled",
-            format!("{}\n", innocent.pid()),
-            "is not this nginx",
-        ),
-        ("empty", String::new(), "nginx is not running"),
-        ("garbage", "no number\n".into(), "nginx is not running"),
-        ("stale", "4194303\n".into(), "nginx is not running"),
-        (
-            "ourselves",
-            format!("{}\n", std::process::id()),
-            "is not this nginx",
-        ),
-        ("init", "1\n".into(), "nginx is not running"),
+        (format!("{}\n", innocent.pid()), "is not this nginx"),
+        (format!("{}\n", std::process::id()), "is not this nginx"),
+        (String::new(), "nginx is not running"),
+        ("no number\n".into(), "nginx is not running"),
+        ("4194303\n".into(), "nginx is not running"),
+        ("1\n".into(), "nginx is not running"),
     ];
-    for (count, (name, text, words)) in files.iter().enumerate() {
+    for (count, (text, words)) in files.iter().enumerate() {
         fs::write(host.path("nginx.pid"), text).unwrap();
         host.drop_app("next", &format!("next{count}.example.com"), &app);
         let (exit, report) = host.json(&["reload"]);
-        assert_eq!(exit, 1, "{name}: {report}");
-        assert!(
-            report["error"].as_str().unwrap().contains(words),
-            "{name}: {report}"
-        );
-        assert!(innocent.lives(), "{name}");
-        assert!(host.nginx.test().status.success(), "{name}");
-        assert_eq!(host.plain("hello.example.com").unwrap().0, 200, "{name}");
-        // nginx would trip over an empty one
-        fs::write(host.path("nginx.pid"), &right).unwrap();
+        assert_eq!(exit, 1, "{text}: {report}");
+        let error = report["error"].as_str().unwrap();
+        assert!(error.contains(words), "{text}: {report}");
+        assert!(innocent.lives(), "{text}");
+        assert!(host.nginx.test().status.success(), "{text}");
     }
+    fs::remove_file(host.path("nginx.pid")).unwrap();
+    host.nginx.start();
     let (exit, report) = host.json(&["reload"]);
     assert_eq!(exit, 0, "{report}");
+    assert_eq!(host.plain("next5.example.com").unwrap().0, 200);
     assert!(innocent.lives());
 }
 
@@ -278,39 +299,40 @@ fn a_wrong_pid_file_never_leads_to_a_signal_for_somebody_else() {
 fn another_nginx_in_the_pid_file_is_not_told_to_reload() {
     let (host, app) = plain();
     let other = NginxHost::new();
-    other.site(
-        "a",
-        &format!("server {{ listen {}; return 200 old; }}\n", other.http_port),
-    );
+    let site = |word: &str| {
+        let port = other.http_port;
+        other.site(
+            "a",
+            &format!("server {{ listen {port}; return 200 {word}; }}\n"),
+        );
+    };
+    site("old");
     other.start();
-    other.site(
-        "a",
-        &format!("server {{ listen {}; return 200 new; }}\n", other.http_port),
-    );
-    let right = fs::read_to_string(host.path("nginx.pid")).unwrap();
+    site("new");
+    let address = ([127, 0, 0, 1], other.http_port).into();
+    let untouched = || client::get(address, "x", "/").unwrap().text() == "old";
     fs::copy(other.path("nginx.pid"), host.path("nginx.pid")).unwrap();
     host.drop_app("next", "next.example.com", &app);
     let (exit, report) = host.json(&["reload"]);
+    assert_eq!(exit, 0, "ours runs, too: {report}");
+    assert_eq!(host.plain("next.example.com").unwrap().0, 200);
+    assert!(untouched());
+    let ours = processes_of(&host.path("nginx.conf"));
+    let master = ours.iter().find(|(_, line)| line.contains("master"));
+    signal(master.unwrap().0, "TERM");
+    wait_for("our nginx to end", || {
+        host.plain("next.example.com").is_none().then_some(())
+    });
+    // it has removed what it took for its own
+    fs::copy(other.path("nginx.pid"), host.path("nginx.pid")).unwrap();
+    host.drop_app("next", "third.example.com", &app);
+    let (exit, report) = host.json(&["reload"]);
     assert_eq!(exit, 1, "{report}");
-    assert!(
-        report["error"]
-            .as_str()
-            .unwrap()
-            .contains("is not this nginx"),
-        "{report}"
-    );
-    assert!(
-        report["error"]
-            .as_str()
-            .unwrap()
-            .contains(other.config().to_str().unwrap()),
-        "{report}"
-    );
-    host.assert_sound(1);
-    let address = ([127, 0, 0, 1], other.http_port).into();
-    assert_eq!(client::get(address, "x", "/").unwrap().text(), "old");
-    fs::write(host.path("nginx.pid"), right).unwrap();
-    assert_eq!(host.json(&["reload"]).0, 0);
+    let error = report["error"].as_str().unwrap();
+    assert!(error.contains("is not this nginx"), "{report}");
+    assert!(error.contains(other.config().to_str().unwrap()), "{report}");
+    assert_eq!(host.active(), 2, "{report}");
+    assert!(untouched());
 }
 
 #[test]
@@ -400,9 +422,9 @@ fn a_reload_by_the_daemon_leaves_no_child_and_no_mount() {
 #[test]
 fn the_daemon_says_that_a_pid_file_names_a_stranger_and_recovers() {
     let (host, app) = plain();
-    let right = fs::read_to_string(host.path("nginx.pid")).unwrap();
     let mut innocent = Innocent::sleep();
     let daemon = host.daemon();
+    kill_nginx(&host);
     fs::write(host.path("nginx.pid"), format!("{}\n", innocent.pid())).unwrap();
     host.drop_app("next", "next.example.com", &app);
     wait_for("the words", || {
@@ -410,7 +432,8 @@ fn the_daemon_says_that_a_pid_file_names_a_stranger_and_recovers() {
     });
     wait_for("the old generation", || (host.active() == 1).then_some(()));
     assert!(innocent.lives());
-    fs::write(host.path("nginx.pid"), right).unwrap();
+    fs::remove_file(host.path("nginx.pid")).unwrap();
+    host.nginx.start();
     let (exit, report) = host.json(&["reload"]);
     assert_eq!(exit, 0, "{report}");
     wait_for("next", || answers(&host, "next.example.com"));

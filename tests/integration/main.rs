@@ -33,3 +33,4 @@ mod status;
 mod storm;
 mod support;
 mod token;
+mod upgrade;

@@ -136,7 +136,8 @@ impl NginxHost {
         fs::read_to_string(self.path("logs/error.log")).unwrap_or_default()
     }
 
-    fn signal(&self, name: &str) -> bool {
+    /// To the master of the pid file; `false` where there is none.
+    pub fn signal(&self, name: &str) -> bool {
         self.pid().is_some_and(|pid| {
             let status = Command::new("kill")
                 .args([format!("-{name}"), pid.to_string()])
