@@ -177,12 +177,21 @@ impl HostNginx {
     }
 
     pub fn pid_file(&self, survey: &Survey) -> PathBuf {
-        let pid_file = self.pid_file.as_ref().or(survey.pid.as_ref());
+        let known = self.pid_file.clone().or_else(|| survey.pid.clone());
+        let pid_file = known.or_else(|| self.pid_directive());
         // a relative one is below the prefix
         pid_file.map_or_else(
             || self.built.pid.clone(),
             |pid_file| self.built.prefix.join(pid_file),
         )
+    }
+
+    /// What can be known before nginx says more.
+    fn pid_directive(&self) -> Option<PathBuf> {
+        let text = fs::read(&self.config).ok()?;
+        let directives = syntax::parse(&text).ok()?;
+        let pid = directives.iter().find(|directive| directive.name == "pid")?;
+        pid.args.first().map(PathBuf::from)
     }
 
     fn identity(&self, survey: &Survey) -> Identity {

@@ -291,7 +291,11 @@ fn run(
     report.rejected = report::rejected(&candidate.rejections);
     report.rejected.extend(misnamed);
     report.warnings.append(&mut candidate.warnings);
-    master::observe(installation, &active.survey, &mut report);
+    let newest = attempted
+        .as_ref()
+        .filter(|it| it.number == report.generation);
+    let survey = newest.unwrap_or(&active).survey.clone();
+    master::observe(installation, &survey, &mut report);
     report.warnings.extend(installation.repaired());
     report.warnings.extend(installation.exposures());
     // it is done, whatever becomes of the record of it

@@ -18,6 +18,7 @@ mod fuzz;
 mod hostile;
 mod names;
 mod hostile_ca;
+mod load;
 mod neighbours;
 mod quarantine;
 mod refused;
