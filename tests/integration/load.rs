@@ -21,6 +21,8 @@ const NAME: &str = "hello.example.com";
 const OTHER: &str = "other.example.com";
 const RELOADS: usize = 100;
 const CONNECTIONS: usize = 10_000;
+/// Between two connections of one thread: the test beside this one wants to run, too.
+const PAUSE: Duration = Duration::from_millis(4);
 
 /// The nginx of this host, or another one to be measured.
 fn nginx() -> NginxHost {
@@ -156,12 +158,17 @@ fn a_hundred_reloads_under_load_lose_no_connection() {
         for _ in 0..3 {
             scope.spawn(|| {
                 new.run(|| {
-                    thread::sleep(Duration::from_millis(1));
+                    thread::sleep(PAUSE);
                     ok(client::get(http, OTHER, "/"))
                 });
             });
         }
-        scope.spawn(|| new.run(|| ok(client::get_tls(https, NAME, "/", &trust))));
+        scope.spawn(|| {
+            new.run(|| {
+                thread::sleep(PAUSE);
+                ok(client::get_tls(https, NAME, "/", &trust))
+            });
+        });
         for _ in 0..if keeps_alive { 8 } else { 0 } {
             scope.spawn(|| {
                 let mut client = KeptAlive {
