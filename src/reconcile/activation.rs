@@ -123,8 +123,8 @@ impl Settling<'_, '_> {
             Err(error) => {
                 self.finished(StepName::Reload, "nothing was signalled");
                 let failure = Failure {
+                    hint: remedy::of_reload(&error),
                     why: error.to_string(),
-                    hint: None,
                     may_still_take: false,
                     foreign: Vec::new(),
                 };

@@ -4,6 +4,8 @@ use super::neighbours;
 use super::proof::ProofError;
 use crate::generation::manifest::Manifest;
 use crate::installation::Installation;
+use crate::nginx::ReloadError;
+use crate::nginx::process::NoMaster;
 
 /// The next step, and where to look, as far as `error` tells.
 pub(crate) fn of(
@@ -35,6 +37,18 @@ pub(crate) fn of(
             installation.settings.nginx.binary.display()
         )),
     }
+}
+
+/// The next step where nobody could be told to reload.
+pub(crate) fn of_reload(error: &ReloadError) -> Option<String> {
+    let ReloadError::NoMaster(NoMaster::Upgrading { old, new }) = error else {
+        return None;
+    };
+    let finish = format!("`kill -QUIT {old}` finishes the upgrade");
+    Some(match new {
+        Some(new) => format!("{finish}, `kill -QUIT {new}` takes it back"),
+        None => finish,
+    })
 }
 
 fn refusal_hint(lines: &[String]) -> String {

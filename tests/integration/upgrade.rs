@@ -79,6 +79,11 @@ fn during_a_binary_upgrade_nobody_is_told_to_reload_and_it_is_said() {
     let error = report["error"].as_str().unwrap();
     let words = format!("being upgraded (master {old} and its successor {new})");
     assert!(error.contains(&words), "{report}");
+    let hint = report["hint"].as_str().unwrap();
+    assert!(
+        hint.contains(&format!("`kill -QUIT {old}` finishes")),
+        "{report}"
+    );
     assert_eq!(workers(), before, "somebody has reloaded");
     let status = host.assert_sound(1);
     assert_eq!(status["nginx"]["running"], true, "{status}");

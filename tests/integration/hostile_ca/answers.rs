@@ -5,7 +5,11 @@ use std::net::TcpListener;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use vhostd::certificate::key::PrivateKeyPem;
+use vhostd::certificate::ledger::{Ledger, PendingOrder};
 use vhostd::certificate::schedule::RetryAdvice;
+use vhostd::certificate::{CertificateName, Identifier};
+use vhostd::settings::KeyType;
 
 use super::{Fixture, NAME};
 use crate::support::mock_ca::wire::{Manner, Reply};
@@ -366,11 +370,41 @@ async fn an_absurd_delay_neither_holds_an_order_nor_ends_the_process() {
         let week = time::OffsetDateTime::now_utc() + time::Duration::WEEK;
         assert!(failure.next <= week, "{}", failure.next);
     }
+    fixture.ca.answer_otherwise(at(Resource::NewOrder, |reply| {
+        reply.status = 503;
+        reply.set("Retry-After", "18446744073709551615");
+    }));
+    let failure = fixture.fails("busy for ever", "HTTP 503").await;
+    let week = time::OffsetDateTime::now_utc() + time::Duration::WEEK;
+    assert!(failure.next <= week, "{}", failure.next);
     for asked in ["-5", "0", "1e9", "soon", "Mon, 23 Nov 1999 12:00:00 GMT"] {
         fixture.ca.answer_otherwise(move |_, reply| {
             reply.set("Retry-After", asked);
             reply.set("Date", "Mon, 23 Nov 2026 12:00:00 GMT");
         });
+        fixture.issues().await;
+    }
+}
+
+#[tokio::test]
+async fn an_order_in_the_journal_that_leads_elsewhere_is_given_up() {
+    let fixture = Fixture::new();
+    for url in [
+        "https://127.0.0.1:1/order/1",
+        "no url\u{7f}",
+        "/order/0",
+        "",
+    ] {
+        let pending = PendingOrder {
+            directory: fixture.ca.directory_url(),
+            url: url.to_owned(),
+            identifiers: vec![Identifier::Dns(NAME.into())],
+            profile: None,
+            key: PrivateKeyPem::generate(KeyType::EcdsaP256).unwrap(),
+        };
+        let ledger = Ledger::new(fixture.directory.path());
+        let name = CertificateName::of(&pending.identifiers[0]);
+        ledger.record_order(&name, &pending).unwrap();
         fixture.issues().await;
     }
 }
