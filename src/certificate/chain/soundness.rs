@@ -5,14 +5,16 @@
 //! certificate at its security level 2, and nginx with it the whole configuration.
 
 use oid_registry::{
-    OID_MD5_WITH_RSA, OID_PKCS1_MD2WITHRSAENC, OID_PKCS1_MD5WITHRSAENC, OID_PKCS1_SHA1WITHRSA,
-    OID_SHA1_WITH_RSA, OID_SIG_DSA_WITH_SHA1, Oid,
+    OID_EC_P256, OID_KEY_TYPE_EC_PUBLIC_KEY, OID_MD5_WITH_RSA, OID_NIST_EC_P384, OID_NIST_EC_P521,
+    OID_PKCS1_MD2WITHRSAENC, OID_PKCS1_MD5WITHRSAENC, OID_PKCS1_SHA1WITHRSA, OID_SHA1_WITH_RSA,
+    OID_SIG_DSA_WITH_SHA1, OID_SIG_ED448, OID_SIG_ED25519, Oid,
 };
 use x509_parser::der_parser::oid;
 use x509_parser::error::X509Error;
 use x509_parser::oid_registry;
 use x509_parser::prelude::X509Certificate;
 use x509_parser::public_key::PublicKey;
+use x509_parser::x509::AlgorithmIdentifier;
 
 use super::ChainError;
 
@@ -49,7 +51,7 @@ fn link(
         return Err("it names another issuer");
     }
     match certificate.verify_signature(Some(issuer.public_key())) {
-        // what we cannot verify may be newer than we are
+        // a curve or a hash that is rare, and fine
         Ok(()) | Err(X509Error::SignatureUnsupportedAlgorithm) => Ok(()),
         Err(_) => Err("the signature is another's"),
     }
@@ -61,12 +63,24 @@ fn strength(certificate: &X509Certificate<'_>) -> Result<(), &'static str> {
     if !self_issued && WEAK.contains(&certificate.signature_algorithm.algorithm) {
         return Err("its signature uses a broken hash");
     }
-    match certificate.public_key().parsed() {
+    let key = certificate.public_key();
+    match key.parsed() {
         Ok(PublicKey::RSA(key)) if key.key_size() < LEAST_RSA_BITS => {
             Err("its RSA key has fewer than 2048 bits")
         }
-        _ => Ok(()),
+        Ok(PublicKey::RSA(_)) => Ok(()),
+        _ if is_known_to_openssl(&key.algorithm) => Ok(()),
+        _ => Err("its key is of a kind that OpenSSL may not know"),
     }
+}
+
+/// A key that it cannot read counts as one of no bits.
+fn is_known_to_openssl(key: &AlgorithmIdentifier<'_>) -> bool {
+    let curve = key.parameters.as_ref().and_then(|any| any.as_oid().ok());
+    key.algorithm == OID_SIG_ED25519
+        || key.algorithm == OID_SIG_ED448
+        || key.algorithm == OID_KEY_TYPE_EC_PUBLIC_KEY
+            && curve.is_some_and(|curve| CURVES.contains(&curve))
 }
 
 const WEAK: [Oid<'static>; 7] = [
@@ -79,6 +93,7 @@ const WEAK: [Oid<'static>; 7] = [
     OID_SHA1_WITH_RSA,
     OID_SIG_DSA_WITH_SHA1,
 ];
+const CURVES: [Oid<'static>; 3] = [OID_EC_P256, OID_NIST_EC_P384, OID_NIST_EC_P521];
 const LEAST_RSA_BITS: usize = 2048;
 
 #[cfg(test)]
