@@ -185,13 +185,13 @@ pub fn write_tree(
 
 /// Makes the directory `path`, durably and at once: `fill` makes it under another name, with all that
 /// is in it. Where that fails nothing of it is left: on a full disk it would be in everybody's way.
-pub fn build(
+pub fn build<E: From<WriteError>>(
     path: &Path,
-    fill: impl FnOnce(&Path) -> Result<(), WriteError>,
-) -> Result<(), WriteError> {
+    fill: impl FnOnce(&Path) -> Result<(), E>,
+) -> Result<(), E> {
     let temporary = temporary_beside(path)?;
     remove(&temporary)?;
-    let built = fill(&temporary).and_then(|()| rename(&temporary, path));
+    let built = fill(&temporary).and_then(|()| Ok(rename(&temporary, path)?));
     if built.is_err() {
         let _ = remove(&temporary);
     }

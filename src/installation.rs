@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use time::OffsetDateTime;
 
@@ -20,6 +20,7 @@ use crate::desired::{CertificateFiles, Features, Owners, Probe, RESERVED_NAME};
 use crate::generation::{GenerationError, GenerationStore};
 use crate::nginx::dump::Survey;
 use crate::nginx::features::{ProbeFeaturesError, features};
+use crate::nginx::lone_block::CertificateTrial;
 use crate::nginx::process::NoMaster;
 use crate::nginx::{self, HostNginx, LocateError, Nginx};
 use crate::render::{TemplateError, Templates};
@@ -142,9 +143,13 @@ impl Installation {
         atomic_file::create_directory(&generations.directory(), 0o700)?;
         atomic_file::create_directory(&nginx::scratch(state), 0o700)?;
         let probe_secret = probe_secret(state)?;
+        let host_nginx = HostNginx::locate(&settings.nginx, state, &probe_secret)?;
+        let judge = CertificateTrial {
+            binary: host_nginx.binary.clone(),
+        };
         let installation = Self {
-            host_nginx: HostNginx::locate(&settings.nginx, state, &probe_secret)?,
-            certificates: CertificateStore::new(state),
+            host_nginx,
+            certificates: CertificateStore::with_judge(state, Some(Arc::new(judge))),
             ledger: Ledger::new(state),
             internal_ca: InternalCa::new(state),
             templates: Templates::with_overrides(overrides(&settings.templates_dir)?)?,

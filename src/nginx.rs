@@ -11,6 +11,7 @@ pub mod dump; // P `nginx -T` → what the hand-written sites use
 pub mod error_log; // R what nginx wrote since a moment
 pub mod features; // X what this nginx can do, tried out
 mod footprint; // R what a test would create
+pub mod lone_block; // X what nginx says of one server block
 mod namespace; // X mounts, processes and a network of a child's own
 mod pattern; // P the patterns of `include`
 pub mod probe; // N which generation answers
@@ -190,7 +191,9 @@ impl HostNginx {
     fn pid_directive(&self) -> Option<PathBuf> {
         let text = fs::read(&self.config).ok()?;
         let directives = syntax::parse(&text).ok()?;
-        let pid = directives.iter().find(|directive| directive.name == "pid")?;
+        let pid = directives
+            .iter()
+            .find(|directive| directive.name == "pid")?;
         pid.args.first().map(PathBuf::from)
     }
 

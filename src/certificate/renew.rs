@@ -196,14 +196,11 @@ impl Attempt<'_> {
         });
         let stored = stored.await?;
         // a chain that was refused would be refused again; one that could not be written is resumed
-        if matches!(
-            stored,
-            Ok(_)
-                | Err(StoreError::Chain(_)
-                    | StoreError::Key(_)
-                    | StoreError::NoGain
-                    | StoreError::SerialTaken(_))
-        ) {
+        if stored
+            .as_ref()
+            .err()
+            .is_none_or(StoreError::is_about_the_answer)
+        {
             self.ledger.forget_order(&self.request.name)?;
         }
         Ok(stored?)

@@ -10,6 +10,7 @@ mod prune; // W what no generation names any more
 mod version; // W one version's directory: written once, verified when read
 
 use std::collections::HashMap;
+use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -23,8 +24,10 @@ use crate::certificate::chain::{Chain, ChainError};
 use crate::certificate::key::KeyError;
 use crate::certificate::ledger::{Ledger, LedgerError};
 use crate::certificate::schedule::{RetryAdvice, renew_at};
+use crate::certificate::words::one_line;
 use crate::certificate::{
-    CertificateInventory, CertificateName, CertificateRequest, IssuedCertificate, StoredCertificate,
+    CertificateInventory, CertificateName, CertificateRequest, IssuedCertificate, Issuer,
+    StoredCertificate,
 };
 use crate::diagnostic::Diagnostic;
 
@@ -38,9 +41,16 @@ pub struct CertificateStore {
 struct Shared {
     certificates: PathBuf,
     placeholders: PathBuf,
+    judge: Option<Arc<dyn Judge>>,
     /// Versions that were verified, by directory: reading a hundred keys on every reload would
     /// cost more than the reload. A version never changes, so its files' stamps suffice.
     verified: Mutex<HashMap<PathBuf, (Stamp, Version)>>,
+}
+
+/// Whether whoever will serve a certificate can load it.
+pub trait Judge: fmt::Debug + Send + Sync {
+    /// Its words where it cannot. `scratch` is an empty directory for its own use.
+    fn refusal(&self, chain: &Path, key: &Path, scratch: &Path) -> Option<String>;
 }
 
 /// Why a certificate was not stored, or the store not read.
@@ -66,6 +76,8 @@ pub enum StoreError {
         "use another certificate with the serial number {0}, which is stored (RFC 5280 §4.1.2.2)"
     )]
     SerialTaken(String),
+    #[error("use a certificate that nginx cannot load: {}", one_line(.0.as_bytes()))]
+    Unloadable(String),
     #[error(transparent)]
     Write(#[from] WriteError),
 }
@@ -76,10 +88,16 @@ pub type Inventory = (CertificateInventory, Vec<Diagnostic>);
 impl CertificateStore {
     /// Touches no file.
     pub fn new(state_dir: &Path) -> Self {
+        Self::with_judge(state_dir, None)
+    }
+
+    /// As [`CertificateStore::new`]; what a CA sent is stored only where `judge` can load it.
+    pub fn with_judge(state_dir: &Path, judge: Option<Arc<dyn Judge>>) -> Self {
         Self {
             shared: Arc::new(Shared {
                 certificates: state_dir.join("certificates"),
                 placeholders: state_dir.join("placeholders"),
+                judge,
                 verified: Mutex::default(),
             }),
         }
@@ -175,7 +193,17 @@ impl CertificateStore {
         let versions = self.versions(&directory, &request.name, &mut Vec::new())?;
         check_against(&versions, &chain, now)?;
         let sequence = newest(&versions).map_or(1, |newest| newest.sequence + 1);
-        let stored = version::write(&directory, &chain, &issued.key_pem, request, sequence)?;
+        // our own need none
+        let judge = self.shared.judge.as_deref();
+        let judge = judge.filter(|_| request.issuer == Issuer::Acme);
+        let stored = version::write(
+            &directory,
+            &chain,
+            &issued.key_pem,
+            request,
+            sequence,
+            judge,
+        )?;
         let link = directory.join(CURRENT);
         atomic_file::symlink(&link, Path::new(&stored.serial))?;
         Ok(stored)
@@ -248,9 +276,22 @@ impl StoreError {
             | Self::NoGain
             | Self::Read { .. }
             | Self::SerialTaken(_)
+            | Self::Unloadable(_)
             | Self::Write(_) => RetryAdvice::Retry,
             Self::Name(_) => RetryAdvice::Useless,
         }
+    }
+
+    /// The same answer of the CA would be refused again.
+    pub(super) fn is_about_the_answer(&self) -> bool {
+        matches!(
+            self,
+            Self::Chain(_)
+                | Self::Key(_)
+                | Self::NoGain
+                | Self::SerialTaken(_)
+                | Self::Unloadable(_)
+        )
     }
 }
 
@@ -336,7 +377,7 @@ mod tests {
     use super::placeholder::self_signed;
     use super::*;
     use crate::certificate::key::PrivateKeyPem;
-    use crate::certificate::{Identifier, Issuer, WantedCertificate};
+    use crate::certificate::{Identifier, WantedCertificate};
     use crate::settings::KeyType;
 
     struct Fixture {

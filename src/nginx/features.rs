@@ -3,18 +3,17 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::command::{self, CommandError};
+use super::lone_block::{self, TrialError};
 use crate::atomic_file::{self, WriteError};
 use crate::desired::{CertificateFiles, Features};
 
 #[derive(Debug, thiserror::Error)]
 pub enum ProbeFeaturesError {
     #[error("try out nginx's features: {0}")]
-    Command(#[from] CommandError),
+    Trial(#[from] TrialError),
     #[error("try out nginx's features: {0}")]
     Write(#[from] WriteError),
 }
@@ -111,7 +110,7 @@ fn try_all(
                 let base = directory.join(index.to_string());
                 let (preamble, server) = (&preamble, format!("{tls} {directive}"));
                 let trial = scope.spawn(move || {
-                    let stderr = test(binary, preamble, &base, &server)?;
+                    let stderr = lone_block::run(binary, preamble, &base, &server)?;
                     Ok::<_, ProbeFeaturesError>(!blames(&stderr, directive))
                 });
                 (field, trial)
@@ -125,27 +124,6 @@ fn try_all(
     });
     atomic_file::remove(&directory)?;
     result
-}
-
-/// What nginx says of a configuration with one server block.
-fn test(
-    binary: &Path,
-    preamble: &str,
-    base: &Path,
-    server: &str,
-) -> Result<String, ProbeFeaturesError> {
-    let at = |suffix: &str| base.with_extension(suffix);
-    // a unix socket in our own directory: the test binds what it listens on
-    let text = format!(
-        "{preamble}pid {pid};\nerror_log stderr;\nevents {{}}\nhttp {{\n  access_log off;\n  \
-         server {{ listen unix:{socket} ssl; {server} }}\n}}\n",
-        pid = at("pid").display(),
-        socket = at("sock").display(),
-    );
-    let config = at("conf");
-    atomic_file::write(&config, text.as_bytes(), 0o600)?;
-    let arguments = ["-t".as_ref(), "-c".as_ref(), config.as_os_str()];
-    Ok(command::run(binary, &arguments, Duration::from_secs(20))?.stderr)
 }
 
 /// A trial may fail for another reason (a directory that an unprivileged user cannot create); only

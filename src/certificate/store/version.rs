@@ -7,6 +7,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::{Judge, StoreError};
 use crate::atomic_file::{self, WriteError};
 use crate::certificate::chain::{Chain, MAXIMUM_BYTES};
 use crate::certificate::key::PrivateKeyPem;
@@ -55,7 +56,8 @@ pub(super) fn write(
     key: &PrivateKeyPem,
     request: &CertificateRequest,
     sequence: u64,
-) -> Result<StoredCertificate, WriteError> {
+    judge: Option<&dyn Judge>,
+) -> Result<StoredCertificate, StoreError> {
     let path = directory.join(&chain.serial);
     let good = path.exists()
         && read(&path, &request.name).is_ok_and(|version| version.certificate.leaf == chain.leaf());
@@ -76,10 +78,23 @@ pub(super) fn write(
             atomic_file::create(&temporary.join(KEY), key.expose().as_bytes(), 0o600)?;
             atomic_file::create(&temporary.join(CHAIN), chain.to_pem().as_bytes(), 0o644)?;
             atomic_file::create(&temporary.join(META), &meta, 0o644)?;
-            atomic_file::sync_directory(temporary)
+            if let Some(judge) = judge {
+                try_out(judge, temporary, directory)?;
+            }
+            Ok::<_, StoreError>(atomic_file::sync_directory(temporary)?)
         })?;
     }
     Ok(stored(&path, chain, request.name.clone(), request.issuer))
+}
+
+/// Before anything is renamed: what nginx cannot load would keep it from every other change.
+fn try_out(judge: &dyn Judge, version: &Path, directory: &Path) -> Result<(), StoreError> {
+    let scratch = atomic_file::temporary_beside(&directory.join("trial"))?;
+    atomic_file::remove(&scratch)?;
+    atomic_file::create_directory(&scratch, 0o700)?;
+    let refusal = judge.refusal(&version.join(CHAIN), &version.join(KEY), &scratch);
+    atomic_file::remove(&scratch)?;
+    refusal.map_or(Ok(()), |words| Err(StoreError::Unloadable(words)))
 }
 
 /// Reads a version and verifies that its chain, key, serial and name belong together. The error

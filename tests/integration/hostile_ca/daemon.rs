@@ -2,6 +2,11 @@
 
 use std::fs;
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+
 use crate::support::app::App;
 use crate::support::host::{Daemon, Host};
 use crate::support::mock_ca::wire::Manner;
@@ -106,5 +111,50 @@ fn what_serves_serves_on_beside_a_hostile_ca_and_the_daemons_memory_is_steady() 
     let renewed = host.vhostd(&["renew", "--force", GOOD]);
     assert_eq!(renewed.status, 0, "{renewed:?}");
     assert_ne!(current().unwrap(), serial);
+    assert_eq!(daemon.stop(), 0);
+}
+
+/// The chain with an intermediate whose signature is of no known kind: its own algorithm
+/// identifier, the last in it, is changed, and nobody of the chain has to verify it.
+fn with_unknown_algorithm(chain: &[u8]) -> Vec<u8> {
+    let parts = CertificateDer::pem_slice_iter(chain).map(|part| part.unwrap().to_vec());
+    let mut parts: Vec<_> = parts.collect();
+    // ecdsa-with-SHA256 (RFC 5758 §3.2)
+    let oid = [0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x02];
+    let at = parts[1]
+        .windows(oid.len())
+        .rposition(|window| window == oid);
+    parts[1][at.unwrap() + oid.len() - 1] = 0x06;
+    let encoded = parts.iter().map(|part| {
+        let text = BASE64_STANDARD.encode(part);
+        format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n")
+    });
+    encoded.collect::<String>().into_bytes()
+}
+
+#[test]
+fn a_chain_that_only_nginx_refuses_is_not_stored_and_holds_up_nobody() {
+    let (host, ca, app) = host();
+    ca.answer_otherwise(|asked, reply| {
+        let bad = asked.names.iter().any(|name| name == BAD);
+        if bad && asked.resource == Resource::Certificate {
+            reply.body = with_unknown_algorithm(&reply.body);
+        }
+    });
+    let daemon = host.daemon();
+    host.drop_app("bad", BAD, &app);
+    let error = wait_for("the failure", || {
+        let certificate = host.certificate(BAD)?;
+        Some(certificate["last_error"].as_str()?.to_owned())
+    });
+    assert!(error.contains("nginx cannot load"), "{error}");
+    let stored = host.path("state/certificates").join(BAD);
+    let left = fs::read_dir(stored).unwrap().count();
+    assert_eq!(left, 0, "a version, or what was tried");
+    host.drop_app("good", GOOD, &app);
+    host.wait_for_https(GOOD, "/", &ca.root());
+    ca.behave();
+    assert_eq!(host.vhostd(&["renew", BAD]).status, 0);
+    host.wait_for_https(BAD, "/", &ca.root());
     assert_eq!(daemon.stop(), 0);
 }
