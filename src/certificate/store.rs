@@ -139,6 +139,7 @@ impl CertificateStore {
     /// a crash came between the two; but for certificates that somebody is obtaining. Call it under
     /// the lock of the state directory, which placeholders are made under.
     pub fn sweep(&self, ledger: &Ledger) -> Result<(), StoreError> {
+        atomic_file::sweep_dead(&self.shared.certificates)?;
         for name in names_in(&self.shared.certificates)? {
             let directory = self.shared.certificates.join(name.as_str());
             let behind = self.newest_if_not_current(&directory, &name)?.is_some();

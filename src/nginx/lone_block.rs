@@ -47,7 +47,7 @@ impl Judge for CertificateTrial {
             chain.display(),
             key.display()
         );
-        match run(&self.binary, "", &scratch.join("trial"), &tls) {
+        match run(&self.binary, "", &scratch.join("t"), &tls) {
             Ok(stderr) => refusal(&stderr, chain),
             // its own test, later, says the same where nginx does not run at all
             Err(error) => {

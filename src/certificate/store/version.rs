@@ -89,7 +89,8 @@ pub(super) fn write(
 
 /// Before anything is renamed: what nginx cannot load would keep it from every other change.
 fn try_out(judge: &dyn Judge, version: &Path, directory: &Path) -> Result<(), StoreError> {
-    let scratch = atomic_file::temporary_beside(&directory.join("trial"))?;
+    // a short path: nginx listens on a socket in it (unix(7): 107 bytes)
+    let scratch = atomic_file::temporary_beside(&directory.with_file_name("trial"))?;
     atomic_file::remove(&scratch)?;
     atomic_file::create_directory(&scratch, 0o700)?;
     let refusal = judge.refusal(&version.join(CHAIN), &version.join(KEY), &scratch);
