@@ -35,7 +35,7 @@ use dump::Survey;
 use error_log::{Mark, Verdict};
 use footprint::{Footprint, Roots};
 use probe::{Answer, ProbeError, Prober, Question};
-use process::{Identity, Master, NoMaster};
+use process::{Identity, Master, NoMaster, Workers};
 pub use trial::{Trial, scratch};
 
 /// The seam between decisions and nginx.
@@ -60,7 +60,8 @@ pub trait Nginx: Send + Sync {
 pub trait Reloading {
     /// What the master has said since the signal.
     fn verdict(&self) -> Verdict;
-    /// Whether a worker that predates the signal still accepts connections.
+    /// Whether a worker that predates the signal still accepts connections, or one of a reload that
+    /// somebody else asked for before it.
     fn old_workers_accept(&self) -> bool;
 }
 
@@ -321,7 +322,7 @@ impl Nginx for HostNginx {
     fn reload(&self, survey: &Survey) -> Result<Box<dyn Reloading>, ReloadError> {
         let master = self.master(survey)?;
         let mark = Mark::take(self.error_log(survey).as_deref());
-        let before = master.accepting_workers();
+        let workers = Workers::of(&master);
         master.hang_up().map_err(|source| ReloadError::Signal {
             pid: master.pid,
             source,
@@ -329,7 +330,7 @@ impl Nginx for HostNginx {
         Ok(Box::new(Signalled {
             master,
             mark,
-            before,
+            workers,
         }))
     }
 
@@ -342,7 +343,7 @@ impl Nginx for HostNginx {
 struct Signalled {
     master: Master,
     mark: Mark,
-    before: Vec<i32>,
+    workers: Workers,
 }
 
 impl Reloading for Signalled {
@@ -351,8 +352,7 @@ impl Reloading for Signalled {
     }
 
     fn old_workers_accept(&self) -> bool {
-        let now = self.master.accepting_workers();
-        self.before.iter().any(|worker| now.contains(worker))
+        self.workers.are_old(&self.master)
     }
 }
 

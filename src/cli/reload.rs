@@ -152,10 +152,11 @@ pub(super) fn asked<T: DeserializeOwned>(
     });
     match answer {
         Ok(Some(Ok(answer))) => Ok(Some(answer)),
+        // what its own disk keeps from it may be readable all the same
         Ok(Some(Err(failure))) => {
-            output::error(&format!("failed to {}", failure.message));
+            output::warning(&format!("the daemon failed to {}", failure.message));
             output::hint(failure.hint.as_deref());
-            Err(Exit::Failed)
+            Ok(None)
         }
         Ok(None) | Err(_) => Ok(None),
     }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
 use crate::nginx::dump::Survey;
-use crate::vhost::{AppName, VhostName};
+use crate::vhost::{AppName, ServerName, VhostName};
 
 /// `manifest.json` of a generation.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -61,6 +61,13 @@ pub struct ServedName {
     pub leaf: Option<String>,
     /// SHA-256 of the vhost file that answers: another one is to be proven anew.
     pub config: String,
+}
+
+impl ServedName {
+    /// What a client says for `name`; of a wildcard, one of the names that it covers.
+    pub fn host(name: &ServerName) -> String {
+        name.as_str().replacen('*', "vhostd-probe", 1)
+    }
 }
 
 /// Why a generation was made.

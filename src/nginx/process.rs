@@ -8,6 +8,7 @@
 //! A pid file that leads nowhere does not mean that nginx is down: somebody may have emptied it, or
 //! the `pid` directive was changed and not read yet. Then the master is looked for by what it is.
 
+mod burst; // R which workers that came after the signal may be of an older configuration
 mod identity; // R whether a process is this nginx's master
 
 use std::fs;
@@ -18,6 +19,8 @@ use std::path::{Path, PathBuf};
 use rustix::process::{Pid, PidfdFlags, Signal, geteuid, pidfd_open, pidfd_send_signal};
 
 pub use self::identity::Identity;
+
+use self::burst::FirstBurst;
 use self::identity::{has_ended, is_ending, is_in_our_namespace, owner, parent, title, verify};
 
 /// The verified master.
@@ -164,6 +167,33 @@ impl Master {
             .filter_map(|id| id.parse().ok())
             .filter(|&id| title(id).is_some_and(|title| title == wanted))
             .collect()
+    }
+}
+
+/// The workers of the time of a signal, and those that came after it.
+#[derive(Debug)]
+pub struct Workers {
+    before: Vec<i32>,
+    first: FirstBurst,
+}
+
+impl Workers {
+    /// To be called before the signal.
+    pub fn of(master: &Master) -> Self {
+        Self {
+            before: master.accepting_workers(),
+            first: FirstBurst::default(),
+        }
+    }
+
+    /// Whether one still accepts that may be of an older configuration than the signal asked for.
+    pub fn are_old(&self, master: &Master) -> bool {
+        let now = master.accepting_workers();
+        let (old, new): (Vec<i32>, Vec<i32>) = now
+            .into_iter()
+            .partition(|worker| self.before.contains(worker));
+        // both: the first burst is noted as soon as it is seen
+        self.first.lingers(&new) || !old.is_empty()
     }
 }
 

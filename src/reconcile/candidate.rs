@@ -388,10 +388,9 @@ impl<'a> Candidate<'a> {
             };
             let leaf = leaf.map(|stored| fingerprint(&stored.leaf));
             for name in vhost.spec.all_names() {
-                let host = name.value.as_str();
                 names.push(ServedName {
                     vhost: vhost.spec.name.clone(),
-                    host: host.replacen('*', "vhostd-probe", 1),
+                    host: ServedName::host(&name.value),
                     leaf: leaf.clone(),
                     config: self
                         .versions

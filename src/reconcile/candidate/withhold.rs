@@ -5,7 +5,7 @@ use super::alone::Refused;
 use super::blame::Blame;
 use crate::desired;
 use crate::diagnostic::Diagnostic;
-use crate::generation::manifest::AppSource;
+use crate::generation::manifest::{AppSource, ServedName};
 use crate::reconcile::ReconcileError;
 use crate::reconcile::proof::ForeignName;
 use crate::reconcile::quarantine::{Again, Refusal};
@@ -161,13 +161,13 @@ impl Candidate<'_> {
         let Some((served, _)) = self.as_served(app) else {
             return false;
         };
-        let reason = format!("another server block answers {name}");
+        let reason = format!("it does not answer as it should: {name}");
         let mut diagnostic = Diagnostic::new(&served.file, reason);
         diagnostic.at = served
             .vhosts
             .iter()
             .flat_map(|vhost| vhost.all_names())
-            .find(|named| named.value.as_str() == name.host)
+            .find(|named| ServedName::host(&named.value) == name.host)
             .map(|named| named.at);
         diagnostic.hint = hint;
         self.withhold_and_remember(app, diagnostic, false)
