@@ -182,15 +182,14 @@ impl GenerationStore {
                 io::ErrorKind::PermissionDenied.into(),
             ));
         }
-        target
-            .ok()
-            .and_then(|target| {
-                let number = number(target.file_name()?.to_str()?)?;
-                let ours = self.state_dir.join(&target) == self.path(number);
-                let whole = self.path(number).join(render::ENTRY).is_file();
-                (ours && whole).then_some(number)
-            })
-            .ok_or_else(|| repair::lost(&current, self))
+        let number = target.ok().and_then(|target| {
+            let number = number(target.file_name()?.to_str()?)?;
+            (self.state_dir.join(&target) == self.path(number)).then_some(number)
+        });
+        match number {
+            Some(number) if is_file(&self.path(number).join(render::ENTRY))? => Ok(number),
+            _ => Err(repair::lost(&current, self)),
+        }
     }
 
     pub fn active(&self) -> Result<ActiveGeneration, GenerationError> {
@@ -216,6 +215,15 @@ impl GenerationStore {
         }
     }
 
+    /// As [`Self::manifest`]; `None` where it is not what was written.
+    pub fn manifest_if_good(&self, number: u64) -> Result<Option<Manifest>, GenerationError> {
+        match self.manifest(number) {
+            Ok(manifest) => Ok(Some(manifest)),
+            Err(GenerationError::Damaged { .. } | GenerationError::Newer(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// One of its files, by its relative name.
     pub fn read(&self, number: u64, name: &Path) -> Result<Vec<u8>, GenerationError> {
         let path = self.path(number).join(name);
@@ -230,8 +238,11 @@ impl GenerationStore {
         for entry in fs::read_dir(&directory).map_err(read_failed(&directory))? {
             let entry = entry.map_err(read_failed(&directory))?;
             let number = entry.file_name().to_str().and_then(number);
-            let ours = || entry.path().join(MANIFEST).is_file();
-            numbers.extend(number.filter(|_| ours()));
+            if let Some(number) = number
+                && is_file(&entry.path().join(MANIFEST))?
+            {
+                numbers.push(number);
+            }
         }
         numbers.sort_unstable();
         Ok(numbers)
@@ -433,6 +444,22 @@ impl Activation {
         locked.point_at(self.previous)?;
         locked.store.active()
     }
+}
+
+/// Whether a regular file is there. What cannot be looked at now is not missing: that is an error.
+fn is_file(path: &Path) -> Result<bool, GenerationError> {
+    match fs::metadata(path) {
+        Ok(metadata) => Ok(metadata.is_file()),
+        Err(error) if is_absence(&error) => Ok(false),
+        Err(error) => Err(read_failed(path)(error)),
+    }
+}
+
+fn is_absence(error: &io::Error) -> bool {
+    use io::ErrorKind::{NotADirectory, NotFound};
+    // a symbolic link to itself leads nowhere, too
+    let is_loop = error.raw_os_error() == Some(nix::errno::Errno::ELOOP as i32);
+    is_loop || matches!(error.kind(), NotADirectory | NotFound)
 }
 
 fn read_failed(path: &Path) -> impl Fn(io::Error) -> GenerationError + '_ {

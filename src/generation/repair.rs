@@ -8,33 +8,37 @@ use std::path::{Path, PathBuf};
 
 use super::history::{self, History};
 use super::manifest::Manifest;
-use super::{CURRENT, GenerationError, GenerationStore, LockedStore, MANIFEST};
+use super::{
+    CURRENT, GenerationError, GenerationStore, LockedStore, MANIFEST, is_absence, read_failed,
+};
 use crate::atomic_file;
 use crate::nginx::Nginx;
 use crate::render;
 
 impl GenerationStore {
-    /// In what the files of a generation are not what was written; `None`: in nothing.
-    pub fn damage(&self, manifest: &Manifest) -> Option<String> {
+    /// In what the files of a generation are not what was written; `None`: in nothing. A disk that
+    /// cannot be read now says nothing about them: that is an error.
+    pub fn damage(&self, manifest: &Manifest) -> Result<Option<String>, GenerationError> {
         let directory = self.path(manifest.number);
-        let Some(entry) = read_file(&directory.join(render::ENTRY)) else {
-            return Some(changed(&directory, Path::new(render::ENTRY), false));
+        let entry = Path::new(render::ENTRY);
+        let Some(bytes) = read_file(&directory.join(entry))? else {
+            return Ok(Some(changed(&directory, entry, false)));
         };
         let written = manifest.entry.as_ref();
-        if written.is_some_and(|written| *written != render::digest_of(&entry)) {
-            return Some(changed(&directory, Path::new(render::ENTRY), true));
+        if written.is_some_and(|written| *written != render::digest_of(&bytes)) {
+            return Ok(Some(changed(&directory, entry, true)));
         }
         // generation 0 is nothing but its entry
         let mut files = BTreeMap::new();
         let base = (manifest.number > 0).then(|| PathBuf::from(render::BASE));
         for name in base.into_iter().chain(manifest.files.keys().cloned()) {
-            match read_file(&directory.join(&name)) {
+            match read_file(&directory.join(&name))? {
                 Some(bytes) => files.insert(name, bytes),
-                None => return Some(changed(&directory, &name, false)),
+                None => return Ok(Some(changed(&directory, &name, false))),
             };
         }
         if manifest.number == 0 || render::digest(&files) == manifest.digest {
-            return None;
+            return Ok(None);
         }
         let other = files.iter().find(|(name, bytes)| {
             let app = manifest.files.get(*name);
@@ -43,12 +47,14 @@ impl GenerationStore {
             written.is_some_and(|served| served.config != render::digest_of(bytes))
         });
         let other = other.map_or(Path::new(render::BASE), |(name, _)| name);
-        Some(changed(&directory, other, true))
+        Ok(Some(changed(&directory, other, true)))
     }
 
-    fn is_whole(&self, number: u64) -> bool {
-        let manifest = self.manifest(number);
-        manifest.is_ok_and(|manifest| manifest.number == number && self.damage(&manifest).is_none())
+    fn is_whole(&self, number: u64) -> Result<bool, GenerationError> {
+        match self.manifest_if_good(number)? {
+            Some(manifest) => Ok(self.damage(&manifest)?.is_none()),
+            None => Ok(false),
+        }
     }
 }
 
@@ -61,9 +67,16 @@ fn changed(directory: &Path, name: &Path, is_there: bool) -> String {
 }
 
 /// Of a regular file; anything else is not what was written.
-fn read_file(path: &Path) -> Option<Vec<u8>> {
-    let regular = fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_file());
-    regular.then(|| fs::read(path).ok()).flatten()
+fn read_file(path: &Path) -> Result<Option<Vec<u8>>, GenerationError> {
+    let read = match fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.is_file() => fs::read(path).map(Some),
+        Ok(_) => Ok(None),
+        Err(error) => Err(error),
+    };
+    match read {
+        Err(error) if is_absence(&error) => Ok(None),
+        read => read.map_err(read_failed(path)),
+    }
 }
 
 impl LockedStore {
@@ -109,21 +122,25 @@ impl LockedStore {
     pub(super) fn way_back(&self) -> Result<u64, GenerationError> {
         let active = self.store.active_number()?;
         let known = active == 0 || self.store.history()?.last(active).is_some();
-        if known && self.store.is_whole(active) {
+        if known && self.store.is_whole(active)? {
             return Ok(active);
         }
-        let served = self.served_before(active)?;
-        let mut whole = served.into_iter().filter(|it| self.store.is_whole(*it));
-        Ok(whole.next().unwrap_or(active))
+        for number in self.served_before(active)? {
+            if self.store.is_whole(number)? {
+                return Ok(number);
+            }
+        }
+        Ok(active)
     }
 
     /// The newest generation below `number` that once served and is there, else 0.
     pub fn newest_served_before(&self, number: u64) -> Result<u64, GenerationError> {
-        let served = self.served_before(number)?;
-        let mut readable = served
-            .into_iter()
-            .filter(|it| self.store.manifest(*it).is_ok());
-        Ok(readable.next().unwrap_or(0))
+        for number in self.served_before(number)? {
+            if self.store.manifest_if_good(number)?.is_some() {
+                return Ok(number);
+            }
+        }
+        Ok(0)
     }
 
     /// The newest first.
@@ -137,7 +154,7 @@ impl LockedStore {
 
     fn found(&self, empty: &Manifest) -> Result<(), GenerationError> {
         let zero = self.store.path(0);
-        if !self.store.is_whole(0) {
+        if !self.store.is_whole(0)? {
             let bytes =
                 serde_json::to_vec_pretty(empty).map_err(|error| GenerationError::Damaged {
                     number: 0,
@@ -164,29 +181,32 @@ impl LockedStore {
     fn newest_good(&self, nginx: &dyn Nginx) -> Result<u64, GenerationError> {
         let (history, numbers) = (self.store.history()?, self.store.numbers()?);
         let newest_first = || numbers.iter().rev().copied().filter(|number| *number > 0);
-        let whole = |number: &u64| self.store.is_whole(*number);
         let proven: Vec<u64> = history.proven().collect();
-        let served = newest_first().filter(|number| proven.contains(number));
-        if let Some(number) = served.into_iter().find(whole) {
-            return Ok(number);
+        for number in newest_first().filter(|number| proven.contains(number)) {
+            if self.store.is_whole(number)? {
+                return Ok(number);
+            }
         }
         let known = |number: &u64| history.returnable().any(|known| known == *number);
-        let accepted = |number: &u64| {
-            let path = self.store.path(*number);
-            let logs = self.store.manifest(*number).map(|manifest| manifest.logs);
-            nginx.test(&path, &path, &logs.unwrap_or_default()).is_ok()
-        };
-        let unknown = newest_first().filter(|number| known(number) && whole(number));
-        Ok(unknown.into_iter().find(accepted).unwrap_or(0))
+        for number in newest_first().filter(known) {
+            if self.store.is_whole(number)? {
+                let path = self.store.path(number);
+                let logs = self.store.manifest(number)?.logs;
+                if nginx.test(&path, &path, &logs).is_ok() {
+                    return Ok(number);
+                }
+            }
+        }
+        Ok(0)
     }
 
     /// Every generation that is there may have served: each is kept, and none is called proven.
     fn rebuild_history(&self, error: &GenerationError) -> Result<String, GenerationError> {
         let numbers = self.store.numbers()?;
-        let manifests = numbers.iter().filter(|number| **number > 0);
-        let manifests: Vec<_> = manifests
-            .filter_map(|number| self.store.manifest(*number).ok())
-            .collect();
+        let mut manifests = Vec::new();
+        for number in numbers.iter().filter(|number| **number > 0) {
+            manifests.extend(self.store.manifest_if_good(*number)?);
+        }
         let beyond = numbers.last().copied().unwrap_or(0) + history::UNKNOWN_NUMBERS;
         let aside = set_aside(&self.store.state_dir.join(history::FILE))?;
         let rebuilt = History::rebuilt(&self.store.state_dir, &manifests, beyond);

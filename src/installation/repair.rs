@@ -105,7 +105,7 @@ impl Installation {
         };
         let mut owners = BTreeMap::new();
         for number in self.generations.numbers()?.into_iter().rev() {
-            let Ok(manifest) = self.generations.manifest(number) else {
+            let Some(manifest) = self.generations.manifest_if_good(number)? else {
                 continue;
             };
             // what a rollback serves says nothing about who owns it

@@ -151,7 +151,7 @@ impl Candidate<'_> {
                 setback.holds(digest, master, self.request.now)
             });
         if digest == self.active.digest
-            && let Some(damage) = generations.damage(self.active)
+            && let Some(damage) = generations.damage(self.active)?
         {
             let warning = format!("{damage}: generation {number} is replaced");
             if !self.warnings.contains(&warning) {
