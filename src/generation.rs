@@ -30,7 +30,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::atomic_file::{self, WriteError};
-use crate::nginx::{Accepted, Nginx, TestError};
+use crate::nginx::{Accepted, Logs, Nginx, TestError};
 use crate::render::{self, RenderError, RenderedConfig, entry};
 
 use history::History;
@@ -224,10 +224,20 @@ impl GenerationStore {
         }
     }
 
-    /// One of its files, by its relative name.
-    pub fn read(&self, number: u64, name: &Path) -> Result<Vec<u8>, GenerationError> {
-        let path = self.path(number).join(name);
-        fs::read(&path).map_err(read_failed(&path))
+    /// What nginx opens for it.
+    pub fn logs(&self, manifest: &Manifest) -> Logs {
+        let active = self.active().map(|active| active.manifest.logs);
+        let known = active.unwrap_or_else(|_| manifest.logs.clone());
+        let new = manifest.logs.iter().filter(|log| !known.contains(log));
+        Logs {
+            new: new.cloned().collect(),
+            all: manifest.logs.clone(),
+        }
+    }
+
+    /// One of its files, by its relative name; `None` where there is none.
+    pub fn read(&self, number: u64, name: &Path) -> Result<Option<Vec<u8>>, GenerationError> {
+        repair::read_file(&self.path(number).join(name))
     }
 
     /// The generations on disk, oldest first. What else somebody put beside them is not ours: it
@@ -340,7 +350,11 @@ impl LockedStore {
             Ok(number) => self.store.path(number),
             Err(_) => staged.directory.clone(),
         };
-        match nginx.test(&staged.directory, &active, &staged.manifest.logs) {
+        match nginx.test(
+            &staged.directory,
+            &active,
+            &self.store.logs(&staged.manifest),
+        ) {
             Ok(accepted) => {
                 let manifest = staged.manifest;
                 Ok((TestedGeneration { manifest }, accepted))
@@ -470,29 +484,4 @@ fn read_failed(path: &Path) -> impl Fn(io::Error) -> GenerationError + '_ {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_first_two_that_lock_at_once_lock_the_same_file() {
-        for _ in 0..20 {
-            let directory = tempfile::tempdir().unwrap();
-            let store = GenerationStore::new(directory.path());
-            atomic_file::create_directory(&store.directory(), 0o700).unwrap();
-            let inside = std::sync::atomic::AtomicUsize::new(0);
-            let start = std::sync::Barrier::new(4);
-            thread::scope(|scope| {
-                for _ in 0..4 {
-                    scope.spawn(|| {
-                        start.wait();
-                        let _locked = store.lock(Duration::from_secs(10)).unwrap();
-                        let others = inside.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-                        assert_eq!(others, 0);
-                        thread::sleep(Duration::from_millis(1));
-                        inside.fetch_sub(1, std::sync::atomic::Ordering::SeqCst);
-                    });
-                }
-            });
-        }
-    }
-}
+mod tests;

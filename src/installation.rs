@@ -19,10 +19,10 @@ use crate::certificate::{CertificateName, Identifier, Issuer, WantedCertificate}
 use crate::desired::{CertificateFiles, Features, Owners, Probe, RESERVED_NAME};
 use crate::generation::{GenerationError, GenerationStore};
 use crate::nginx::dump::Survey;
-use crate::nginx::features::{ProbeFeaturesError, features};
+use crate::nginx::features::{ProbeFeaturesError, binary_version, features};
 use crate::nginx::lone_block::CertificateTrial;
 use crate::nginx::process::NoMaster;
-use crate::nginx::{self, HostNginx, LocateError, Nginx};
+use crate::nginx::{self, HostNginx, LocateError, Logs, Nginx};
 use crate::render::{TemplateError, Templates};
 use crate::settings::Settings;
 
@@ -170,9 +170,12 @@ impl Installation {
         &self.host_nginx
     }
 
-    /// As nginx says it: `1.22.1`.
-    pub fn nginx_version(&self) -> &str {
-        &self.host_nginx.version
+    /// Which nginx judges: another one may judge otherwise.
+    pub fn nginx_build(&self, survey: &Survey) -> String {
+        let binary = binary_version(&self.host_nginx.binary);
+        let binary = binary.map_or_else(String::new, |binary| binary.to_string());
+        let modules = survey.load_modules.join(" ");
+        format!("{} {binary} {modules}", self.host_nginx.version)
     }
 
     pub fn nginx_is_down(&self, survey: &Survey) -> bool {
@@ -209,7 +212,7 @@ impl Installation {
             return Ok(active.survey);
         }
         let path = self.generations.path(0);
-        let accepted = self.host_nginx.test(&path, &path, &[]);
+        let accepted = self.host_nginx.test(&path, &path, &Logs::default());
         Ok(accepted.map(|accepted| accepted.survey).unwrap_or_default())
     }
 
@@ -218,7 +221,7 @@ impl Installation {
         let path = self
             .generations
             .path(self.generations.active_number().ok()?);
-        let accepted = self.host_nginx.test(&path, &path, &[]).ok()?;
+        let accepted = self.host_nginx.test(&path, &path, &Logs::default()).ok()?;
         Some(accepted.survey)
     }
 

@@ -40,20 +40,22 @@ pub use trial::{Trial, scratch};
 
 /// The seam between decisions and nginx.
 pub trait Nginx: Send + Sync {
-    /// Whether nginx accepts the configuration with `candidate` read where `active` is now. `logs`
-    /// are the candidate's.
-    fn test(
-        &self,
-        candidate: &Path,
-        active: &Path,
-        logs: &[PathBuf],
-    ) -> Result<Accepted, TestError>;
+    /// Whether nginx accepts the configuration with `candidate` read where `active` is now.
+    fn test(&self, candidate: &Path, active: &Path, logs: &Logs) -> Result<Accepted, TestError>;
     /// Whether nginx accepts those files without any other, and without leaving a trace.
     fn try_alone(&self, trial: &Trial<'_>) -> Result<(), TestError>;
     /// Tells the verified master to read its configuration again.
     fn reload(&self, survey: &Survey) -> Result<Box<dyn Reloading>, ReloadError>;
     /// Who answers this name at this address.
     fn ask(&self, question: &Question) -> Result<Answer, ProbeError>;
+}
+
+/// What nginx opens for a generation.
+#[derive(Clone, Debug, Default)]
+pub struct Logs {
+    pub all: Vec<PathBuf>,
+    /// Those that the active generation does not have: nobody else can have them open.
+    pub new: Vec<PathBuf>,
 }
 
 /// A reload that was asked for, and may or may not take.
@@ -240,20 +242,21 @@ impl HostNginx {
                 finished => return finished,
             }
         }
-        let traces = missing(trial.logs);
+        let traces = missing(&trial.logs.new);
         let finished = trial::run_in_directory(binary, &scratch, &main, trial);
         traces.iter().for_each(|path| remove_empty(path));
         finished
     }
 
+    /// Also returns the directories in which nginx may have created something for real.
     fn run_test(
         &self,
         candidate: &Path,
         active: &Path,
         footprint: &Footprint,
-    ) -> Result<Finished, CandidateError> {
+    ) -> Result<(Finished, Vec<PathBuf>), CandidateError> {
+        let touched = footprint.touched();
         if self.unprivileged.get().is_none() {
-            let touched = footprint.touched();
             let start = || self.start_dump(&self.config);
             let scratch = self.scratch();
             match candidate::start_in_namespace(candidate, active, &scratch, &touched, start) {
@@ -263,38 +266,37 @@ impl HostNginx {
                     );
                     let _ = self.unprivileged.set(());
                 }
-                started => return Ok(started?.finish(TEST_LIMIT)?),
+                started => {
+                    let (running, open) = started?;
+                    return Ok((running.finish(TEST_LIMIT)?, open));
+                }
             }
         }
         let main = RewrittenMain::create(&self.config, &self.include, candidate)?;
-        Ok(main.original_names(self.start_dump(&main.path)?.finish(TEST_LIMIT)?))
+        let finished = self.start_dump(&main.path)?.finish(TEST_LIMIT)?;
+        let open = touched.into_iter().map(|(directory, _)| directory);
+        Ok((main.original_names(finished), open.collect()))
     }
 }
 
 impl Nginx for HostNginx {
-    fn test(
-        &self,
-        candidate: &Path,
-        active: &Path,
-        logs: &[PathBuf],
-    ) -> Result<Accepted, TestError> {
+    fn test(&self, candidate: &Path, active: &Path, logs: &Logs) -> Result<Accepted, TestError> {
         let mut footprint = Footprint::read(Roots {
             main: &self.config,
             prefix: &self.built.prefix,
             ours: &self.state_dir,
         });
-        footprint.logs.extend(logs.iter().cloned());
-        // where nothing could be mounted over them, what nginx creates empty is put back: our own
-        // logs, which nobody else opens while we hold the lock, and the pid file, over which a
-        // later `nginx -s reload` would trip
-        let mut traces = missing(logs);
+        footprint.logs.extend(logs.all.iter().cloned());
         let pid_file = self.pid_file.clone().or_else(|| footprint.pid.clone());
-        traces.extend(missing(&[
-            pid_file.unwrap_or_else(|| self.built.pid.clone())
-        ]));
+        let pid_file = missing(&[pid_file.unwrap_or_else(|| self.built.pid.clone())]);
+        let new_logs = missing(&logs.new);
         let finished = self.run_test(candidate, active, &footprint);
-        traces.iter().for_each(|path| remove_empty(path));
-        let finished = finished?;
+        // a later `nginx -s reload` would trip over an empty one
+        pid_file.iter().for_each(|path| remove_empty(path));
+        let (finished, open) = finished?;
+        let created = |log: &&PathBuf| open.iter().any(|directory| log.starts_with(directory));
+        let created = new_logs.iter().filter(created);
+        created.for_each(|path| remove_empty(path));
         if !finished.status.success() {
             return Err(refusal(&finished.stderr));
         }

@@ -10,7 +10,7 @@ use crate::atomic_file::{self, WriteError};
 use crate::generation::GenerationError;
 use crate::installation::{Installation, SweepError};
 use crate::nginx::process::NoMaster;
-use crate::nginx::{ReloadError, TestError};
+use crate::nginx::{Logs, ReloadError, TestError};
 use crate::reconcile::{master, neighbours, proof};
 use crate::settings::Settings;
 
@@ -109,7 +109,7 @@ pub fn prepare(installation: &Installation) -> Result<Vec<Change>, PreparationEr
     }
     let active = installation.generations.active_number()?;
     let path = locked.store().path(active);
-    let accepted = installation.nginx().test(&path, &path, &[]);
+    let accepted = installation.nginx().test(&path, &path, &Logs::default());
     let accepted = match accepted {
         Ok(accepted) => accepted,
         Err(error) => {

@@ -126,6 +126,8 @@ pub(crate) struct Progress<'a> {
     begin: Instant,
     /// Spent for a step that comes later.
     ahead: Option<(StepName, f64)>,
+    /// How many steps the observer knows. The last is told with its last words, when the next ends.
+    told: usize,
     observer: &'a mut Observer<'a>,
 }
 
@@ -135,6 +137,7 @@ impl<'a> Progress<'a> {
             steps: Vec::new(),
             begin: Instant::now(),
             ahead: None,
+            told: 0,
             observer,
         }
     }
@@ -169,9 +172,22 @@ impl<'a> Progress<'a> {
             known.detail = detail;
             return;
         }
-        let step = Step { step, ms, detail };
-        (self.observer)(&step);
-        self.steps.push(step);
+        self.tell();
+        self.steps.push(Step { step, ms, detail });
+    }
+
+    /// Tells the observer what it does not know yet.
+    fn tell(&mut self) {
+        for step in &self.steps[self.told..] {
+            (self.observer)(step);
+        }
+        self.told = self.steps.len();
+    }
+
+    fn end(&mut self) -> Vec<Step> {
+        self.tell();
+        self.told = 0;
+        std::mem::take(&mut self.steps)
     }
 }
 
@@ -287,7 +303,7 @@ fn run(
             break (report, attempted);
         }
     };
-    report.steps = std::mem::take(&mut progress.steps);
+    report.steps = progress.end();
     report.rejected = report::rejected(&candidate.rejections);
     report.rejected.extend(misnamed);
     report.warnings.append(&mut candidate.warnings);
@@ -303,10 +319,7 @@ fn run(
     let mut note = |done: Result<(), ReconcileError>| {
         unrecorded.extend(done.err().map(|error| format!("failed to {error}")));
     };
-    // where the whole was refused nobody knows whose fault it was
-    if !refused {
-        note(candidate.remember());
-    }
+    note(candidate.remember(refused));
     if let Some(attempted) = attempted {
         let previous = candidate.setback.take();
         let noted = note_setback(installation, previous, &attempted, &report, request);

@@ -67,7 +67,7 @@ fn changed(directory: &Path, name: &Path, is_there: bool) -> String {
 }
 
 /// Of a regular file; anything else is not what was written.
-fn read_file(path: &Path) -> Result<Option<Vec<u8>>, GenerationError> {
+pub(super) fn read_file(path: &Path) -> Result<Option<Vec<u8>>, GenerationError> {
     let read = match fs::symlink_metadata(path) {
         Ok(metadata) if metadata.is_file() => fs::read(path).map(Some),
         Ok(_) => Ok(None),
@@ -191,7 +191,7 @@ impl LockedStore {
         for number in newest_first().filter(known) {
             if self.store.is_whole(number)? {
                 let path = self.store.path(number);
-                let logs = self.store.manifest(number)?.logs;
+                let logs = self.store.logs(&self.store.manifest(number)?);
                 if nginx.test(&path, &path, &logs).is_ok() {
                     return Ok(number);
                 }

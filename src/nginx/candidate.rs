@@ -10,7 +10,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::command::{CommandError, Finished, Running};
-use super::namespace::{self, NamespaceError, Walls};
+use super::namespace::{self, Mounts, NamespaceError, Walls};
 use super::syntax::{self, Directive};
 use crate::atomic_file::{self, TEMPORARY_PREFIX, WriteError};
 
@@ -43,26 +43,31 @@ impl CandidateError {
 }
 
 /// Starts a child behind walls of mounts, where `candidate` is what is read at `active`, and what
-/// would be created in the `touched` directories is created in memory, mounted at `scratch`.
+/// would be created in the `touched` directories is created in memory, mounted at `scratch`. Also
+/// returns those of them for which that could not be had.
 pub fn start_in_namespace(
     candidate: &Path,
     active: &Path,
     scratch: &Path,
     touched: &[(PathBuf, Vec<PathBuf>)],
     start: impl FnOnce() -> Result<Running, CommandError> + Send,
-) -> Result<Running, CandidateError> {
+) -> Result<(Running, Vec<PathBuf>), CandidateError> {
     namespace::within(Walls::Mounts, || {
+        let mut open = Vec::new();
         if !touched.is_empty() {
+            let mounts = Mounts::read()?;
             namespace::hide(scratch)?;
-        }
-        for (number, (directory, logs)) in touched.iter().enumerate() {
-            // nothing depends on it: without it, the test leaves what `nginx -t` by hand leaves
-            if let Err(error) = capture(directory, logs, &scratch.join(number.to_string())) {
-                tracing::debug!("failed to {error}");
+            for (number, (directory, logs)) in touched.iter().enumerate() {
+                let memory = scratch.join(number.to_string());
+                // an overlay shows nothing that is mounted below it, such as the scratch directory
+                let covers = mounts.are_below(directory) || scratch.starts_with(directory);
+                if covers || capture(directory, logs, &memory).is_err() {
+                    open.push(directory.clone());
+                }
             }
         }
         namespace::bind(candidate, active)?;
-        Ok(start()?)
+        Ok((start()?, open))
     })
 }
 

@@ -1,5 +1,6 @@
 //! X: what this nginx can do, found by trying, never by comparing versions: distributions backport.
 
+use std::fmt;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -28,11 +29,18 @@ struct Remembered {
 
 /// Changes when a package upgrade replaces the binary.
 #[derive(Debug, Deserialize, Eq, PartialEq, Serialize)]
-struct BinaryVersion {
+pub(crate) struct BinaryVersion {
     device: u64,
     inode: u64,
     modified: i64,
     modified_ns: i64,
+}
+
+impl fmt::Display for BinaryVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (device, inode) = (self.device, self.inode);
+        write!(f, "{device}:{inode}:{}.{}", self.modified, self.modified_ns)
+    }
 }
 
 /// A feature, and the directive that an nginx without it refuses.
@@ -140,7 +148,7 @@ fn blames(stderr: &str, directive: &str) -> bool {
         })
 }
 
-fn binary_version(binary: &Path) -> Option<BinaryVersion> {
+pub(crate) fn binary_version(binary: &Path) -> Option<BinaryVersion> {
     let metadata = fs::metadata(binary).ok()?;
     Some(BinaryVersion {
         device: metadata.dev(),

@@ -9,7 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::mount::{MsFlags, mount};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use rustix::io::Errno as Refusal;
 use rustix::thread::{CapabilitySet, remove_capability_from_bounding_set, set_no_new_privs};
@@ -49,7 +49,7 @@ pub fn within<T: Send, E: From<NamespaceError> + Send>(
 ) -> Result<T, E> {
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
-            enter(walls).map_err(|errno| NamespaceError::Unavailable(errno.into()))?;
+            enter(walls).map_err(entered)?;
             enclosed()
         });
         thread
@@ -115,22 +115,74 @@ fn escaped(path: &Path) -> String {
         .replace(',', "\\,")
 }
 
-/// Makes every mounted file system but those at `except` read-only.
-pub fn protect(except: &[&Path]) -> Result<(), NamespaceError> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").map_err(NamespaceError::Mounts)?;
-    let targets = mounts.lines().filter_map(|line| line.split(' ').nth(4));
-    for target in targets.map(unescaped) {
-        if except.contains(&target.as_path()) {
-            continue;
-        }
-        let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY;
-        match mount(NONE, &target, NONE, flags, NONE) {
-            // behind another mount, or never meant to be remounted
-            Ok(()) | Err(Errno::ENOENT | Errno::EINVAL | Errno::EACCES | Errno::EBUSY) => {}
-            Err(errno) => return Err(failed(&target, errno)),
-        }
+/// What is mounted in this thread's namespace.
+#[derive(Debug)]
+pub struct Mounts(Vec<MountPoint>);
+
+#[derive(Debug)]
+struct MountPoint {
+    path: PathBuf,
+    /// `ext4`
+    kind: String,
+}
+
+impl Mounts {
+    pub fn read() -> Result<Self, NamespaceError> {
+        let text = fs::read_to_string("/proc/self/mountinfo").map_err(NamespaceError::Mounts)?;
+        Ok(Self(text.lines().filter_map(MountPoint::of).collect()))
     }
-    Ok(())
+
+    /// Whether something is mounted below `directory`, which an overlay would not show.
+    pub fn are_below(&self, directory: &Path) -> bool {
+        let below =
+            |point: &MountPoint| point.path != directory && point.path.starts_with(directory);
+        self.0.iter().any(below)
+    }
+
+    /// Makes all of them read-only but those at `except`. What another machine or another process
+    /// would have to answer for goes, unless `needed` is below it: a server that is away must keep
+    /// nobody waiting.
+    pub fn protect(&self, except: &[&Path], needed: &[&Path]) -> Result<(), NamespaceError> {
+        for point in self
+            .0
+            .iter()
+            .filter(|point| !except.contains(&point.path.as_path()))
+        {
+            let holds = needed.iter().any(|path| path.starts_with(&point.path));
+            if point.is_elsewhere() && !holds {
+                let _ = umount2(
+                    &point.path,
+                    MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW,
+                );
+                continue;
+            }
+            let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY;
+            match mount(NONE, &point.path, NONE, flags, NONE) {
+                // behind another mount, gone with another, or never meant to be remounted
+                Ok(()) | Err(Errno::ENOENT | Errno::EINVAL | Errno::EACCES | Errno::EBUSY) => {}
+                Err(errno) => return Err(failed(&point.path, errno)),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl MountPoint {
+    /// proc(5): `36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue`
+    fn of(line: &str) -> Option<Self> {
+        let (before, after) = line.split_once(" - ")?;
+        Some(Self {
+            path: unescaped(before.split(' ').nth(4)?),
+            kind: after.split(' ').next()?.to_owned(),
+        })
+    }
+
+    fn is_elsewhere(&self) -> bool {
+        let kinds = [
+            "9p", "afs", "autofs", "ceph", "cifs", "fuse", "lustre", "nfs", "smb",
+        ];
+        kinds.iter().any(|kind| self.kind.starts_with(kind))
+    }
 }
 
 /// `/proc/self/mountinfo` writes space, tab, newline and backslash as three octal digits.
@@ -163,6 +215,14 @@ pub fn give_up_privileges(kept: CapabilitySet) -> Result<(), NamespaceError> {
     set_no_new_privs(true).map_err(|error| NamespaceError::Privileges(error.into()))
 }
 
+/// What passes (no memory, too many namespaces) says nothing about the next time.
+fn entered(errno: Errno) -> NamespaceError {
+    match errno {
+        Errno::EINVAL => NamespaceError::Unavailable(errno.into()),
+        _ => failed(Path::new("/"), errno),
+    }
+}
+
 fn failed(target: &Path, errno: Errno) -> NamespaceError {
     match errno {
         Errno::EPERM | Errno::EACCES | Errno::ENOSYS => NamespaceError::Unavailable(errno.into()),
@@ -176,6 +236,18 @@ fn failed(target: &Path, errno: Errno) -> NamespaceError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn mount_points_are_known_by_their_place_and_what_answers_for_them() {
+        let of = |line| MountPoint::of(line).unwrap();
+        let local = of("36 35 98:0 / /srv/my\\040data rw master:1 - ext4 /dev/sda1 rw");
+        assert_eq!(local.path, Path::new("/srv/my data"));
+        assert!(!local.is_elsewhere());
+        assert!(of("40 35 0:50 / /mnt rw - nfs4 server:/x rw").is_elsewhere());
+        let mounts = Mounts(vec![local]);
+        assert!(mounts.are_below(Path::new("/srv")));
+        assert!(!mounts.are_below(Path::new("/srv/my data")));
+    }
 
     #[test]
     fn a_mount_points_octal_digits_are_read() {

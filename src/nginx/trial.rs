@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use rustix::thread::CapabilitySet;
 
+use super::Logs;
 use super::candidate::CandidateError;
 use super::command::{self, CommandError, Finished, Running};
-use super::namespace::{self, Walls};
+use super::namespace::{self, Mounts, Walls};
 use crate::atomic_file::{self, WriteError};
 
 /// What is tried.
@@ -25,7 +26,7 @@ pub struct Trial<'a> {
     /// The directory of the files' logs, which exists.
     pub log_dir: &'a Path,
     /// The files' logs.
-    pub logs: &'a [PathBuf],
+    pub logs: &'a Logs,
 }
 
 /// The directory of the tried files. On disk it is empty, unless there are no namespaces.
@@ -81,13 +82,17 @@ pub(super) fn run_in_sandbox(
     main: &str,
     trial: &Trial<'_>,
 ) -> Result<Finished, CandidateError> {
+    // mounts are known by what their paths lead to
+    let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
+    let (memory, logs) = (real(scratch), real(trial.log_dir));
     let running = namespace::within(Walls::All, || {
-        let writable = [scratch, trial.log_dir];
+        let writable = [memory.as_path(), logs.as_path()];
         for directory in writable {
             namespace::hide(directory)?;
         }
-        trial.write(scratch, main)?;
-        namespace::protect(&writable)?;
+        trial.write(&memory, main)?;
+        Mounts::read()?.protect(&writable, &[&memory, &logs, binary])?;
+        namespace::hide(Path::new("/proc"))?;
         namespace::give_up_privileges(KEPT)?;
         Ok::<_, CandidateError>(start(binary, scratch)?)
     })?;

@@ -20,8 +20,8 @@ use crate::certificate::{
     CertificateInventory, CertificateRequest, Issuer, StoredCertificate, WantedCertificate,
 };
 use crate::desired::{self, Accepted, DesiredState, DesiredTls, HostFacts, Owners, Rejection};
+use crate::generation::TestedGeneration;
 use crate::generation::manifest::{AppSource, Manifest, ServedName};
-use crate::generation::{GenerationError, TestedGeneration};
 use crate::installation::Installation;
 use crate::nginx::dump::Survey;
 use crate::render::{RenderedConfig, digest_of, render};
@@ -29,6 +29,9 @@ use crate::vhost::{App, AppName, ServerName, TlsMode};
 
 use alone::Refused;
 use withhold::Withheld;
+
+/// A file of the active generation, whose, and its bytes.
+type FrozenFile = (PathBuf, AppName, Vec<u8>);
 
 /// Everything that a reconcile knows while it decides.
 pub(crate) struct Candidate<'a> {
@@ -49,6 +52,8 @@ pub(crate) struct Candidate<'a> {
     left_out: BTreeSet<AppName>,
     /// What was rendered last.
     versions: BTreeMap<AppName, String>,
+    /// What nginx said of the whole last, if it refused it in this run.
+    refused: Option<String>,
     /// Apps that nginx refused alone, without naming a line.
     suspected: Vec<Refused>,
     pub(crate) wanted: Vec<WantedCertificate>,
@@ -109,6 +114,7 @@ impl<'a> Candidate<'a> {
             found: Quarantine::default(),
             left_out: BTreeSet::new(),
             versions: BTreeMap::new(),
+            refused: None,
             suspected: Vec::new(),
             wanted: Vec::new(),
             inventory,
@@ -149,6 +155,11 @@ impl<'a> Candidate<'a> {
         self.apps = apps;
         self.owners = owners;
         self.rejections = self.intent.refused.clone();
+        for rejection in &mut self.rejections {
+            // of a generation that is returned to, it may be gone
+            let unparsed = self.intent.frozen.contains(&rejection.app);
+            rejection.stale &= !unparsed || self.active.apps.contains_key(&rejection.app);
+        }
         self.rejections.extend(rejections);
         let withheld = self.withheld.iter().map(|(app, withheld)| Rejection {
             app: app.clone(),
@@ -175,11 +186,9 @@ impl<'a> Candidate<'a> {
         loop {
             self.resolve()?;
             self.provide_certificates()?;
-            let (frozen, rendered): (Vec<App>, Vec<App>) = self
-                .apps
-                .iter()
-                .cloned()
-                .partition(|app| self.is_frozen(&app.name));
+            let frozen = self.frozen();
+            let rendered = self.apps.iter().filter(|app| !frozen.contains(&app.name));
+            let rendered: Vec<App> = rendered.cloned().collect();
             let state = desired::desired(
                 &rendered,
                 self.host()?,
@@ -187,8 +196,11 @@ impl<'a> Candidate<'a> {
                 &self.inventory,
                 self.request.now,
             )?;
+            let Some(frozen_files) = self.frozen_files(&frozen)? else {
+                continue;
+            };
             let rendered = match render(&state, &self.installation.templates) {
-                Ok(rendered) => rendered.with(self.frozen_files(&frozen)?),
+                Ok(rendered) => rendered.with(frozen_files),
                 Err(error) if self.withhold_unrendered(&error) => continue,
                 Err(error) => return Err(error.into()),
             };
@@ -200,33 +212,39 @@ impl<'a> Candidate<'a> {
         }
     }
 
-    /// What the active generation has of them.
+    /// Apps whose very bytes in the active generation are kept.
+    fn frozen(&self) -> BTreeSet<AppName> {
+        let names = self.apps.iter().map(|app| &app.name);
+        let withheld = names.filter(|name| self.is_frozen(name));
+        let unparsed = self.intent.frozen.iter();
+        let unparsed = unparsed.filter(|name| self.active.apps.contains_key(*name));
+        withheld.chain(unparsed).cloned().collect()
+    }
+
+    /// What the active generation has of them; an app whose file is not what was written is withheld
+    /// altogether.
     fn frozen_files(
-        &self,
-        apps: &[App],
-    ) -> Result<Vec<(PathBuf, AppName, Vec<u8>)>, ReconcileError> {
+        &mut self,
+        apps: &BTreeSet<AppName>,
+    ) -> Result<Option<Vec<FrozenFile>>, ReconcileError> {
         let active = self.active;
-        let files = active
-            .files
-            .iter()
-            .filter(|(_, name)| apps.iter().any(|app| app.name == **name));
-        let generations = &self.installation.generations;
-        let read = |(path, name): (&PathBuf, &AppName)| {
-            let bytes = generations.read(active.number, path)?;
+        let mut found = Vec::new();
+        for (path, name) in &active.files {
+            if !apps.contains(name) {
+                continue;
+            }
             let mut written = active.names.iter();
             let written = written.find(|served| served.vhost.app() == name);
+            let bytes = self.installation.generations.read(active.number, path)?;
             // what somebody else wrote there was never audited, and is carried nowhere
-            if written.is_some_and(|served| served.config != digest_of(&bytes)) {
-                let path = generations.path(active.number).join(path);
-                return Err(GenerationError::Damaged {
-                    number: active.number,
-                    why: format!("{} was changed by somebody else", path.display()),
-                }
-                .into());
+            let intact = bytes
+                .filter(|bytes| written.is_none_or(|served| served.config == digest_of(bytes)));
+            match intact {
+                Some(bytes) => found.push((path.clone(), name.clone(), bytes)),
+                None => return self.withhold_spoilt(name, path).map(|()| None),
             }
-            Ok((path.clone(), name.clone(), bytes))
-        };
-        files.map(read).collect()
+        }
+        Ok(Some(found))
     }
 
     fn taken_names(&self) -> BTreeMap<ServerName, String> {
@@ -332,7 +350,7 @@ impl<'a> Candidate<'a> {
         })
     }
 
-    fn draft(&self, state: &DesiredState, frozen: &[App]) -> Manifest {
+    fn draft(&self, state: &DesiredState, frozen: &BTreeSet<AppName>) -> Manifest {
         let now: OffsetDateTime = self.request.now;
         let mut manifest = Manifest::draft(now, self.request.reason, self.survey.clone());
         manifest.http = state
@@ -347,9 +365,9 @@ impl<'a> Candidate<'a> {
             .iter()
             .map(|listener| listener.address)
             .collect();
-        for app in &self.apps {
-            if let Some(source) = self.source(&app.name) {
-                manifest.apps.insert(app.name.clone(), source);
+        for name in self.apps.iter().map(|app| &app.name).chain(frozen) {
+            if let Some(source) = self.source(name) {
+                manifest.apps.insert(name.clone(), source);
             }
         }
         manifest.names = self.served_names(state);
@@ -365,9 +383,9 @@ impl<'a> Candidate<'a> {
     }
 
     /// What the active generation says of those apps stays true.
-    fn keep_frozen(&self, manifest: &mut Manifest, frozen: &[App]) {
+    fn keep_frozen(&self, manifest: &mut Manifest, frozen: &BTreeSet<AppName>) {
         let names = self.active.names.iter();
-        let of_frozen = |name: &&ServedName| frozen.iter().any(|app| app.name == *name.vhost.app());
+        let of_frozen = |name: &&ServedName| frozen.contains(name.vhost.app());
         manifest.names.extend(names.filter(of_frozen).cloned());
         // whose they are is not known, and those that nobody needs go with the next generation
         let certificates = &mut manifest.certificates;

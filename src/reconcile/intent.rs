@@ -32,6 +32,8 @@ pub struct Intent {
     pub last_good: BTreeMap<AppName, AppSource>,
     /// Apps whose files got another name, with the same text: the old → the new.
     pub moved: BTreeMap<AppName, AppName>,
+    /// Apps that serve, and of which no text can be parsed any more.
+    pub frozen: BTreeSet<AppName>,
     /// Whether the vhost files were read: what a generation holds says nothing about them.
     pub of_files: bool,
     /// The pin that is in force.
@@ -148,6 +150,7 @@ impl Intent {
             sources: BTreeMap::new(),
             last_good: BTreeMap::new(),
             moved: BTreeMap::new(),
+            frozen: BTreeSet::new(),
             of_files: true,
             pin: None,
             pin_before: None,
@@ -194,10 +197,13 @@ impl Intent {
                 });
             }
             Err(diagnostics) => {
-                let stale = fallback.is_some();
-                if let Some(app) = fallback {
-                    self.push_last_good(app, file.modified, true);
-                }
+                let stale = match fallback {
+                    Some(app) => {
+                        self.push_last_good(app, file.modified, true);
+                        true
+                    }
+                    None => self.freeze(&file.app),
+                };
                 self.refused.push(Rejection {
                     app: file.app,
                     diagnostics,
@@ -229,9 +235,32 @@ impl Intent {
     }
 
     fn keep(&mut self, name: &AppName, settings: &Settings) {
-        if let Some(app) = self.last_good_app(name, settings) {
-            self.push_last_good(app, OffsetDateTime::UNIX_EPOCH, false);
+        match self.parse_last_good(name, settings) {
+            Some(Ok(app)) => self.push_last_good(app, OffsetDateTime::UNIX_EPOCH, false),
+            Some(Err(diagnostics)) => {
+                let stale = self.freeze(name);
+                self.refused.push(Rejection {
+                    app: name.clone(),
+                    diagnostics,
+                    stale,
+                });
+            }
+            None => {}
         }
+    }
+
+    /// What serves of an app of which no text is a vhost file any more (the settings or vhostd were
+    /// changed) serves on as it does. Whether anything does.
+    fn freeze(&mut self, name: &AppName) -> bool {
+        let Some(source) = self.last_good.get(name).cloned() else {
+            return false;
+        };
+        let stale = AppSource {
+            stale: true,
+            ..source
+        };
+        self.sources.insert(name.clone(), stale);
+        self.frozen.insert(name.clone())
     }
 
     fn push_last_good(&mut self, app: App, modified: OffsetDateTime, stale: bool) {
@@ -255,15 +284,22 @@ impl Intent {
     }
 
     fn last_good_app(&self, name: &AppName, settings: &Settings) -> Option<App> {
+        self.parse_last_good(name, settings)?.ok()
+    }
+
+    fn parse_last_good(
+        &self,
+        name: &AppName,
+        settings: &Settings,
+    ) -> Option<Result<App, Vec<Diagnostic>>> {
         let source = self.last_good.get(name)?;
-        parse::parse(
+        Some(parse::parse(
             name,
             &source.file,
             &source.text,
             &settings.roots,
             settings.tls,
-        )
-        .ok()
+        ))
     }
 }
 

@@ -197,6 +197,10 @@ fn names_answer(
 ) -> Result<(), Unproven> {
     let (mut unproven, mut silent) = (Vec::new(), false);
     names.retain(|name| {
+        // a stalled nginx would keep us for each name: the first one is enough
+        if silent {
+            return true;
+        }
         let plain = manifest.http.iter().map(|address| (*address, false));
         let secure = manifest.https.iter().map(|address| (*address, true));
         let mut sockets = plain.chain(secure.filter(|_| name.leaf.is_some()));

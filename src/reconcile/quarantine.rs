@@ -26,7 +26,7 @@ pub struct Quarantine(BTreeMap<AppName, Vec<Refusal>>);
 pub struct Refusal {
     /// SHA-256 of the rendered file, hex.
     pub version: String,
-    /// The nginx that did not take it, as it says it: `1.22.1`.
+    /// The nginx that did not take it: its version, its file and its modules.
     pub nginx: String,
     pub diagnostic: Diagnostic,
     /// `None` where only another version can help.
@@ -93,6 +93,14 @@ impl Quarantine {
     pub fn about(&self, app: &AppName, version: &str) -> Option<&Refusal> {
         let refusals = self.0.get(app)?;
         refusals.iter().find(|refusal| refusal.version == version)
+    }
+
+    /// Forgets what may be others' fault.
+    pub(crate) fn keep_lasting(&mut self) {
+        for refusals in self.0.values_mut() {
+            refusals.retain(|refusal| refusal.again.is_none());
+        }
+        self.0.retain(|_, refusals| !refusals.is_empty());
     }
 
     pub(crate) fn add(&mut self, app: AppName, refusal: Refusal) {

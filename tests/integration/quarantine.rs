@@ -143,9 +143,18 @@ fn an_app_whose_name_does_not_answer_as_ours_is_left_out_and_the_others_are_serv
 
 #[test]
 fn many_that_nginx_refuses_are_all_named_in_one_pass() {
+    half_of_them_are_bad(20);
+}
+
+#[test]
+fn so_are_more_than_are_tried_before_the_whole_is_tested() {
+    half_of_them_are_bad(50);
+}
+
+fn half_of_them_are_bad(count: usize) {
     let (host, app) = host();
     host.override_template("bad.example.com", "send_timeout nonsense;");
-    for number in 0..20 {
+    for number in 0..count {
         let text = format!(
             "server_name: [n{number}.example.com{}]\nproxy_pass_url: {}\n",
             if number % 2 == 0 {
@@ -160,14 +169,18 @@ fn many_that_nginx_refuses_are_all_named_in_one_pass() {
     // the template knows one name only: one that each even app has
     let template = host.path("templates/vhost.conf");
     let bent = fs::read_to_string(&template).unwrap();
-    let bad: Vec<_> = (0..20)
+    let bad: Vec<_> = (0..count)
         .map(|number| format!("bad.n{number}.example.com"))
         .collect();
     let bent = bent.replace("name == \"bad.example.com\"", &format!("name in {bad:?}"));
     fs::write(&template, bent).unwrap();
     let report = host.reload_ends(3, "activated");
-    assert_eq!(report["rejected"].as_array().unwrap().len(), 10, "{report}");
-    for number in 0..20 {
+    assert_eq!(
+        report["rejected"].as_array().unwrap().len(),
+        count / 2,
+        "{report}"
+    );
+    for number in 0..count {
         let served = serves(&host, &format!("n{number}.example.com"));
         assert_eq!(served, number % 2 == 1, "{number}");
     }
@@ -246,4 +259,57 @@ fn a_template_that_spoils_every_vhost_takes_no_site_away() {
     assert_eq!(report["rejected"].as_array().unwrap().len(), 2, "{report}");
     assert_eq!(host.active(), active);
     assert!(serves(&host, "hello.example.com") && serves(&host, "shop.example.com"));
+}
+
+#[test]
+fn what_the_settings_no_longer_allow_serves_on_through_a_renewal_a_rollback_and_a_reload() {
+    let host = Host::with_settings("tls: internal\n");
+    let app = App::start();
+    let root = host.path("srv/files");
+    fs::create_dir(&root).unwrap();
+    fs::write(root.join("index.html"), "files").unwrap();
+    host.drop_file(
+        "files.yml",
+        &format!("server_name: files.example.com\nroot: {}\n", root.display()),
+    );
+    host.drop_app("shop", "shop.example.com", &app);
+    host.reload_ends(0, "activated");
+    host.drop_app("wiki", "wiki.example.com", &app);
+    host.reload_ends(0, "activated");
+    let before = host.rendered("files");
+    let settings = fs::read_to_string(host.path("vhostd.yml")).unwrap();
+    let allowed = format!("roots: [{}]", host.path("srv").display());
+    assert!(settings.contains(&allowed), "{settings}");
+    fs::write(
+        host.path("vhostd.yml"),
+        settings.replace(&allowed, "roots: [/nowhere]"),
+    )
+    .unwrap();
+    let trust = host.internal_root();
+    let all_serve = |names: &[&str]| {
+        for name in names {
+            let name = format!("{name}.example.com");
+            assert!(host.serves_to(&name, &trust), "{name}");
+        }
+    };
+    assert_eq!(
+        host.vhostd(&["renew", "--force", "shop.example.com"])
+            .status,
+        0
+    );
+    all_serve(&["files", "shop", "wiki"]);
+    assert_eq!(host.json(&["rollback"]).0, 3);
+    all_serve(&["files", "shop"]);
+    let (exit, report) = host.json(&["reload"]);
+    assert_eq!(exit, 3, "{report}");
+    let rejected = only_rejected(&report, "files");
+    assert_eq!(rejected["stale"], true, "{report}");
+    assert_eq!(rejected["line"], 2, "{report}");
+    all_serve(&["files", "shop", "wiki"]);
+    assert_eq!(host.rendered("files"), before);
+    // nobody else gets its name
+    host.drop_app("thief", "files.example.com", &app);
+    let report = host.reload_ends(3, "unchanged");
+    assert_eq!(report["rejected"].as_array().unwrap().len(), 2, "{report}");
+    all_serve(&["files"]);
 }

@@ -7,8 +7,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::support::app::App;
+use super::support::faults::processes_of;
 use super::support::host::Host;
 use super::support::nginx::NginxHost;
+use super::support::wait_for;
 
 /// Every path below `directory` but vhostd's own: inode, mode, owner and size.
 type Listing = BTreeMap<PathBuf, (u64, u32, u32, u64)>;
@@ -87,7 +89,7 @@ fn a_test_leaves_the_logs_of_the_running_nginx_as_they_are() {
     host.drop_app("hello", "hello.example.com", &app);
     host.reload_ends(0, "activated");
     let log = host.path("logs/hello.access.log");
-    assert!(super::support::wait_for("a line", || {
+    assert!(wait_for("a line", || {
         host.plain("hello.example.com")?;
         (fs::metadata(&log).ok()?.len() > 0).then_some(true)
     }));
@@ -153,7 +155,8 @@ fn without_namespaces_it_is_put_back() {
 }
 
 /// A program in nginx's place, which runs the real one, but for a changed vhost that is tried
-/// alone: there it looks around, and tells what it saw as nginx would tell of a fault.
+/// alone: there it looks around, waits until it has been looked at from outside, and tells what it
+/// saw as nginx would tell of a fault.
 fn spy(directory: &Path) -> PathBuf {
     let path = directory.join("spy");
     let text = format!(
@@ -163,9 +166,8 @@ fn spy(directory: &Path) -> PathBuf {
          [ -e {0}/outside ] || exit 0\n\
          scratch=${{@: -1}}; scratch=${{scratch%/nginx.conf}}\n\
          file=$(ls $scratch/vhosts/* | head -1)\n\
-         see=\"pid=$$\"\n\
-         for kind in mnt net pid ipc uts; do see=\"$see $kind=$(readlink /proc/self/ns/$kind)\"; done\n\
-         see=\"$see $(grep -E '^(CapBnd|CapEff|NoNewPrivs)' /proc/self/status | tr '\\n\\t' '  ')\"\n\
+         until [ -e {0}/seen ]; do sleep 0.02; done\n\
+         see=\"pid=$$ processes=$(ls /proc | wc -l)\"\n\
          (echo x > {0}/outside) 2>/dev/null && see=\"$see wrote\"\n\
          (echo x > {0}/logs/mine.log) 2>/dev/null && see=\"$see logged\"\n\
          echo \"nginx: [emerg] $see in $file:1\" >&2; exit 1;;\n\
@@ -188,25 +190,55 @@ fn a_changed_vhost_is_tried_alone_without_the_hosts_network_processes_files_and_
     let host = Host::on(nginx.with_binary(&spy), "tls: off\n");
     fs::write(host.path("outside"), "untouched").unwrap();
     host.drop_app("shop", "shop.example.com", &App::start());
-    // the running nginx is not this one, so more than the trial is not to be had
-    let (_, report) = host.json(&["reload"]);
-    let seen = report["rejected"][0]["reason"].as_str().unwrap();
-    for kind in ["mnt", "net", "pid", "ipc", "uts"] {
+    let (spied, report) = std::thread::scope(|scope| {
+        // the running nginx is not this one, so more than the trial is not to be had
+        let reload = scope.spawn(|| host.json(&["reload"]).1);
+        let spied = wait_for("the trial", || {
+            let of_spy = |(_, title): &(u32, String)| title.contains("scratch/nginx.conf");
+            let pid = processes_of(&host.path("")).into_iter().find(of_spy)?.0;
+            Some(Spied::look(pid))
+        });
+        fs::write(host.path("seen"), "").unwrap();
+        (spied, reload.join().unwrap())
+    });
+    for (kind, namespace) in &spied.namespaces {
         let own = fs::read_link(format!("/proc/self/ns/{kind}")).unwrap();
-        let own = own.display().to_string();
-        assert!(seen.contains(&format!("{kind}={kind}:[")), "{seen}");
-        assert!(!seen.contains(&own), "{kind}: {seen}");
+        assert_ne!(*namespace, own, "{kind}");
     }
-    assert!(seen.contains("pid=1 "), "{seen}");
-    assert!(seen.contains("NoNewPrivs: 1"), "{seen}");
+    let seen = report["rejected"][0]["reason"].as_str().unwrap();
+    assert!(seen.contains("pid=1 processes=0"), "{seen}");
+    assert!(spied.status.contains("NoNewPrivs:\t1"), "{}", spied.status);
     // CHOWN and NET_BIND_SERVICE
-    assert!(seen.contains("CapBnd: 0000000000000401"), "{seen}");
-    assert!(seen.contains("CapEff: 0000000000000401"), "{seen}");
+    for set in ["CapBnd", "CapEff", "CapPrm"] {
+        let line = format!("{set}:\t0000000000000401");
+        assert!(spied.status.contains(&line), "{}", spied.status);
+    }
     assert!(!seen.contains("wrote"), "{seen}");
     assert_eq!(fs::read(host.path("outside")).unwrap(), b"untouched");
     // its log is one in memory
     assert!(seen.contains("logged"), "{seen}");
     assert!(!host.path("logs/mine.log").exists());
+}
+
+/// What is seen of a sandboxed process from outside.
+struct Spied {
+    namespaces: Vec<(&'static str, PathBuf)>,
+    status: String,
+}
+
+impl Spied {
+    fn look(pid: u32) -> Self {
+        let namespace = |kind| {
+            (
+                kind,
+                fs::read_link(format!("/proc/{pid}/ns/{kind}")).unwrap(),
+            )
+        };
+        Self {
+            namespaces: ["mnt", "net", "pid", "ipc", "uts"].map(namespace).into(),
+            status: fs::read_to_string(format!("/proc/{pid}/status")).unwrap(),
+        }
+    }
 }
 
 /// How often `vhostd reload` starts nginx.
@@ -250,4 +282,22 @@ fn a_bad_vhost_among_many_costs_no_further_test_of_the_whole() {
     host.drop_app("n7", "n7.example.com", &app);
     assert_eq!(nginx_runs(&host), good);
     assert_eq!(host.state("bad"), "rejected");
+}
+
+#[test]
+fn with_a_log_directory_behind_a_link_the_trial_judges_all_the_same() {
+    let host = Host::with_settings("tls: off\n");
+    let app = App::start();
+    let (logs, real) = (host.path("logs"), host.path("elsewhere"));
+    fs::rename(&logs, &real).unwrap();
+    std::os::unix::fs::symlink(&real, &logs).unwrap();
+    host.drop_app("hello", "hello.example.com", &app);
+    host.reload_ends(0, "activated");
+    host.override_template("bad.example.com", "send_timeout nonsense;");
+    host.drop_app("bad", "bad.example.com", &app);
+    host.drop_app("good", "good.example.com", &app);
+    // one for the hand-written files, one for the whole: the trial found the bad one
+    assert_eq!(nginx_runs(&host), 2);
+    assert_eq!(host.state("bad"), "rejected");
+    assert_eq!(host.state("good"), "serving");
 }

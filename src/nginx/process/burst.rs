@@ -8,19 +8,22 @@
 
 use std::fs;
 use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 /// In clock ticks, of which Linux shows a hundred a second to user space.
 type Ticks = u64;
 
 /// More than between two workers of one configuration, less than nginx's own pause.
 const PAUSE: Ticks = 5;
-/// After that long whoever still accepts was not told to quit: a worker that died was replaced.
-const SETTLED: Ticks = 100;
+/// Who accepts for longer was not told to quit: a worker that died was replaced.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The first workers that came after the signal.
 #[derive(Debug, Default)]
 pub(super) struct FirstBurst {
     begin: OnceLock<Ticks>,
+    /// When a second burst was first seen beside it.
+    overlapped: OnceLock<Instant>,
 }
 
 impl FirstBurst {
@@ -28,23 +31,24 @@ impl FirstBurst {
     /// accept and came after the signal.
     pub(super) fn lingers(&self, workers: &[i32]) -> bool {
         let starts: Vec<Ticks> = workers.iter().filter_map(|pid| started(*pid)).collect();
-        uptime().is_some_and(|now| self.overlaps(&starts, now))
+        self.overlaps(starts) && self.overlapped.get_or_init(Instant::now).elapsed() < PATIENCE
     }
 
-    fn overlaps(&self, starts: &[Ticks], now: Ticks) -> bool {
-        let (Some(least), Some(most)) = (starts.iter().min(), starts.iter().max()) else {
+    fn overlaps(&self, mut starts: Vec<Ticks>) -> bool {
+        starts.sort_unstable();
+        let (Some(least), Some(most)) = (starts.first(), starts.last()) else {
             return false;
         };
-        let end = self.begin.get_or_init(|| *least) + PAUSE;
-        let young = now.saturating_sub(*most) < SETTLED;
-        young && *least < end && *most >= end
+        let begin = *self.begin.get_or_init(|| *least);
+        // many workers take their time, one after the other
+        let end = starts
+            .iter()
+            .fold(begin + PAUSE, |end, start| match *start < end {
+                true => end.max(start + PAUSE),
+                false => end,
+            });
+        *least < end && *most >= end
     }
-}
-
-fn uptime() -> Option<Ticks> {
-    let text = fs::read_to_string("/proc/uptime").ok()?;
-    let (seconds, hundredths) = text.split_whitespace().next()?.split_once('.')?;
-    Some(seconds.parse::<Ticks>().ok()? * 100 + hundredths.parse::<Ticks>().ok()?)
 }
 
 /// proc(5), `/proc/PID/stat`: the 22nd field; the second, in parentheses, may hold anything.
@@ -61,27 +65,26 @@ mod tests {
     #[test]
     fn the_first_burst_is_waited_for_once_a_second_is_there_and_later_ones_are_not() {
         let first = FirstBurst::default();
-        assert!(!first.overlaps(&[], 979));
-        assert!(!first.overlaps(&[980, 981], 985));
-        assert!(first.overlaps(&[990, 980, 991, 981], 992));
-        assert!(!first.overlaps(&[990, 991], 1000));
+        assert!(!first.overlaps(vec![]));
+        assert!(!first.overlaps(vec![980, 981]));
+        assert!(first.overlaps(vec![990, 980, 991, 981]));
+        assert!(!first.overlaps(vec![990, 991]));
         // somebody reloads again and again
-        assert!(!first.overlaps(&[990, 991, 1002, 1002], 1003));
+        assert!(!first.overlaps(vec![990, 991, 1002, 1002]));
     }
 
     #[test]
-    fn a_worker_that_died_and_was_replaced_keeps_nobody_waiting_for_more_than_a_second() {
+    fn workers_that_are_started_slowly_one_after_the_other_are_one_burst() {
         let first = FirstBurst::default();
-        assert!(!first.overlaps(&[500, 500], 500));
-        assert!(first.overlaps(&[500, 600], 601));
-        assert!(!first.overlaps(&[500, 600], 700));
+        assert!(!first.overlaps(vec![100]));
+        assert!(!first.overlaps(vec![100, 103, 106, 109, 112]));
+        assert!(first.overlaps(vec![100, 103, 106, 109, 112, 122]));
     }
 
     #[test]
     fn a_process_knows_when_it_was_started() {
         let me = i32::try_from(std::process::id()).unwrap();
-        let (start, now) = (started(me).unwrap(), uptime().unwrap());
-        assert!(start <= now && now - start < 100 * 3600, "{start} {now}");
+        assert!(started(me).is_some_and(|ticks| ticks > 0));
         assert!(!FirstBurst::default().lingers(&[me, me]));
         assert_eq!(started(-1), None);
     }

@@ -1,10 +1,11 @@
 //! X: changed apps are tried by themselves before all are tested together.
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use crate::generation::manifest::Manifest;
 use crate::installation::Installation;
-use crate::nginx::{TestError, Trial, scratch};
+use crate::nginx::{Logs, TestError, Trial, scratch};
 use crate::render::{RenderedConfig, entry};
 use crate::vhost::AppName;
 
@@ -38,10 +39,14 @@ pub(super) fn refused(
         installation,
         modules: &draft.survey.load_modules,
         rendered,
-        logs: &draft.logs,
+        logs: installation.generations.logs(draft),
     };
     let mut groups = vec![changed];
+    let begin = Instant::now();
     while let Some(group) = groups.pop() {
+        if begin.elapsed() > LIMIT {
+            break;
+        }
         let Some(Complaint { message, place }) = attempt.complaint_about(group) else {
             continue;
         };
@@ -74,14 +79,22 @@ pub(super) fn refused(
             }
         }
     }
+    // what is wrong with everybody is nobody's fault
+    let all = refused.len() > 1 && refused.len() == changed.len();
+    if all && refused.iter().all(|one| one.line.is_none()) {
+        refused.clear();
+    }
     refused
 }
+
+/// The test of the whole judges what was not tried by then.
+const LIMIT: Duration = Duration::from_secs(30);
 
 struct Attempt<'a> {
     installation: &'a Installation,
     modules: &'a [String],
     rendered: &'a RenderedConfig,
-    logs: &'a [PathBuf],
+    logs: Logs,
 }
 
 struct Complaint {
@@ -105,7 +118,7 @@ impl Attempt<'_> {
                 .collect(),
             modules: self.modules,
             log_dir,
-            logs: self.logs,
+            logs: &self.logs,
         };
         match self.installation.nginx().try_alone(&trial) {
             Ok(()) => None,
@@ -118,7 +131,7 @@ impl Attempt<'_> {
             }),
             // the test of the whole decides
             Err(error) => {
-                tracing::debug!("failed to try vhosts alone: {error}");
+                tracing::info!("failed to try changed vhosts alone: {error}");
                 None
             }
         }

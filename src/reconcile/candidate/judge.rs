@@ -72,12 +72,15 @@ impl Candidate<'_> {
                 Ok((tested, accepted)) => {
                     self.survey = accepted.survey;
                     locked.discard_tested(tested)?;
-                    Lesson::TryAgain
+                    let words = "the hand-written files are not what they were: made again";
+                    progress.finished(StepName::Test, words);
+                    continue;
                 }
                 Err(refused) => {
                     let (staged, error) = *refused;
                     let draft = staged.manifest().clone();
                     locked.discard(staged)?;
+                    self.refused = Some(error.to_string());
                     self.learn(locked, &rendered, &draft, error)?
                 }
             };
@@ -86,8 +89,12 @@ impl Candidate<'_> {
                 return Ok(Judgement::Refused { error, hint });
             }
         }
+        let last = self.refused.take().map(|words| format!(": {words}"));
         Ok(Judgement::Refused {
-            error: format!("no acceptable configuration was found in {ATTEMPTS} attempts"),
+            error: format!(
+                "no acceptable configuration was found in {ATTEMPTS} attempts{}",
+                last.unwrap_or_default()
+            ),
             hint: Some("run `vhostd reload` to try again".into()),
         })
     }
@@ -103,8 +110,8 @@ impl Candidate<'_> {
         let changed = self.changed(rendered);
         let (installation, before) = (self.installation, draft.clone());
         let (refused, staged) = std::thread::scope(|scope| {
-            let few = !changed.is_empty() && changed.len() <= TRIED_FIRST;
-            let trial = few
+            let few = changed.len() <= TRIED_FIRST || self.refused.is_some();
+            let trial = (few && !changed.is_empty())
                 .then(|| scope.spawn(|| alone::refused(installation, rendered, &before, &changed)));
             let staged = locked.stage(rendered, draft);
             let refused = trial.and_then(|trial| trial.join().ok());

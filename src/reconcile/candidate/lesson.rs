@@ -6,7 +6,7 @@ use super::Candidate;
 use super::alone::Refused;
 use crate::generation::LockedStore;
 use crate::generation::manifest::Manifest;
-use crate::nginx::TestError;
+use crate::nginx::{Logs, TestError};
 use crate::reconcile::ReconcileError;
 use crate::render::RenderedConfig;
 use crate::vhost::AppName;
@@ -164,7 +164,11 @@ impl Candidate<'_> {
     pub(super) fn survey_again(&mut self, locked: &LockedStore) -> Lesson {
         let store = locked.store();
         let active = store.path(self.active.number);
-        match self.installation.nginx().test(&store.path(0), &active, &[]) {
+        match self
+            .installation
+            .nginx()
+            .test(&store.path(0), &active, &Logs::default())
+        {
             Ok(accepted) => {
                 self.survey = accepted.survey;
                 Lesson::TryAgain

@@ -1,10 +1,13 @@
 //! P: versions of apps that are not served, and why.
 
+use std::path::Path;
+
 use super::Candidate;
 use super::alone::Refused;
 use super::blame::Blame;
 use crate::desired;
 use crate::diagnostic::Diagnostic;
+use crate::generation::GenerationError;
 use crate::generation::manifest::{AppSource, ServedName};
 use crate::reconcile::ReconcileError;
 use crate::reconcile::proof::ForeignName;
@@ -82,9 +85,12 @@ impl Candidate<'_> {
 
     /// Whether earlier runs know of a rendered version that is not to be tried now.
     pub(super) fn withhold_known(&mut self) -> bool {
-        let (nginx, now) = (self.installation.nginx_version(), self.request.now);
+        let (nginx, now) = (
+            self.installation.nginx_build(&self.survey),
+            self.request.now,
+        );
         let held = |(app, version): (&AppName, &String)| {
-            let refusal = self.known.holds(app, version, nginx, now)?;
+            let refusal = self.known.holds(app, version, &nginx, now)?;
             Some((app.clone(), refusal.clone()))
         };
         let held: Vec<_> = self.versions.iter().filter_map(held).collect();
@@ -107,6 +113,25 @@ impl Candidate<'_> {
         let diagnostic = Diagnostic::new(source.file, format!("failed to {error}"))
             .hint("this is a mistake in a template or in vhostd itself, not in the file");
         self.withhold(&app, diagnostic)
+    }
+
+    /// The bytes that served are not there any more.
+    pub(super) fn withhold_spoilt(
+        &mut self,
+        app: &AppName,
+        path: &Path,
+    ) -> Result<(), ReconcileError> {
+        let active = self.active.number;
+        let path = self.installation.generations.path(active).join(path);
+        let why = format!("{} was removed or changed by somebody else", path.display());
+        match self.withhold(app, Diagnostic::new(&path, why.clone())) {
+            true => Ok(()),
+            false => Err(GenerationError::Damaged {
+                number: active,
+                why,
+            }
+            .into()),
+        }
     }
 
     /// nginx refuses the app's file. Only what it blames a line of the file for is certain to stay
@@ -173,8 +198,12 @@ impl Candidate<'_> {
         self.withhold_and_remember(app, diagnostic, false)
     }
 
-    /// For the next run.
-    pub(in crate::reconcile) fn remember(&self) -> Result<(), ReconcileError> {
+    /// For the next run. Where the whole was `refused`, only what an app itself was blamed for is
+    /// certain.
+    pub(in crate::reconcile) fn remember(&mut self, refused: bool) -> Result<(), ReconcileError> {
+        if refused {
+            self.found.keep_lasting();
+        }
         // a rollback and a renewal have not looked at the newest versions
         if self.intent.of_files && self.intent.pin.is_none() {
             self.found.write(&self.installation.settings.state_dir)?;
@@ -194,7 +223,7 @@ impl Candidate<'_> {
             .then(|| Again::after(before.and_then(|known| known.again), self.request.now));
         let refusal = Refusal {
             version,
-            nginx: self.installation.nginx_version().to_owned(),
+            nginx: self.installation.nginx_build(&self.survey),
             diagnostic: diagnostic.clone(),
             again,
         };

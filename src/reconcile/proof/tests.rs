@@ -1,4 +1,4 @@
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Mutex;
 
 use time::OffsetDateTime;
@@ -6,7 +6,7 @@ use time::OffsetDateTime;
 use super::*;
 use crate::generation::manifest::Reason;
 use crate::nginx::dump::Survey;
-use crate::nginx::{Accepted, ReloadError, TestError, Trial};
+use crate::nginx::{Accepted, Logs, ReloadError, TestError, Trial};
 
 /// Answers by a function of the question and of how many were asked before.
 struct Scripted<F> {
@@ -43,7 +43,7 @@ impl<F> Nginx for Scripted<F>
 where
     F: Fn(&Question, usize) -> Result<Answer, ProbeError> + Send + Sync,
 {
-    fn test(&self, _: &Path, _: &Path, _: &[PathBuf]) -> Result<Accepted, TestError> {
+    fn test(&self, _: &Path, _: &Path, _: &Logs) -> Result<Accepted, TestError> {
         panic!("a proof tests nothing")
     }
 
@@ -218,18 +218,24 @@ fn every_name_that_does_not_answer_as_ours_is_told_at_once_and_silence_is_waited
         host: host.into(),
         ..hello()
     };
-    let names = ["hello.example.com", "mute.example.com", "lost.example.com"].map(named);
+    let names =
+        ["hello", "lost", "stray", "mute", "last"].map(|it| named(&format!("{it}.example.com")));
     let names: Vec<&ServedName> = names.iter().collect();
     let nginx = Scripted::new(|question, _| match question.host.as_str() {
         "mute.example.com" => Err(ProbeError::Talk(std::io::ErrorKind::ConnectionReset.into())),
-        "lost.example.com" => Err(ProbeError::Foreign("404".into())),
+        "lost.example.com" | "stray.example.com" => Err(ProbeError::Foreign("404".into())),
         _ => Ok(answer(7, question)),
     });
     let ProofError::NotOurs(failed) = nginx.prove(&quiet(), &names).unwrap_err() else {
         panic!("another error");
     };
     let hosts: Vec<&str> = failed.iter().map(|name| name.host.as_str()).collect();
-    assert_eq!(hosts, ["mute.example.com", "lost.example.com"]);
+    assert_eq!(
+        hosts,
+        ["lost.example.com", "stray.example.com", "mute.example.com"]
+    );
     assert_eq!(nginx.asked_for("hello.example.com"), 2);
     assert!(nginx.asked_for("mute.example.com") > 1);
+    // a stalled nginx would keep us at each of thousands
+    assert_eq!(nginx.asked_for("last.example.com"), 0);
 }
