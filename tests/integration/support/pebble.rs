@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -13,6 +13,8 @@ use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::ServerCertVerifier;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+
+use super::nginx::free_port;
 
 /// Kills its processes when dropped. Every DNS name resolves to 127.0.0.1.
 pub struct Pebble {
@@ -63,7 +65,8 @@ impl PebbleBuilder {
 
     fn try_start(&self) -> Option<Pebble> {
         let directory = tempfile::tempdir().unwrap();
-        let [port, management_port, dns_port, dns_management_port] = free_ports();
+        let [port, management_port, dns_port, dns_management_port] =
+            std::array::from_fn(|_| free_port());
         write_server_certificate(&directory);
         let path = |name: &str| directory.path().join(name);
         let config = serde_json::json!({"pebble": {
@@ -264,11 +267,4 @@ fn write_server_certificate(directory: &tempfile::TempDir) {
     )
     .unwrap();
     fs::write(path("server.key"), key.serialize_pem()).unwrap();
-}
-
-/// Free at this moment, and all different.
-fn free_ports<const N: usize>() -> [u16; N] {
-    let listeners: [TcpListener; N] =
-        std::array::from_fn(|_| TcpListener::bind("127.0.0.1:0").unwrap());
-    listeners.map(|listener| listener.local_addr().unwrap().port())
 }
