@@ -307,6 +307,7 @@ fn run(
     report.rejected = report::rejected(&candidate.rejections);
     report.rejected.extend(misnamed);
     report.warnings.append(&mut candidate.warnings);
+    report.warnings.append(&mut candidate.shared);
     let newest = attempted
         .as_ref()
         .filter(|it| it.number == report.generation);

@@ -103,6 +103,8 @@ pub struct Accepted {
     pub rejections: Vec<Rejection>,
     /// The names of `apps`, and what rejected apps without a last good version own.
     pub owners: Owners,
+    /// Warnings: names that an app keeps, and that a hand-written site has got since.
+    pub shared: Vec<Diagnostic>,
 }
 
 /// Resolves the apps' names against each other and against the sites that people wrote by hand.
@@ -200,15 +202,29 @@ impl<'a> Contest<'a> {
             .collect();
         apps.sort_by(|left, right| left.name.cmp(&right.name));
         rejections.sort_by(|left, right| left.app.cmp(&right.app));
-        let held = self.index(chosen).0.into_values().flatten();
+        let held: Vec<Claim<'_>> = self.index(chosen).0.into_values().flatten().collect();
+        let shared = held.iter().filter_map(|claim| self.shared(*claim));
         Accepted {
+            shared: shared.collect(),
             owners: Owners(
-                held.map(|claim| (claim.name.clone(), claim.app.clone()))
+                held.iter()
+                    .map(|claim| (claim.name.clone(), claim.app.clone()))
                     .collect(),
             ),
             apps,
             rejections,
         }
+    }
+
+    /// Which of the two answers is nginx's choice; the proof tells.
+    fn shared(&self, claim: Claim<'_>) -> Option<Diagnostic> {
+        let (name, at) = (claim.name, claim.at?);
+        let place = self.given.hand_written.get(name);
+        let place = place.filter(|_| self.given.owners.has(claim))?;
+        let reason = format!(
+            "`{name}` is also written by hand, at {place}: take it out of one of the two files"
+        );
+        Some(Diagnostic::new(claim.file, reason).at(at))
     }
 
     fn version(&self, rank: usize, version: Version) -> Option<&'a App> {
@@ -324,17 +340,17 @@ impl<'a> Contest<'a> {
         found
     }
 
-    /// What stands against a claim that no app has to make: a name of a hand-written site, and,
-    /// unless it is owned already, one under such a site's wildcard or a public suffix.
+    /// What stands against a claim that no app has to make: a name of a hand-written site, one
+    /// under such a site's wildcard, a public suffix. Who owns the name already keeps it.
     fn against_given(&self, claim: Claim<'_>) -> Option<Diagnostic> {
+        if self.given.owners.has(claim) {
+            return None;
+        }
         let name = claim.name;
         let place = |name: &ServerName| self.given.hand_written.get(name);
         if let Some(place) = place(name) {
             let reason = format!("`{name}` is already served by {place}");
             return Some(diagnostic(claim, reason, HAND_WRITTEN_HINT));
-        }
-        if self.given.owners.has(claim) {
-            return None;
         }
         if suffix::is_shared(name) {
             let reason = format!("`{name}` is a public suffix: nobody owns all that is below it");

@@ -59,6 +59,8 @@ pub(crate) struct Candidate<'a> {
     pub(crate) wanted: Vec<WantedCertificate>,
     pub(crate) inventory: CertificateInventory,
     pub(crate) warnings: Vec<String>,
+    /// Further warnings, of the apps as they were resolved last.
+    pub(crate) shared: Vec<String>,
     survey: Survey,
     /// What failed last.
     pub(crate) setback: Option<Setback>,
@@ -119,6 +121,7 @@ impl<'a> Candidate<'a> {
             wanted: Vec::new(),
             inventory,
             warnings,
+            shared: Vec::new(),
             survey: active.survey.clone(),
             setback: Setback::read(&installation.settings.state_dir),
             intent,
@@ -151,8 +154,10 @@ impl<'a> Candidate<'a> {
             apps,
             rejections,
             owners,
+            shared,
         } = self.accept()?;
         self.apps = apps;
+        self.shared = shared.iter().map(ToString::to_string).collect();
         self.owners = owners;
         self.rejections = self.intent.refused.clone();
         for rejection in &mut self.rejections {

@@ -217,6 +217,50 @@ fn a_name_that_a_hand_written_site_serves_is_refused_in_any_spelling_and_below_i
 }
 
 #[test]
+fn a_hand_written_site_that_comes_later_takes_no_app_down_and_is_warned_of() {
+    let host = Host::with_settings("tls: off\n");
+    let app = App::start();
+    host.drop_app("shop", "[shop.example.com, www.shop.example.com]", &app);
+    host.reload_ends(0, "activated");
+    // on a socket of its own, where it answers nobody else
+    let port = host.nginx.http_port;
+    let site = format!(
+        "# status\nserver {{ listen 127.0.0.7:{port}; server_name shop.example.com; return 204; }}\n"
+    );
+    host.nginx.site("status", &site);
+    host.nginx.reload();
+    let newcomer = App::start();
+    host.drop_app("hello", HELLO, &newcomer);
+    let report = host.reload_ends(0, "activated");
+    let place = format!("{}:2", host.path("sites/status").display());
+    let warned = |warnings: &Value| {
+        let words = format!("`shop.example.com` is also written by hand, at {place}");
+        let warnings = warnings.as_array().unwrap().iter();
+        let about = warnings.filter(|it| it.as_str().is_some_and(|it| it.contains(&words)));
+        about.count()
+    };
+    assert_eq!(warned(&report["warnings"]), 1, "{report}");
+    assert_eq!(warned(&host.status()["warnings"]), 1);
+    for name in ["shop.example.com", "www.shop.example.com"] {
+        assert!(host.is_answered_by(name, &app), "{name}");
+    }
+    assert!(host.is_answered_by(HELLO, &newcomer));
+    // the daemon serves it on, too
+    let daemon = host.daemon();
+    host.drop_app("more", "more.example.com", &newcomer);
+    host.wait_for_serving("more");
+    assert!(host.is_answered_by("shop.example.com", &app));
+    assert!(daemon.log().contains(&place), "{}", daemon.log());
+    // and no other app gets it
+    host.drop_app("thief", "shop.example.com", &newcomer);
+    let (exit, report) = host.json(&["reload"]);
+    assert_eq!(exit, 3, "{report}");
+    assert!(reason(&report, "thief").contains("already"), "{report}");
+    assert!(host.is_answered_by("shop.example.com", &app));
+    assert_eq!(daemon.stop(), 0);
+}
+
+#[test]
 fn a_removed_owners_name_is_free_after_a_second_and_the_newcomer_is_served_by_itself() {
     let host = Host::with_settings("tls: off\n");
     let (first, second) = (App::start(), App::start());

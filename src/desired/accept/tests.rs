@@ -293,6 +293,28 @@ fn a_name_of_a_hand_written_site_is_refused_with_its_place() {
 }
 
 #[test]
+fn an_app_keeps_its_names_when_a_hand_written_site_gets_one_of_them_and_a_warning_says_so() {
+    let asks = [candidate("a", &["a.example", "byhand.example"], 1)];
+    let before = owners(&[("a", &["a.example", "byhand.example"])]);
+    let result = accepted(&asks, &before);
+    assert!(result.rejections.is_empty());
+    assert_eq!(result.owners, before);
+    let shared: Vec<String> = result.shared.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        shared,
+        [
+            "/etc/vhostd/vhosts.d/a.yml:5:3: `byhand.example` is also written by hand, \
+          at /etc/nginx/x:3: take it out of one of the two files"
+        ]
+    );
+    // nobody else gets it
+    let other = [candidate("b", &["byhand.example"], 9)];
+    let result = accepted(&other, &before);
+    assert_eq!(rejected(&result), [("b", false)]);
+    assert!(result.shared.is_empty());
+}
+
+#[test]
 fn a_new_name_under_a_hand_written_wildcard_is_refused_and_an_older_one_stays() {
     let asks = [candidate("a", &["new.wild.example"], 1)];
     let result = accepted(&asks, &Owners::default());
