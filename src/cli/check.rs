@@ -1,6 +1,6 @@
 //! `vhostd check`
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -15,7 +15,7 @@ use crate::reconcile::report::{Rejected, misnamed, rejected};
 use crate::settings::Settings;
 use crate::vhost::root::Worker;
 use crate::vhost::source::{self, Listing, VhostFile};
-use crate::vhost::{App, AppName};
+use crate::vhost::{App, AppName, ServerName};
 
 #[derive(Args, Debug)]
 pub(super) struct Check {
@@ -136,27 +136,24 @@ impl Findings {
             }
             Err(errors) => return self.reject(&file.app, errors),
         };
-        let mut others: Vec<(App, &VhostFile)> = directory
-            .iter()
-            .filter(|other| other.app != app.name)
-            .filter_map(|other| Some((parse_alone(other, settings, &self.worker).ok()?.0, other)))
-            .collect();
-        let sharing: Vec<AppName> = others
-            .iter()
-            .filter(|(other, _)| share_a_name(&app, other))
-            .map(|(other, _)| other.name.clone())
-            .collect();
-        let same_name = directory.iter().any(|other| other.app == app.name);
-        if let ([replaced], false) = (sharing.as_slice(), same_name) {
-            others.retain(|(other, _)| other.name != *replaced);
+        let (mut others, mut given) = (Vec::new(), given(settings));
+        for other in directory.iter().filter(|other| other.app != app.name) {
+            match parse_alone(other, settings, &self.worker) {
+                Ok((parsed, _)) => others.push(candidate(parsed, other)),
+                Err(_) => {
+                    given.silent.insert(other.app.clone(), other.path.clone());
+                }
+            }
         }
         let me = app.name.clone();
-        let mut candidates: Vec<_> = others
-            .into_iter()
-            .map(|(other, file)| candidate(other, file))
-            .collect();
-        candidates.push(candidate(app, &file));
-        let accepted = desired::accept(candidates, &given(settings));
+        if !directory.iter().any(|other| other.app == me)
+            && let Some(replaced) = replaced(&app, &others, &given)
+        {
+            others.retain(|other| other.app.name != replaced);
+            given.silent.remove(&replaced);
+        }
+        others.push(candidate(app, &file));
+        let accepted = desired::accept(others, &given);
         let mine = accepted
             .rejections
             .into_iter()
@@ -219,16 +216,23 @@ fn candidate(app: App, file: &VhostFile) -> Candidate {
     }
 }
 
-fn share_a_name(one: &App, other: &App) -> bool {
-    let names = |app: &App| -> Vec<String> {
-        let vhosts = app.vhosts.iter();
-        vhosts
-            .flat_map(|vhost| vhost.all_names())
-            .map(|name| name.value.to_string())
-            .collect()
-    };
-    let theirs = names(other);
-    names(one).iter().any(|name| theirs.contains(name))
+/// The only one of the directory that has a name of `app`; what does not parse has those that it owns.
+fn replaced(app: &App, others: &[Candidate], given: &Given) -> Option<AppName> {
+    let asked: BTreeSet<&ServerName> = names(app).collect();
+    let parsed = others.iter().map(|other| &other.app);
+    let parsed = parsed.filter(|other| names(other).any(|name| asked.contains(name)));
+    let owners = asked.iter().filter_map(|name| given.owners.owner(name));
+    let silent = owners.filter(|owner| given.silent.contains_key(*owner));
+    let sharing: BTreeSet<&AppName> = parsed.map(|other| &other.name).chain(silent).collect();
+    match sharing.len() {
+        1 => sharing.into_iter().next().cloned(),
+        _ => None,
+    }
+}
+
+fn names(app: &App) -> impl Iterator<Item = &ServerName> {
+    let vhosts = app.vhosts.iter();
+    vhosts.flat_map(|vhost| vhost.all_names().map(|name| &name.value))
 }
 
 /// `check` needs no privilege: where the owners cannot be read, files alone decide.

@@ -140,6 +140,31 @@ fn a_file_under_its_own_name_that_takes_anothers_name_is_a_conflict() {
 }
 
 #[test]
+fn a_file_that_wants_the_name_of_an_owner_that_is_broken_now_is_rejected_as_by_a_reload() {
+    let host = Host::new();
+    host.drop_file("owner.yml", &format!("{GOOD}tls: off\n"));
+    host.reload_ends(0, "activated");
+    // the owner is edited, and its last good version is not the newcomer's to take
+    host.drop_file("owner.yml", "server_name: [\n");
+    host.drop_file("new.yml", GOOD);
+    let place = host.path("vhosts.d/new.yml");
+    let check = host.vhostd(&["check", place.to_str().unwrap()]);
+    assert_eq!(check.status, 3, "{check:?}");
+    let words = format!(
+        "already belongs to owner ({}",
+        host.path("vhosts.d/owner.yml").display()
+    );
+    assert!(check.stderr.contains(&words), "{check:?}");
+    assert_eq!(host.json(&["reload"]).0, 3);
+    // what mends the owner is checked under any name
+    host.remove_file("new.yml");
+    let elsewhere = host.path("temp/.ansible_tmp_x1-source");
+    fs::write(&elsewhere, GOOD).unwrap();
+    let check = host.vhostd(&["check", elsewhere.to_str().unwrap()]);
+    assert_eq!(check.status, 0, "{check:?}");
+}
+
+#[test]
 fn standard_input_with_an_error_is_status_3_with_its_line() {
     let host = host();
     let check = from_standard_input(&host, "server_name: a.example.com\nroot: relative\n");
