@@ -19,6 +19,7 @@
 //! }
 //! ```
 
+mod error; // P what can be wrong with them, and the next step
 pub mod history; // W what was activated when, and whether it was proven
 pub mod manifest; // P what a generation was made from
 pub mod repair; // W what is missing or damaged → what served, or a refusal
@@ -31,7 +32,9 @@ use std::time::{Duration, Instant};
 
 use crate::atomic_file::{self, WriteError};
 use crate::nginx::{Accepted, Logs, Nginx, TestError};
-use crate::render::{self, RenderError, RenderedConfig, entry};
+use crate::render::{self, RenderedConfig, entry};
+
+pub use error::GenerationError;
 
 use history::History;
 use manifest::{FORMAT, Manifest};
@@ -74,52 +77,6 @@ pub struct Activation {
 #[derive(Clone, Debug)]
 pub struct ActiveGeneration {
     pub manifest: Manifest,
-}
-
-#[derive(Debug, thiserror::Error)]
-pub enum GenerationError {
-    #[error("read generation {number}: {why}")]
-    Damaged { number: u64, why: String },
-    #[error("find the active generation: {} is no symbolic link, and not vhostd's", .0.display())]
-    ForeignCurrent(PathBuf),
-    #[error("read the history in {}: {why}", path.display())]
-    History { path: PathBuf, why: String },
-    #[error("wait for the lock {}: another vhostd has held it for {} s", path.display(), waited.as_secs())]
-    Locked { path: PathBuf, waited: Duration },
-    #[error("find the active generation: {} {why}", path.display())]
-    LostCurrent { path: PathBuf, why: String },
-    #[error("read generation {0}: a newer vhostd wrote it")]
-    Newer(u64),
-    #[error("find the active generation: {} is missing", .0.display())]
-    NoCurrent(PathBuf),
-    #[error("read {}: {source}", path.display())]
-    Read {
-        path: PathBuf,
-        #[source]
-        source: io::Error,
-    },
-    #[error(transparent)]
-    Render(#[from] RenderError),
-    #[error(transparent)]
-    Write(#[from] WriteError),
-}
-
-impl GenerationError {
-    /// The next step.
-    pub fn hint(&self) -> Option<&'static str> {
-        match self {
-            Self::ForeignCurrent(_) => Some("move it away, then run `vhostd reload`"),
-            Self::Damaged { .. } | Self::History { .. } | Self::LostCurrent { .. } => {
-                Some("run `vhostd reload`, which repairs what it can")
-            }
-            Self::Newer(_) => Some("install the vhostd that wrote it"),
-            Self::NoCurrent(_) => Some("run `vhostd setup` first"),
-            Self::Read { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
-                Some("run it as root: what vhostd keeps is for root alone")
-            }
-            _ => None,
-        }
-    }
 }
 
 /// What `rollback` can return to, as the contract promises, and the generation 0 beside them.

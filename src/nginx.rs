@@ -256,7 +256,11 @@ impl HostNginx {
         footprint: &Footprint,
     ) -> Result<(Finished, Vec<PathBuf>), CandidateError> {
         let touched = footprint.touched();
-        if self.unprivileged.get().is_none() {
+        // what nginx would not read says nothing when a candidate is bound over it
+        let leads = |path: &Path| fs::canonicalize(path).ok();
+        let is_read =
+            leads(active).is_some_and(|path| leads(&self.state_dir.join("current")) == Some(path));
+        if is_read && self.unprivileged.get().is_none() {
             let start = || self.start_dump(&self.config);
             let scratch = self.scratch();
             match candidate::start_in_namespace(candidate, active, &scratch, &touched, start) {

@@ -177,7 +177,8 @@ impl LockedStore {
     }
 
     /// The newest generation that served and is as it was written; of those that nobody knows any
-    /// more whether they did, nginx must accept it now.
+    /// more whether they did, nginx must accept it now. Only where none is whole it is 0, which would
+    /// take down what serves.
     fn newest_good(&self, nginx: &dyn Nginx) -> Result<u64, GenerationError> {
         let (history, numbers) = (self.store.history()?, self.store.numbers()?);
         let newest_first = || numbers.iter().rev().copied().filter(|number| *number > 0);
@@ -188,16 +189,21 @@ impl LockedStore {
             }
         }
         let known = |number: &u64| history.returnable().any(|known| known == *number);
+        let mut refusal = None;
         for number in newest_first().filter(known) {
             if self.store.is_whole(number)? {
                 let path = self.store.path(number);
                 let logs = self.store.logs(&self.store.manifest(number)?);
-                if nginx.test(&path, &path, &logs).is_ok() {
-                    return Ok(number);
-                }
+                match nginx.test(&path, &path, &logs) {
+                    Ok(_) => return Ok(number),
+                    Err(source) => refusal.get_or_insert(GenerationError::NoneAccepted {
+                        number,
+                        source: Box::new(source),
+                    }),
+                };
             }
         }
-        Ok(0)
+        refusal.map_or(Ok(0), Err)
     }
 
     /// Every generation that is there may have served: each is kept, and none is called proven.

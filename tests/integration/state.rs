@@ -2,6 +2,7 @@
 //! nothing is removed and nothing untested is served on a guess.
 
 mod disk;
+mod lost;
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -1,0 +1,49 @@
+//! What is lost together: nothing tells which generations served, or whose names were.
+
+use std::fs;
+
+use serde_json::Value;
+
+use super::{assert_serves, relink, three_generations};
+
+#[test]
+fn where_the_history_is_lost_with_current_the_newest_generation_that_nginx_accepts_serves() {
+    for dangling in [false, true] {
+        let (host, app) = three_generations();
+        fs::remove_file(host.path("state/history.json")).unwrap();
+        match dangling {
+            true => relink(&host, "generations/7"),
+            false => fs::remove_file(host.path("state/current")).unwrap(),
+        }
+        let (exit, report) = host.json(&["reload"]);
+        assert_eq!(exit, 0, "{report}");
+        let warnings = report["warnings"].to_string();
+        assert!(
+            warnings.contains("`current` is generation 3 again"),
+            "{warnings}"
+        );
+        assert_serves(&host, &app);
+    }
+}
+
+#[test]
+fn where_nginx_accepts_none_because_of_a_hand_written_file_nothing_is_taken_down() {
+    let (host, app) = three_generations();
+    let current = host.path("state/current");
+    fs::remove_file(host.path("state/history.json")).unwrap();
+    fs::remove_file(&current).unwrap();
+    host.nginx.site("blog", "server {\n nonsense on;\n}\n");
+    for _ in 0..2 {
+        let ended = host.vhostd(&["reload"]);
+        assert_eq!(ended.status, 1, "{ended:?}");
+        for words in ["sites/blog:2", "nonsense", "generation 3", "vhostd reload"] {
+            assert!(ended.stderr.contains(words), "{words}: {ended:?}");
+        }
+        assert!(!current.exists(), "{ended:?}");
+    }
+    fs::remove_file(host.path("sites/blog")).unwrap();
+    let (exit, report): (i32, Value) = host.json(&["reload"]);
+    assert_eq!(exit, 0, "{report}");
+    assert_eq!(host.active(), 3, "{report}");
+    assert_serves(&host, &app);
+}
