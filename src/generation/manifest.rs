@@ -66,9 +66,19 @@ pub struct ServedName {
 impl ServedName {
     /// What a client says for `name`; of a wildcard, one of the names that it covers.
     pub fn host(name: &ServerName) -> String {
-        name.as_str().replacen('*', "vhostd-probe", 1)
+        name.as_str().replacen('*', BELOW_A_WILDCARD, 1)
+    }
+
+    /// The name that [`Self::host`] was made from.
+    fn name(&self) -> Option<ServerName> {
+        match self.host.split_once('.') {
+            Some((BELOW_A_WILDCARD, zone)) => format!("*.{zone}").parse().ok(),
+            _ => self.host.parse().ok(),
+        }
     }
 }
+
+const BELOW_A_WILDCARD: &str = "vhostd-probe";
 
 /// Why a generation was made.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -121,6 +131,39 @@ impl Manifest {
             certificates: Vec::new(),
             logs: Vec::new(),
             survey,
+        }
+    }
+
+    /// The names that it serves, and for whom: whatever becomes of the text that asked for them.
+    pub fn owned(&self) -> impl Iterator<Item = (ServerName, &AppName)> {
+        let names = self.names.iter();
+        names.filter_map(|served| Some((served.name()?, served.vhost.app())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vhost::VhostName;
+
+    #[test]
+    fn the_name_that_is_asked_for_tells_the_name_that_is_served() {
+        let app = "a".parse().unwrap();
+        for name in [
+            "a.example",
+            "*.a.example",
+            "vhostd-probes.example",
+            "192.0.2.1",
+            "[2001:db8::1]",
+        ] {
+            let name: ServerName = name.parse().unwrap();
+            let served = ServedName {
+                vhost: VhostName::only(&app),
+                host: ServedName::host(&name),
+                leaf: None,
+                config: String::new(),
+            };
+            assert_eq!(served.name(), Some(name));
         }
     }
 }

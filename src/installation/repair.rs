@@ -18,7 +18,6 @@ use crate::generation::{GenerationError, LockedStore};
 use crate::nginx::dump::Survey;
 use crate::reconcile::pin::{Pin, PinError};
 use crate::vhost::source::{self, SourceError};
-use crate::vhost::{AppName, ServerName, parse};
 
 /// What could not be repaired without a guess.
 #[derive(Debug, thiserror::Error)]
@@ -110,7 +109,9 @@ impl Installation {
             };
             // what a rollback serves says nothing about who owns it
             if manifest.reason != Reason::Rollback {
-                self.claim(&manifest, &mut owners);
+                for (name, app) in manifest.owned() {
+                    owners.entry(name).or_insert_with(|| app.clone());
+                }
             }
         }
         let count = owners.len();
@@ -119,26 +120,6 @@ impl Installation {
         Ok(Some(format!(
             "failed to {error}; {count} names are their owners' again, by the generations that are there"
         )))
-    }
-
-    fn claim(&self, manifest: &Manifest, owners: &mut BTreeMap<ServerName, AppName>) {
-        let settings = &self.settings;
-        for (name, source) in &manifest.apps {
-            let app = parse::parse(
-                name,
-                &source.file,
-                &source.text,
-                &settings.roots,
-                settings.tls,
-            );
-            for vhost in app.iter().flat_map(|app| &app.vhosts) {
-                for claimed in vhost.all_names() {
-                    owners
-                        .entry(claimed.value.clone())
-                        .or_insert_with(|| name.clone());
-                }
-            }
-        }
     }
 
     /// A rollback holds until a file changes or somebody reloads. Of which generation it was is what

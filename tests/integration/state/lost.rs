@@ -4,6 +4,8 @@ use std::fs;
 
 use serde_json::Value;
 
+use super::super::support::app::App;
+use super::super::support::host::Host;
 use super::{assert_serves, relink, three_generations};
 
 #[test]
@@ -46,4 +48,36 @@ fn where_nginx_accepts_none_because_of_a_hand_written_file_nothing_is_taken_down
     assert_eq!(exit, 0, "{report}");
     assert_eq!(host.active(), 3, "{report}");
     assert_serves(&host, &app);
+}
+
+#[test]
+fn with_lost_owners_the_names_of_an_app_that_no_setting_allows_any_more_are_its_own_all_the_same() {
+    let host = Host::with_settings("tls: off\n");
+    let root = host.page("site", "hello");
+    let text = |name: &str| format!("server_name: {name}\nroot: {}\n", root.display());
+    host.drop_file("site.yml", &text("hello.example.com"));
+    host.drop_file("zone.yml", &text("\"*.zone.example.com\""));
+    host.reload_ends(0, "activated");
+    // its root is not allowed any more, its owners are lost, and somebody else wants its names
+    let settings = fs::read_to_string(host.path("vhostd.yml")).unwrap();
+    let roots = |name: &str| format!("roots: [{}]", host.path(name).display());
+    fs::create_dir(host.path("other")).unwrap();
+    let others = settings.replace(&roots("srv"), &roots("other"));
+    assert_ne!(others, settings);
+    fs::write(host.path("vhostd.yml"), others).unwrap();
+    fs::remove_file(host.path("state/owners.json")).unwrap();
+    let newcomer = App::start();
+    host.drop_app("aaa", "hello.example.com", &newcomer);
+    host.drop_app("bbb", "deep.zone.example.com", &newcomer);
+    let (exit, report) = host.json(&["reload"]);
+    assert_eq!(exit, 3, "{report}");
+    let rejected = report["rejected"].to_string();
+    for owner in ["belongs to site", "belongs to zone"] {
+        assert!(rejected.contains(owner), "{owner}: {report}");
+    }
+    assert!(
+        report["warnings"].to_string().contains("2 names"),
+        "{report}"
+    );
+    assert_eq!(newcomer.connections(), 0);
 }
