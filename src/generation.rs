@@ -172,6 +172,19 @@ impl GenerationStore {
         }
     }
 
+    /// As [`Self::manifest`], of a generation that is not active: nothing repairs it.
+    pub fn earlier_manifest(&self, number: u64) -> Result<Manifest, GenerationError> {
+        self.manifest(number).map_err(|error| match error {
+            GenerationError::Damaged { .. } | GenerationError::Newer(_) => {
+                GenerationError::Unreturnable {
+                    path: self.path(number),
+                    source: Box::new(error),
+                }
+            }
+            error => error,
+        })
+    }
+
     /// As [`Self::manifest`]; `None` where it is not what was written.
     pub fn manifest_if_good(&self, number: u64) -> Result<Option<Manifest>, GenerationError> {
         match self.manifest(number) {

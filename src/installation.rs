@@ -280,7 +280,8 @@ impl Installation {
         self.settings.state_dir.join("owners.json")
     }
 
-    /// Removes certificates and placeholders that neither a vhost nor a kept generation needs. Call it under the lock of the generations.
+    /// Removes certificates and placeholders that neither a vhost nor a kept generation needs; none
+    /// while a generation does not tell what it needs. Call it under the lock of the generations.
     pub fn prune_certificates(
         &self,
         wanted: &[WantedCertificate],
@@ -288,7 +289,7 @@ impl Installation {
     ) -> Result<(), PruneError> {
         let mut keep = BTreeSet::new();
         for number in self.generations.numbers()? {
-            keep.extend(self.generations.manifest(number)?.certificates);
+            keep.extend(self.generations.earlier_manifest(number)?.certificates);
         }
         let mut names: BTreeSet<CertificateName> =
             wanted.iter().map(|wanted| wanted.name.clone()).collect();

@@ -256,7 +256,7 @@ pub fn roll_back_to<'a>(
     if number == 0 || !installation.generations.numbers()?.contains(&number) {
         return Err(ReconcileError::NoSuchGeneration(number));
     }
-    let manifest = installation.generations.manifest(number)?;
+    let manifest = installation.generations.earlier_manifest(number)?;
     let files = crate::vhost::source::read(&installation.settings.vhosts_dir)?.files;
     let mut intent = Intent::of_generation(&manifest, &installation.settings);
     let pin = Pin::new(number, &files);

@@ -40,6 +40,13 @@ pub enum GenerationError {
     },
     #[error(transparent)]
     Render(#[from] RenderError),
+    #[error("{source}; nothing can return to it: remove {}", path.display())]
+    Unreturnable {
+        /// Of the generation.
+        path: PathBuf,
+        #[source]
+        source: Box<GenerationError>,
+    },
     #[error(transparent)]
     Write(#[from] WriteError),
 }

@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::super::support::app::App;
 use super::super::support::host::Host;
+use super::super::support::wait_for;
 use super::{assert_serves, relink, three_generations};
 
 #[test]
@@ -80,4 +81,34 @@ fn with_lost_owners_the_names_of_an_app_that_no_setting_allows_any_more_are_its_
         "{report}"
     );
     assert_eq!(newcomer.connections(), 0);
+}
+
+#[test]
+fn an_earlier_generation_that_cannot_be_read_is_named_with_the_directory_to_remove() {
+    let (host, app) = three_generations();
+    let first = host.path("state/generations/1");
+    let manifest = first.join("manifest.json");
+    let text = fs::read_to_string(&manifest).unwrap();
+    let newer = text.replace("\"format\": 1", "\"format\": 999");
+    assert_ne!(newer, text);
+    let words = format!("nothing can return to it: remove {}", first.display());
+    for unreadable in [&text[..text.len() / 2], &newer] {
+        fs::write(&manifest, unreadable).unwrap();
+        let rollback = host.vhostd(&["rollback", "1"]);
+        assert_eq!(rollback.status, 1, "{rollback:?}");
+        assert!(rollback.stderr.contains(&words), "{rollback:?}");
+        assert!(!rollback.stderr.contains("vhostd reload"), "{rollback:?}");
+        let daemon = host.daemon();
+        wait_for("the hint in the log", || {
+            daemon.log().contains(&words).then_some(())
+        });
+        assert_eq!(daemon.stop(), 0);
+    }
+    assert_serves(&host, &app);
+    fs::remove_dir_all(&first).unwrap();
+    let daemon = host.daemon();
+    host.drop_app("more", "more.example.com", &app);
+    host.wait_for_serving("more");
+    assert!(!daemon.log().contains("tidy up"), "{}", daemon.log());
+    assert_eq!(daemon.stop(), 0);
 }
