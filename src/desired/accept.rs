@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
-use super::suffix;
+use super::suffix::{self, Shared};
 use crate::diagnostic::{Diagnostic, Located, Position};
 use crate::vhost::{App, AppName, ServerName, VhostSpec};
 
@@ -352,9 +352,14 @@ impl<'a> Contest<'a> {
             let reason = format!("`{name}` is already served by {place}");
             return Some(diagnostic(claim, reason, HAND_WRITTEN_HINT));
         }
-        if suffix::is_shared(name) {
-            let reason = format!("`{name}` is a public suffix: nobody owns all that is below it");
-            return Some(diagnostic(claim, reason, SUFFIX_HINT));
+        if let Some(shared) = suffix::shared(name) {
+            let (reason, hint) = match shared {
+                Shared::Below => ("nobody owns all that is below it", BELOW_HINT),
+                Shared::Registry => ("names are registered below it", REGISTRY_HINT),
+            };
+            let suffix = name.as_str().trim_start_matches("*.");
+            let reason = format!("`{suffix}` is a public suffix: {reason}");
+            return Some(diagnostic(claim, reason, hint));
         }
         let above = wildcards_above(name.as_str()).filter_map(|text| text.parse().ok());
         let (wildcard, place) = above
@@ -436,8 +441,10 @@ fn diagnostic(claim: Claim<'_>, reason: String, hint: &str) -> Diagnostic {
 const OWNER_HINT: &str = "a name has one owner: take it out of one of the two files";
 const HAND_WRITTEN_HINT: &str =
     "take it out of that file, which vhostd does not touch, or out of this one";
-const SUFFIX_HINT: &str =
+const BELOW_HINT: &str =
     "write the names below it, each; who runs the suffix itself writes that site by hand";
+const REGISTRY_HINT: &str =
+    "write the name that you have below it; who runs the suffix itself writes that site by hand";
 
 #[cfg(test)]
 mod tests;

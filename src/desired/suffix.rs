@@ -1,47 +1,93 @@
-//! P: names that many share: `co.uk`, `github.io` (publicsuffix.org, both of its sections).
+//! P: names that many share: `co.uk`, everything below `github.io` (publicsuffix.org).
 
-use psl::{List, Psl};
+use psl::{List, Psl, Type};
 
 use crate::vhost::ServerName;
 
-/// Whether `name` is a public suffix, or the wildcard for everything directly below one: nobody can
-/// own that, and it would take what others have there.
-pub(super) fn is_shared(name: &ServerName) -> bool {
+/// What speaks against a name.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Shared {
+    /// The wildcard for everything directly below a suffix of either section: it would take what
+    /// others have there.
+    Below,
+    /// A suffix under which a registry sells names. One of the private section is, as an exact name,
+    /// a host like any other: a hosting company gives it to one customer, and it takes nothing that is
+    /// below it.
+    Registry,
+}
+
+/// RFC 8375: everybody's own, at home.
+const HOME: &str = "home.arpa";
+
+pub(super) fn shared(name: &ServerName) -> Option<Shared> {
     if name.is_address() {
-        return false;
+        return None;
     }
     let text = name.as_str();
     let zone = text.strip_prefix("*.").unwrap_or(text);
     // the list reads labels from the right; of a top level that it does not know, the last one is
     // the suffix, which is no name of ours
-    List.find(zone.rsplit('.').map(str::as_bytes)).len == zone.len()
+    let found = List.find(zone.rsplit('.').map(str::as_bytes));
+    if zone == HOME || found.len != zone.len() {
+        return None;
+    }
+    match name.is_wildcard() {
+        true => Some(Shared::Below),
+        false => (found.typ == Some(Type::Icann)).then_some(Shared::Registry),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn shared(name: &str) -> bool {
-        is_shared(&name.parse().unwrap())
+    fn of(name: &str) -> Option<Shared> {
+        shared(&name.parse().unwrap())
     }
 
     #[test]
-    fn a_public_suffix_and_the_wildcard_directly_below_it_are_shared() {
+    fn the_wildcard_directly_below_a_public_suffix_of_either_section_is_shared() {
         for name in [
-            "co.uk",
             "*.co.uk",
-            "github.io",
             "*.github.io",
             "*.duckdns.org",
+            "*.anything.ck",
+            "*.xn--55qx5d.cn",
+            // `*.compute-1.amazonaws.com`, `*.vps.myjino.ru`
+            "*.ec2-1-2-3-4.compute-1.amazonaws.com",
+            "*.site.vps.myjino.ru",
+        ] {
+            assert_eq!(of(name), Some(Shared::Below), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_a_registry_sells_names_under_is_shared() {
+        for name in [
+            "co.uk",
             // `*.ck`: every name below `ck`
             "anything.ck",
-            "*.anything.ck",
-            // a suffix in another script, either way
+            // a suffix in another script
             "公司.cn",
-            "*.xn--55qx5d.cn",
             "CO.UK",
         ] {
-            assert!(shared(name), "{name}");
+            assert_eq!(of(name), Some(Shared::Registry), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_host_that_a_hosting_company_gives_to_one_customer_is_not() {
+        for name in [
+            "ec2-1-2-3-4.compute-1.amazonaws.com",
+            "site.vps.myjino.ru",
+            "me.github.io",
+            "github.io",
+            "home.arpa",
+            "nas.home.arpa",
+            "*.home.arpa",
+            "*.nas.home.arpa",
+        ] {
+            assert_eq!(of(name), None, "{name}");
         }
     }
 
@@ -66,7 +112,7 @@ mod tests {
             "192.0.2.1",
             "[2001:db8::1]",
         ] {
-            assert!(!shared(name), "{name}");
+            assert_eq!(of(name), None, "{name}");
         }
     }
 }

@@ -155,6 +155,9 @@ fn a_public_suffix_is_nobodys_and_private_zones_are_free() {
         ("c", "a.localhost"),
         ("d", "\"*.zone.internal\""),
         ("e", "\"*.example.co.uk\""),
+        // of the list's private section: a host like any other
+        ("f", "ec2-192-0-2-1.compute-1.amazonaws.com"),
+        ("g", "home.arpa"),
     ] {
         host.drop_app(name, server_name, &app);
     }
@@ -176,6 +179,8 @@ fn a_public_suffix_is_nobodys_and_private_zones_are_free() {
         "a.localhost",
         "y.zone.internal",
         "y.example.co.uk",
+        "ec2-192-0-2-1.compute-1.amazonaws.com",
+        "home.arpa",
     ] {
         assert!(host.is_answered_by(name, &app), "{name}");
     }
