@@ -360,11 +360,13 @@ fn an_owner_that_no_version_of_can_be_served_keeps_its_names_for_the_day_it_is_m
     fs::write(host.path("vhostd.yml"), elsewhere).unwrap();
     let second = App::start();
     host.drop_app("aaa", HELLO, &second);
-    let report = host.reload_ends(3, "activated");
+    let (exit, report) = host.json(&["reload"]);
+    assert_eq!(exit, 3, "{report}");
     let told = reason(&report, "aaa");
     assert!(told.contains("owner.yml, which is rejected now"), "{told}");
     fs::write(host.path("vhostd.yml"), settings).unwrap();
-    let report = host.reload_ends(3, "activated");
+    let (exit, report) = host.json(&["reload"]);
+    assert_eq!(exit, 3, "{report}");
     assert!(reason(&report, "aaa").contains("owner.yml:1"), "{report}");
     assert_eq!(host.plain(HELLO).unwrap().1, "hello");
     assert_eq!(second.connections(), 0);
