@@ -9,7 +9,7 @@ INSTALL ?= install
 
 BUILD_NEEDS := gcc:gcc /usr/include/stdlib.h:libc6-dev
 RUN_NEEDS := nginx:nginx
-TEST_NEEDS := pebble:pebble cmp:diffutils g++:g++ git:git ip:iproute2 /bin/kill:procps mkfs.ext4:e2fsprogs mount:mount rsync:rsync strace:strace vim:vim
+TEST_NEEDS := pebble:pebble cmp:diffutils g++:g++ git:git ip:iproute2 /bin/kill:procps mkfs.ext4:e2fsprogs mount:mount perl:perl-base rsync:rsync strace:strace vim:vim
 
 .PHONY: help demo test bench build install
 

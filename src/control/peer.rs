@@ -30,22 +30,25 @@ pub(super) fn is_stranger(stream: &UnixStream, group: Option<u32>) -> bool {
     let Some(group) = group else {
         return true;
     };
-    // of further groups only /proc tells; where it does not, the file mode has decided
+    // SO_PEERCRED tells no further groups, and who connected may have handed the socket on and ended
     peer.gid() != group
-        && peer
+        && !peer
             .pid()
-            .and_then(groups)
-            .is_some_and(|all| !all.contains(&group))
+            .is_some_and(|pid| is_member(pid, peer.uid(), group))
 }
 
-/// proc(5): the supplementary groups of a process.
-fn groups(pid: i32) -> Option<Vec<u32>> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("Groups:"))?;
-    let groups = line.split_whitespace().map(str::parse);
-    groups.collect::<Result<_, _>>().ok()
+/// proc(5): whether the process is still `uid`'s, and has the supplementary `group`.
+fn is_member(pid: i32, uid: u32, group: u32) -> bool {
+    let Ok(status) = fs::read_to_string(format!("/proc/{pid}/status")) else {
+        return false;
+    };
+    let numbers = |key| {
+        let line = status.lines().find_map(|line| line.strip_prefix(key));
+        let words = line.unwrap_or_default().split_whitespace();
+        words.map(str::parse::<u32>)
+    };
+    // real, effective, saved; the number may be another process's by now
+    numbers("Uid:").nth(1) == Some(Ok(uid)) && numbers("Groups:").any(|it| it == Ok(group))
 }
 
 /// All connections, by age.
@@ -143,5 +146,73 @@ impl Drop for Peer {
         let mut all = self.peers.lock();
         all.waiting.remove(&self.id);
         all.answered.remove(&self.id);
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::Path;
+    use std::process::{Child, Command, Stdio};
+
+    use tokio::net::UnixListener;
+
+    use super::*;
+
+    /// Of nobody that we are.
+    const GROUP: u32 = 4242;
+
+    /// A process of user and group 65534 that runs `script` until its input ends.
+    fn connecting(socket: &Path, groups: &str, script: &str) -> Child {
+        let connect = "use Socket; socket(S, PF_UNIX, SOCK_STREAM, 0) or die; \
+                       connect(S, pack_sockaddr_un($ARGV[0])) or die $!;";
+        Command::new("setpriv")
+            .args(["--reuid=65534", "--regid=65534", groups, "perl", "-e"])
+            .arg(format!("{connect} {script}"))
+            .arg(socket)
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap()
+    }
+
+    async fn accepted(listener: &UnixListener) -> UnixStream {
+        let accepted = tokio::time::timeout(Duration::from_secs(60), listener.accept());
+        accepted.await.unwrap().unwrap().0
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn members_are_no_strangers_and_a_peer_whose_groups_nobody_can_tell_is_one() {
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("skipped: only root can be somebody else");
+            return;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let open = |path: &Path| fs::set_permissions(path, fs::Permissions::from_mode(0o777));
+        open(directory.path()).unwrap();
+        let socket = directory.path().join("control.sock");
+        let listener = UnixListener::bind(&socket).unwrap();
+        open(&socket).unwrap();
+        let member = format!("--groups=7,{GROUP}");
+        for (groups, of, stranger) in [
+            (member.as_str(), Some(GROUP), false),
+            (&member, Some(GROUP + 1), true),
+            (&member, None, true),
+            ("--clear-groups", Some(65534), false),
+            ("--clear-groups", Some(GROUP), true),
+        ] {
+            let mut child = connecting(&socket, groups, "<STDIN>");
+            let stream = accepted(&listener).await;
+            assert_eq!(is_stranger(&stream, of), stranger, "{groups} of {of:?}");
+            drop(child.stdin.take());
+            child.wait().unwrap();
+        }
+        // its own child has the socket, and goes on
+        let mut ended = connecting(&socket, "--clear-groups", "fork or <STDIN>");
+        let stream = accepted(&listener).await;
+        let input = ended.stdin.take();
+        assert!(ended.wait().unwrap().success());
+        assert!(is_stranger(&stream, Some(GROUP)));
+        drop(input);
     }
 }
