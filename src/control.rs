@@ -16,6 +16,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
+use self::peer::Work;
 use crate::installation::Installation;
 use crate::reconcile::report::{Report, Step};
 
@@ -138,11 +139,15 @@ pub struct Call {
 
 /// Sends lines to whoever asked. A caller that has gone away is no error: the work goes on.
 #[derive(Clone, Debug)]
-pub struct Answer(mpsc::UnboundedSender<Line>);
+pub struct Answer {
+    lines: mpsc::UnboundedSender<Line>,
+    /// Done when the last of these is dropped, read or not.
+    _work: Arc<Work>,
+}
 
 impl Answer {
     pub fn send(&self, line: Line) {
-        let _ = self.0.send(line);
+        let _ = self.lines.send(line);
     }
 
     pub fn fail(&self, message: impl Into<String>, hint: Option<String>, exit: u8) {

@@ -6,9 +6,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::{Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
+use tokio::time::Instant;
 
 use super::{Failure, Line, Question, Request};
 
@@ -64,7 +67,7 @@ pub async fn look<T: DeserializeOwned>(
         return Ok(None);
     };
     let (status, body) = answered?;
-    if status == hyper::StatusCode::NOT_FOUND {
+    if status == StatusCode::NOT_FOUND {
         return Ok(None);
     }
     Ok(match serde_json::from_slice(&body) {
@@ -78,11 +81,36 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 type Message = hyper::Request<Full<Bytes>>;
 
+/// Where too many others are being answered, or the daemon is stopping, again and again for a
+/// while.
+const CROWDED: Duration = Duration::from_secs(10);
+const PAUSE: Duration = Duration::from_millis(200);
+
 async fn send(
+    mut stream: UnixStream,
+    path: &Path,
+    message: Message,
+) -> Result<Response<Incoming>, ControlError> {
+    let begin = Instant::now();
+    loop {
+        let response = send_once(stream, path, message.clone()).await?;
+        let crowded = response.status() == StatusCode::SERVICE_UNAVAILABLE;
+        if !crowded || begin.elapsed() > CROWDED {
+            return Ok(response);
+        }
+        tokio::time::sleep(PAUSE).await;
+        stream = match connect(path).await {
+            Ok(Some(stream)) => stream,
+            _ => return Ok(response),
+        };
+    }
+}
+
+async fn send_once(
     stream: UnixStream,
     path: &Path,
     message: Message,
-) -> Result<hyper::Response<hyper::body::Incoming>, ControlError> {
+) -> Result<Response<Incoming>, ControlError> {
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await
         .map_err(|error| talk_failed(path)(error.to_string()))?;
@@ -113,7 +141,7 @@ pub async fn ask(
         .body(Full::new(Bytes::from(body)))
         .map_err(|error| failed(error.to_string()))?;
     let response = send(stream, path, message).await?;
-    if response.status() == hyper::StatusCode::NOT_FOUND {
+    if response.status() == StatusCode::NOT_FOUND {
         return Err(ControlError::OtherVersion);
     }
     let (mut body, mut text, mut ended) = (response.into_body(), Vec::new(), false);

@@ -62,6 +62,13 @@ struct Connections {
     answered: BTreeMap<u64, watch::Sender<Option<Instant>>>,
 }
 
+/// Work for one connection; when it is dropped, the peer has to read its answer in time.
+#[derive(Debug)]
+pub(super) struct Work {
+    id: u64,
+    peers: Arc<Peers>,
+}
+
 /// One connection; dropping it forgets it.
 #[derive(Debug)]
 pub(super) struct Peer {
@@ -108,6 +115,14 @@ impl Peers {
         room
     }
 
+    /// What `id` has asked for takes as long as this lives.
+    pub(super) fn work(self: &Arc<Self>, id: u64) -> Work {
+        Work {
+            id,
+            peers: Arc::clone(self),
+        }
+    }
+
     /// There is nothing more to do for `id` than that it reads its answer.
     pub(super) fn is_answered(&self, id: u64) {
         let all = self.lock();
@@ -138,6 +153,12 @@ impl Peer {
                 return;
             }
         }
+    }
+}
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        self.peers.is_answered(self.id);
     }
 }
 

@@ -249,7 +249,10 @@ impl Desk {
             return crowded();
         }
         let (sender, lines) = mpsc::unbounded_channel();
-        let answer = Answer(sender);
+        let answer = Answer {
+            lines: sender,
+            _work: Arc::new(self.peers.work(id)),
+        };
         match self.calls.send(Call { request, answer }) {
             Ok(()) => response(StatusCode::OK, Lines::Stream(lines)),
             Err(_) => refusal(
@@ -331,20 +334,4 @@ impl Body for Lines {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test(flavor = "current_thread")]
-    async fn of_daemons_that_start_at_once_on_what_an_earlier_one_left_one_listens() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("vhostd.sock");
-        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
-        let bind = || ControlSocket::bind(&path);
-        let (a, b, c) = tokio::join!(bind(), bind(), bind());
-        let bound = [&a, &b, &c].iter().filter(|it| it.is_ok()).count();
-        assert_eq!(bound, 1, "{a:?} {b:?} {c:?}");
-        assert!(UnixStream::connect(&path).await.is_ok());
-        drop((a, b, c));
-        assert!(bind().await.is_ok());
-    }
-}
+mod tests;
