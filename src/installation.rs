@@ -20,7 +20,6 @@ use crate::desired::{CertificateFiles, Features, Owners, Probe, RESERVED_NAME};
 use crate::generation::{GenerationError, GenerationStore};
 use crate::nginx::dump::Survey;
 use crate::nginx::features::{ProbeFeaturesError, binary_version, features};
-use crate::nginx::lone_block::CertificateTrial;
 use crate::nginx::process::NoMaster;
 use crate::nginx::{self, HostNginx, LocateError, Logs, Nginx};
 use crate::render::{TemplateError, Templates};
@@ -144,9 +143,7 @@ impl Installation {
         atomic_file::create_directory(&nginx::scratch(state), 0o700)?;
         let probe_secret = probe_secret(state)?;
         let host_nginx = HostNginx::locate(&settings.nginx, state, &probe_secret)?;
-        let judge = CertificateTrial {
-            binary: host_nginx.binary.clone(),
-        };
+        let judge = host_nginx.certificate_trial();
         let installation = Self {
             host_nginx,
             certificates: CertificateStore::with_judge(state, Some(Arc::new(judge))),

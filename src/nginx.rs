@@ -34,6 +34,7 @@ use command::{CommandError, Finished, Running};
 use dump::Survey;
 use error_log::{Mark, Verdict};
 use footprint::{Footprint, Roots};
+use lone_block::CertificateTrial;
 use probe::{Answer, ProbeError, Prober, Question};
 use process::{Identity, Master, NoMaster, Workers};
 pub use trial::{Trial, scratch};
@@ -173,6 +174,13 @@ impl HostNginx {
             unprivileged: OnceLock::new(),
             unwalled: OnceLock::new(),
         })
+    }
+
+    pub fn certificate_trial(&self) -> CertificateTrial {
+        CertificateTrial {
+            binary: self.binary.clone(),
+            temp_paths: self.built.temp_paths.clone(),
+        }
     }
 
     /// The verified master's process id, where it runs.
