@@ -1,9 +1,11 @@
 //! P: what is wrong with a file, where, and what to do about it.
 
 use std::fmt;
+use std::io;
 use std::path::PathBuf;
 use std::string::FromUtf8Error;
 
+use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
 /// One thing that is wrong with a vhost file or with the settings.
@@ -73,6 +75,18 @@ pub fn printable(text: &str) -> String {
         .collect()
 }
 
+/// What went wrong with a file, in the system's words and as a fragment: `permission denied`.
+pub fn fault(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        // its kind may be "uncategorized"
+        Some(code) => match Errno::from_raw(code) {
+            Errno::EIO => "I/O error".to_owned(),
+            errno => errno.desc().to_lowercase(),
+        },
+        None => error.to_string(),
+    }
+}
+
 /// Neither seen nor a line feed or a tab: control characters, byte order marks, interlinear and
 /// bidirectional controls.
 pub fn is_unprintable(c: char) -> bool {
@@ -122,6 +136,19 @@ pub struct Located<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn whatever_fails_with_a_file_has_words() {
+        for (errno, words) in [
+            (Errno::EACCES, "permission denied"),
+            (Errno::EIO, "I/O error"),
+            (Errno::EISDIR, "is a directory"),
+            (Errno::EMFILE, "too many open files"),
+        ] {
+            assert_eq!(fault(&errno.into()), words);
+        }
+        assert_eq!(fault(&io::Error::other("odd")), "odd");
+    }
 
     #[test]
     fn nothing_that_is_quoted_makes_a_line_or_a_colour_of_its_own() {

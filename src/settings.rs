@@ -7,7 +7,7 @@ use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use crate::diagnostic::{Diagnostic, Position};
+use crate::diagnostic::{Diagnostic, Position, fault};
 use crate::vhost::TlsMode;
 
 /// `vhostd.yml`, every key with its default (contract: docs/settings.md).
@@ -142,7 +142,7 @@ impl Settings {
             Err(error) => {
                 let why = match error.kind() {
                     io::ErrorKind::NotFound => "there is no such file".into(),
-                    other => other.to_string(),
+                    _ => fault(&error),
                 };
                 let reason = format!("the settings cannot be read: {why}");
                 Err(vec![Diagnostic::new(path, reason)])

@@ -13,7 +13,7 @@ pub use worker::Worker;
 
 use super::path::is_below;
 use super::{App, RootDir};
-use crate::diagnostic::Diagnostic;
+use crate::diagnostic::{Diagnostic, fault};
 
 /// What [`inspect`] found about an app's roots.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -56,7 +56,7 @@ fn inspect_one(
             return;
         }
         Err(error) => {
-            let reason = format!("the root leads nowhere: {}", error.kind());
+            let reason = format!("the root leads nowhere: {}", fault(&error));
             findings.errors.push(
                 about(reason).hint("a symbolic link on the way has no target: create it first"),
             );

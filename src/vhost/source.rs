@@ -13,7 +13,7 @@ use nix::fcntl::OFlag;
 use time::OffsetDateTime;
 
 use super::AppName;
-use crate::diagnostic::{Diagnostic, Position, printable};
+use crate::diagnostic::{Diagnostic, Position, fault, printable};
 
 /// One vhost file as it is written.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -170,7 +170,7 @@ fn refusal(path: &Path, error: &io::Error) -> Diagnostic {
         Some(code) if code == nix::errno::Errno::ENXIO as i32 => {
             Diagnostic::new(path, "not a regular file")
         }
-        _ => Diagnostic::new(path, format!("cannot be opened: {}", error.kind())),
+        _ => Diagnostic::new(path, format!("cannot be opened: {}", fault(error))),
     }
 }
 
@@ -181,7 +181,7 @@ fn symbolic_link(path: &Path) -> Diagnostic {
 
 fn read_opened(path: &Path, file: &File) -> (Result<String, Diagnostic>, OffsetDateTime) {
     let unreadable =
-        |error: io::Error| Diagnostic::new(path, format!("cannot be read: {}", error.kind()));
+        |error: io::Error| Diagnostic::new(path, format!("cannot be read: {}", fault(&error)));
     let before = match file.metadata() {
         Ok(metadata) => metadata,
         Err(error) => return (Err(unreadable(error)), OffsetDateTime::UNIX_EPOCH),
