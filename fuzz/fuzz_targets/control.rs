@@ -41,28 +41,40 @@ async fn conversation(bytes: &[u8]) {
         assert!(answer.is_empty() || answer.starts_with(b"HTTP/1."));
         assert!(answer.len() <= 64 * 1024 + 1024 * bytes.len());
     };
-    tokio::join!(control::converse(server, sender, |_| Ok("{}".into())), daemon, peer);
+    tokio::join!(
+        control::converse(server, sender, |_| Ok("{}".into())),
+        daemon,
+        peer
+    );
 }
 
 /// Whether `bytes` have all that makes the request. Of a body in chunks or with escapes, whose words
 /// may stand there otherwise, only the path is known.
 fn was_asked(request: &Request, bytes: &[u8]) -> bool {
     let (kind, words) = match request {
-        Request::Reload { wait } => ("reload", wait.then(|| "true".to_owned()).into_iter().collect()),
+        Request::Reload { wait } => (
+            "reload",
+            wait.then(|| "true".to_owned()).into_iter().collect(),
+        ),
         Request::Renew { names, force } => {
             let force = force.then(|| "true".to_owned());
             ("renew", names.iter().cloned().chain(force).collect())
         }
-        Request::Rollback { generation } => {
-            ("rollback", generation.iter().map(u64::to_string).collect::<Vec<_>>())
-        }
+        Request::Rollback { generation } => (
+            "rollback",
+            generation.iter().map(u64::to_string).collect::<Vec<_>>(),
+        ),
     };
     let lower = bytes.to_ascii_lowercase();
     let plain = !contains(&lower, b"chunked") && !contains(bytes, b"\\");
     let key = format!("\"{kind}\"");
     contains(bytes, b"POST")
         && contains(bytes, format!("/v1/{kind}").as_bytes())
-        && (!plain || words.iter().chain([&key]).all(|word| contains(bytes, word.as_bytes())))
+        && (!plain
+            || words
+                .iter()
+                .chain([&key])
+                .all(|word| contains(bytes, word.as_bytes())))
 }
 
 fn contains(bytes: &[u8], word: &[u8]) -> bool {
