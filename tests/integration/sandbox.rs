@@ -172,6 +172,8 @@ fn spy(directory: &Path) -> PathBuf {
          (echo x > {0}/logs/mine.log) 2>/dev/null && see=\"$see logged\"\n\
          echo \"nginx: [emerg] $see in $file:1\" >&2; exit 1;;\n\
          esac\n\
+         if [ -e {0}/outside ] && grep -qs vhosts/ {0}/state/current/http.conf; then\n\
+         echo 'nginx: [emerg] the whole is refused' >&2; exit 1; fi\n\
          exec nginx \"$@\"\n",
         directory.display()
     );
@@ -261,15 +263,12 @@ fn nginx_runs(host: &Host) -> usize {
 }
 
 #[test]
-fn a_bad_vhost_among_many_costs_no_further_test_of_the_whole() {
+fn bad_vhosts_among_many_cost_one_further_test_of_the_whole_however_many_they_are() {
     let host = Host::with_settings("tls: off\n");
     let app = App::start();
     for number in 0..40 {
-        host.drop_app(
-            &format!("n{number}"),
-            &format!("n{number}.example.com"),
-            &app,
-        );
+        let name = format!("n{number}.example.com");
+        host.drop_app(&format!("n{number}"), &name, &app);
     }
     host.reload_ends(0, "activated");
     let other = App::start();
@@ -277,11 +276,25 @@ fn a_bad_vhost_among_many_costs_no_further_test_of_the_whole() {
     let good = nginx_runs(&host);
     // one for the hand-written files, one for the whole
     assert_eq!(good, 2);
-    host.override_template("bad.example.com", "send_timeout nonsense;");
-    host.drop_app("bad", "bad.example.com", &app);
+    drop_bad_ones(&host, &app);
     host.drop_app("n7", "n7.example.com", &app);
-    assert_eq!(nginx_runs(&host), good);
-    assert_eq!(host.state("bad"), "rejected");
+    assert_eq!(nginx_runs(&host), good + 1);
+    assert_eq!(host.state("bad1"), "rejected");
+    assert_eq!(host.state("n7"), "serving");
+}
+
+/// Three that nginx refuses, each at a line of its own.
+fn drop_bad_ones(host: &Host, app: &App) {
+    host.override_template("bad.example.com", "send_timeout nonsense;");
+    let template = host.path("templates/vhost.conf");
+    let bent = fs::read_to_string(&template).unwrap();
+    let names = r#"name in ["bad1.example.com", "bad2.example.com", "bad3.example.com"]"#;
+    let bent = bent.replace(r#"name == "bad.example.com""#, names);
+    fs::write(&template, bent).unwrap();
+    for number in 1..=3 {
+        let name = format!("bad{number}.example.com");
+        host.drop_app(&format!("bad{number}"), &name, app);
+    }
 }
 
 #[test]
@@ -293,11 +306,12 @@ fn with_a_log_directory_behind_a_link_the_trial_judges_all_the_same() {
     std::os::unix::fs::symlink(&real, &logs).unwrap();
     host.drop_app("hello", "hello.example.com", &app);
     host.reload_ends(0, "activated");
-    host.override_template("bad.example.com", "send_timeout nonsense;");
-    host.drop_app("bad", "bad.example.com", &app);
+    drop_bad_ones(&host, &app);
     host.drop_app("good", "good.example.com", &app);
-    // one for the hand-written files, one for the whole: the trial found the bad one
-    assert_eq!(nginx_runs(&host), 2);
-    assert_eq!(host.state("bad"), "rejected");
+    // hand-written, refused, accepted: the trial found all three at once
+    assert_eq!(nginx_runs(&host), 3);
+    for number in 1..=3 {
+        assert_eq!(host.state(&format!("bad{number}")), "rejected");
+    }
     assert_eq!(host.state("good"), "serving");
 }

@@ -1,10 +1,11 @@
-//! X: attempts, until nginx accepts one: render, stage, try what changed alone, test the whole.
+//! X: attempts, until nginx accepts one: render, stage, test the whole and what changed alone.
 
-use super::alone::{self, Changed};
+use super::alone::{self, Changed, Refused};
 use super::lesson::Lesson;
 use super::{Candidate, Judgement};
 use crate::generation::manifest::Manifest;
-use crate::generation::{LockedStore, StagedGeneration};
+use crate::generation::{LockedStore, StagedGeneration, TestedGeneration};
+use crate::nginx::{Accepted, TestError};
 use crate::reconcile::plan::{Plan, plan};
 use crate::reconcile::report::StepName;
 use crate::reconcile::{Progress, ReconcileError, activation};
@@ -12,9 +13,12 @@ use crate::render::RenderedConfig;
 
 /// Each attempt withholds apps or learns what changed in the hand-written files.
 const ATTEMPTS: usize = 12;
-/// More changed apps than that are tested together at once, and tried alone only if nginx refuses
-/// them: the trial would cost what the test costs.
+/// More changed apps than that are tried alone only if nginx refuses them together: the trial would
+/// cost what the test costs.
 const TRIED_FIRST: usize = 32;
+
+/// Accepted, or back with the reason.
+type WholeTest = Result<(TestedGeneration, Accepted), Box<(StagedGeneration, TestError)>>;
 
 impl Candidate<'_> {
     pub(crate) fn judge(
@@ -57,14 +61,10 @@ impl Candidate<'_> {
                 },
                 Plan::Activate => {}
             }
-            let Some(staged) = self.stage(locked, &rendered, draft)? else {
-                let words = "nginx refuses changed apps when they are tried alone";
-                progress.finished(StepName::Test, words);
-                continue;
-            };
-            let number = staged.manifest().number;
-            let lesson = match locked.test(staged, self.installation.nginx()) {
+            let (refused, tested) = self.test(locked, &rendered, draft);
+            let lesson = match tested? {
                 Ok((tested, accepted)) if accepted.survey == self.survey => {
+                    let number = tested.manifest().number;
                     progress.finished(StepName::Test, format!("nginx accepts generation {number}"));
                     self.warnings.extend(accepted.warnings);
                     return self.settled(Judgement::Tested(Box::new(tested)));
@@ -76,15 +76,19 @@ impl Candidate<'_> {
                     progress.finished(StepName::Test, words);
                     continue;
                 }
-                Err(refused) => {
-                    let (staged, error) = *refused;
+                Err(refusal) => {
+                    let (staged, error) = *refusal;
                     let draft = staged.manifest().clone();
                     locked.discard(staged)?;
                     self.refused = Some(error.to_string());
-                    self.learn(locked, &rendered, &draft, error)?
+                    let words = format!("nginx refuses generation {}", draft.number);
+                    progress.finished(StepName::Test, words);
+                    match self.withhold_certain(&rendered, refused) {
+                        true => Lesson::TryAgain,
+                        false => self.learn(locked, &rendered, &draft, error)?,
+                    }
                 }
             };
-            progress.finished(StepName::Test, format!("nginx refuses generation {number}"));
             if let Lesson::GiveUp { error, hint } = lesson {
                 return Ok(Judgement::Refused { error, hint });
             }
@@ -99,37 +103,39 @@ impl Candidate<'_> {
         })
     }
 
-    /// Stages, while nginx tries what changed alone. `None`: it refused some of it, which is
-    /// withheld now.
-    fn stage(
-        &mut self,
+    /// Stages and tests the whole, while nginx tries what changed alone: who it refuses there.
+    fn test(
+        &self,
         locked: &LockedStore,
         rendered: &RenderedConfig,
         draft: Manifest,
-    ) -> Result<Option<StagedGeneration>, ReconcileError> {
+    ) -> (Vec<Refused>, Result<WholeTest, ReconcileError>) {
         let changed = self.changed(rendered);
         let (installation, before) = (self.installation, draft.clone());
-        let (refused, staged) = std::thread::scope(|scope| {
+        std::thread::scope(|scope| {
             let few = changed.len() <= TRIED_FIRST || self.refused.is_some();
             let trial = (few && !changed.is_empty())
                 .then(|| scope.spawn(|| alone::refused(installation, rendered, &before, &changed)));
-            let staged = locked.stage(rendered, draft);
+            let tested = locked
+                .stage(rendered, draft)
+                .map(|staged| locked.test(staged, installation.nginx()));
             let refused = trial.and_then(|trial| trial.join().ok());
-            (refused.unwrap_or_default(), staged)
-        });
-        let staged = staged?;
+            (refused.unwrap_or_default(), tested.map_err(Into::into))
+        })
+    }
+
+    /// Whether the trial found an app to blame for what is wrong with the whole. Whom it only
+    /// suspects is remembered.
+    fn withhold_certain(&mut self, rendered: &RenderedConfig, refused: Vec<Refused>) -> bool {
         let (certain, suspected): (Vec<_>, Vec<_>) = refused
             .into_iter()
             .partition(|refused| refused.line.is_some());
-        if certain.is_empty() {
-            self.suspected = suspected;
-            return Ok(Some(staged));
-        }
-        locked.discard(staged)?;
-        for refused in &certain {
-            self.withhold_refused(rendered, refused);
-        }
-        Ok(None)
+        self.suspected = suspected;
+        let withheld = |refused| self.withhold_refused(rendered, refused);
+        certain
+            .iter()
+            .map(withheld)
+            .fold(false, |any, one| any | one)
     }
 
     /// The apps whose files are not those of the active generation.
