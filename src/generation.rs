@@ -31,7 +31,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::atomic_file::{self, WriteError};
-use crate::nginx::{Accepted, Logs, Nginx, TestError};
+use crate::nginx::{Accepted, Nginx, TestError};
 use crate::render::{self, RenderedConfig, entry};
 
 pub use error::GenerationError;
@@ -194,17 +194,6 @@ impl GenerationStore {
         }
     }
 
-    /// What nginx opens for it.
-    pub fn logs(&self, manifest: &Manifest) -> Logs {
-        let active = self.active().map(|active| active.manifest.logs);
-        let known = active.unwrap_or_else(|_| manifest.logs.clone());
-        let new = manifest.logs.iter().filter(|log| !known.contains(log));
-        Logs {
-            new: new.cloned().collect(),
-            all: manifest.logs.clone(),
-        }
-    }
-
     /// One of its files, by its relative name; `None` where there is none.
     pub fn read(&self, number: u64, name: &Path) -> Result<Option<Vec<u8>>, GenerationError> {
         repair::read_file(&self.path(number).join(name))
@@ -310,10 +299,12 @@ impl LockedStore {
         })
     }
 
-    /// Has nginx judge the staged generation where the active one is read now.
+    /// Has nginx judge the staged generation where the active one, of the manifest `serving`, is
+    /// read now.
     pub fn test(
         &self,
         staged: StagedGeneration,
+        serving: &Manifest,
         nginx: &dyn Nginx,
     ) -> Result<(TestedGeneration, Accepted), Box<(StagedGeneration, TestError)>> {
         let active = match self.store.active_number() {
@@ -323,7 +314,7 @@ impl LockedStore {
         match nginx.test(
             &staged.directory,
             &active,
-            &self.store.logs(&staged.manifest),
+            &staged.manifest.logs_beside(serving),
         ) {
             Ok(accepted) => {
                 let manifest = staged.manifest;

@@ -1,13 +1,14 @@
 //! P: what a generation was made from: enough to prove it, to return to it, and to keep an app's
 //! last good version when its newest file is broken.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
+use crate::nginx::Logs;
 use crate::nginx::dump::Survey;
 use crate::vhost::{AppName, ServerName, VhostName};
 
@@ -61,6 +62,18 @@ pub struct ServedName {
     pub leaf: Option<String>,
     /// SHA-256 of the vhost file that answers: another one is to be proven anew.
     pub config: String,
+}
+
+impl Manifest {
+    /// What nginx opens for it while `active` serves.
+    pub fn logs_beside(&self, active: &Self) -> Logs {
+        let known: BTreeSet<&PathBuf> = active.logs.iter().collect();
+        let new = self.logs.iter().filter(|log| !known.contains(log));
+        Logs {
+            new: new.cloned().collect(),
+            all: self.logs.clone(),
+        }
+    }
 }
 
 impl ServedName {

@@ -193,7 +193,8 @@ impl LockedStore {
         for number in newest_first().filter(known) {
             if self.store.is_whole(number)? {
                 let path = self.store.path(number);
-                let logs = self.store.logs(&self.store.manifest(number)?);
+                let manifest = self.store.manifest(number)?;
+                let logs = manifest.logs_beside(&manifest);
                 match nginx.test(&path, &path, &logs) {
                     Ok(_) => return Ok(number),
                     Err(source) => refusal.get_or_insert(GenerationError::NoneAccepted {

@@ -1,7 +1,7 @@
 //! X: nginx judges a few vhost files by themselves, in a sandbox.
 //!
-//! `nginx -t` is an effect: it opens logs, makes directories, binds, loads modules. So the first
-//! nginx that meets a changed file sees no network and no process of the host, writes nowhere but
+//! `nginx -t` is an effect: it opens logs, makes directories, binds, loads modules. So the nginx that
+//! meets a changed file here sees no network and no process of the host, writes nowhere but
 //! into memory, and has next to no privileges. It costs the same whatever the number of vhosts.
 
 use std::path::{Path, PathBuf};

@@ -219,8 +219,8 @@ impl<'a> Candidate<'a> {
 
     /// Apps whose very bytes in the active generation are kept.
     fn frozen(&self) -> BTreeSet<AppName> {
-        let names = self.apps.iter().map(|app| &app.name);
-        let withheld = names.filter(|name| self.is_frozen(name));
+        let accepted = |name: &&AppName| self.apps.iter().any(|app| app.name == **name);
+        let withheld = self.fallen_to_bytes().filter(accepted);
         let unparsed = self.intent.frozen.iter();
         let unparsed = unparsed.filter(|name| self.active.apps.contains_key(*name));
         withheld.chain(unparsed).cloned().collect()

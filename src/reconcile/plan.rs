@@ -82,7 +82,8 @@ pub fn changes(new: &Manifest, old: &Manifest) -> String {
     words.join(" ")
 }
 
-fn configs(manifest: &Manifest) -> BTreeMap<&AppName, Vec<&str>> {
+/// The versions of each app's file (one, said by each of its names).
+pub fn configs(manifest: &Manifest) -> BTreeMap<&AppName, Vec<&str>> {
     let mut configs: BTreeMap<_, Vec<_>> =
         manifest.apps.keys().map(|app| (app, Vec::new())).collect();
     for name in &manifest.names {

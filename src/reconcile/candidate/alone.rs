@@ -25,6 +25,7 @@ pub(super) type Changed<'a> = (&'a AppName, &'a Path);
 /// Tries `changed` together, and as long as nginx refuses one, the others without it.
 pub(super) fn refused(
     installation: &Installation,
+    active: &Manifest,
     rendered: &RenderedConfig,
     draft: &Manifest,
     changed: &[Changed<'_>],
@@ -39,7 +40,7 @@ pub(super) fn refused(
         installation,
         modules: &draft.survey.load_modules,
         rendered,
-        logs: installation.generations.logs(draft),
+        logs: draft.logs_beside(active),
     };
     let mut groups = vec![changed];
     let begin = Instant::now();

@@ -6,10 +6,11 @@ use super::{Candidate, Judgement};
 use crate::generation::manifest::Manifest;
 use crate::generation::{LockedStore, StagedGeneration, TestedGeneration};
 use crate::nginx::{Accepted, TestError};
-use crate::reconcile::plan::{Plan, plan};
+use crate::reconcile::plan::{Plan, configs, plan};
 use crate::reconcile::report::StepName;
 use crate::reconcile::{Progress, ReconcileError, activation};
 use crate::render::RenderedConfig;
+use crate::vhost::AppName;
 
 /// Each attempt withholds apps or learns what changed in the hand-written files.
 const ATTEMPTS: usize = 12;
@@ -62,35 +63,8 @@ impl Candidate<'_> {
                 Plan::Activate => {}
             }
             let (refused, tested) = self.test(locked, &rendered, draft);
-            let lesson = match tested? {
-                Ok((tested, accepted)) if accepted.survey == self.survey => {
-                    let number = tested.manifest().number;
-                    progress.finished(StepName::Test, format!("nginx accepts generation {number}"));
-                    self.warnings.extend(accepted.warnings);
-                    return self.settled(Judgement::Tested(Box::new(tested)));
-                }
-                Ok((tested, accepted)) => {
-                    self.survey = accepted.survey;
-                    locked.discard_tested(tested)?;
-                    let words = "the hand-written files are not what they were: made again";
-                    progress.finished(StepName::Test, words);
-                    continue;
-                }
-                Err(refusal) => {
-                    let (staged, error) = *refusal;
-                    let draft = staged.manifest().clone();
-                    locked.discard(staged)?;
-                    self.refused = Some(error.to_string());
-                    let words = format!("nginx refuses generation {}", draft.number);
-                    progress.finished(StepName::Test, words);
-                    match self.withhold_certain(&rendered, refused) {
-                        true => Lesson::TryAgain,
-                        false => self.learn(locked, &rendered, &draft, error)?,
-                    }
-                }
-            };
-            if let Lesson::GiveUp { error, hint } = lesson {
-                return Ok(Judgement::Refused { error, hint });
+            if let Some(judgement) = self.weigh(locked, &rendered, refused, tested?, progress)? {
+                return Ok(judgement);
             }
         }
         let last = self.refused.take().map(|words| format!(": {words}"));
@@ -103,6 +77,45 @@ impl Candidate<'_> {
         })
     }
 
+    /// What an attempt came to; `None`: another one may succeed.
+    fn weigh(
+        &mut self,
+        locked: &LockedStore,
+        rendered: &RenderedConfig,
+        refused: Vec<Refused>,
+        tested: WholeTest,
+        progress: &mut Progress<'_>,
+    ) -> Result<Option<Judgement>, ReconcileError> {
+        let (staged, error) = match tested {
+            Ok((tested, accepted)) if accepted.survey == self.survey => {
+                let number = tested.manifest().number;
+                progress.finished(StepName::Test, format!("nginx accepts generation {number}"));
+                self.warnings.extend(accepted.warnings);
+                return self.settled(Judgement::Tested(Box::new(tested))).map(Some);
+            }
+            Ok((tested, accepted)) => {
+                self.survey = accepted.survey;
+                locked.discard_tested(tested)?;
+                let words = "the hand-written files are not what they were: made again";
+                progress.finished(StepName::Test, words);
+                return Ok(None);
+            }
+            Err(refusal) => *refusal,
+        };
+        let draft = staged.manifest().clone();
+        locked.discard(staged)?;
+        self.refused = Some(error.to_string());
+        let words = format!("nginx refuses generation {}", draft.number);
+        progress.finished(StepName::Test, words);
+        if self.withhold_certain(rendered, refused) {
+            return Ok(None);
+        }
+        Ok(match self.learn(locked, rendered, &draft, error)? {
+            Lesson::TryAgain => None,
+            Lesson::GiveUp { error, hint } => Some(Judgement::Refused { error, hint }),
+        })
+    }
+
     /// Stages and tests the whole, while nginx tries what changed alone: who it refuses there.
     fn test(
         &self,
@@ -111,14 +124,15 @@ impl Candidate<'_> {
         draft: Manifest,
     ) -> (Vec<Refused>, Result<WholeTest, ReconcileError>) {
         let changed = self.changed(rendered);
-        let (installation, before) = (self.installation, draft.clone());
+        let (installation, active, before) = (self.installation, self.active, draft.clone());
         std::thread::scope(|scope| {
             let few = changed.len() <= TRIED_FIRST || self.refused.is_some();
-            let trial = (few && !changed.is_empty())
-                .then(|| scope.spawn(|| alone::refused(installation, rendered, &before, &changed)));
+            let trial = (few && !changed.is_empty()).then(|| {
+                scope.spawn(|| alone::refused(installation, active, rendered, &before, &changed))
+            });
             let tested = locked
                 .stage(rendered, draft)
-                .map(|staged| locked.test(staged, installation.nginx()));
+                .map(|staged| locked.test(staged, active, installation.nginx()));
             let refused = trial.and_then(|trial| trial.join().ok());
             (refused.unwrap_or_default(), tested.map_err(Into::into))
         })
@@ -131,25 +145,22 @@ impl Candidate<'_> {
             .into_iter()
             .partition(|refused| refused.line.is_some());
         self.suspected = suspected;
-        let withheld = |refused| self.withhold_refused(rendered, refused);
-        certain
-            .iter()
-            .map(withheld)
-            .fold(false, |any, one| any | one)
+        self.withhold_all(rendered, &certain)
     }
 
     /// The apps whose files are not those of the active generation.
     pub(super) fn changed<'r>(&self, rendered: &'r RenderedConfig) -> Vec<Changed<'r>> {
-        let serves = |app| {
-            let names = &self.active.names;
-            let mut names = names.iter().filter(|name| name.vhost.app() == app);
-            names.any(|name| self.versions.get(app) == Some(&name.config))
+        let active = configs(self.active);
+        let serves = |app: &AppName| {
+            let version = self.versions.get(app).map(String::as_str);
+            let mut known = active.get(app).into_iter().flatten();
+            known.any(|config| Some(*config) == version)
         };
         let files = rendered
             .apps
             .iter()
             .map(|(path, app)| (app, path.as_path()));
-        files.filter(|(app, _)| !serves(*app)).collect()
+        files.filter(|(app, _)| !serves(app)).collect()
     }
 
     fn plan(&mut self, digest: &str) -> Result<Plan, ReconcileError> {

@@ -84,11 +84,7 @@ impl Candidate<'_> {
     /// Apps that nginx did not take alone either.
     fn withhold_suspected(&mut self, rendered: &RenderedConfig) -> bool {
         let suspected = std::mem::take(&mut self.suspected);
-        let withheld = |suspect| self.withhold_refused(rendered, suspect);
-        suspected
-            .iter()
-            .map(withheld)
-            .fold(false, |any, one| any | one)
+        self.withhold_all(rendered, &suspected)
     }
 
     /// Finds one changed app without which nginx takes the others, by halves.
@@ -136,7 +132,7 @@ impl Candidate<'_> {
         self.left_out.clear();
         let (rendered, draft) = rendered?;
         let staged = locked.stage(&rendered, draft)?;
-        match locked.test(staged, self.installation.nginx()) {
+        match locked.test(staged, self.active, self.installation.nginx()) {
             Ok((tested, _)) => {
                 locked.discard_tested(tested)?;
                 Ok(true)

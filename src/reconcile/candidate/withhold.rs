@@ -58,11 +58,12 @@ impl Candidate<'_> {
         }
     }
 
-    pub(super) fn is_frozen(&self, app: &AppName) -> bool {
-        let mut candidates = self.intent.candidates.iter();
+    /// Apps that fell back to the bytes that serve, mostly none, whether or not they got their names.
+    pub(super) fn fallen_to_bytes(&self) -> impl Iterator<Item = &AppName> {
+        let candidates = self.intent.candidates.iter();
         candidates
-            .find(|candidate| candidate.app.name == *app)
-            .is_some_and(|candidate| self.version(candidate) == Version::Frozen)
+            .filter(|candidate| self.version(candidate) == Version::Frozen)
+            .map(|candidate| &candidate.app.name)
     }
 
     fn version(&self, candidate: &desired::Candidate) -> Version {
@@ -156,6 +157,15 @@ impl Candidate<'_> {
         let diagnostic = blame.diagnostic();
         let lasting = refused.line.is_some();
         self.withhold_and_remember(&refused.app, diagnostic, lasting)
+    }
+
+    /// Whether any of them was not withheld before.
+    pub(super) fn withhold_all(&mut self, rendered: &RenderedConfig, all: &[Refused]) -> bool {
+        let mut any = false;
+        for refused in all {
+            any |= self.withhold_refused(rendered, refused);
+        }
+        any
     }
 
     /// Whether a rolled back activation failed for some apps only, which are withheld now.
