@@ -327,7 +327,9 @@ fn the_daemon_says_404_to_requests_that_it_does_not_know_whatever_their_body() {
         let mut stream = UnixStream::connect(host.path("run/control.sock")).unwrap();
         let length = body.len();
         let head = format!("{request} HTTP/1.1\r\nhost: vhostd\r\nconnection: close\r\n");
-        write!(stream, "{head}content-length: {length}\r\n\r\n{body}").unwrap();
+        // in one piece: what is not known is answered before its body is read
+        let request = format!("{head}content-length: {length}\r\n\r\n{body}");
+        stream.write_all(request.as_bytes()).unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
         answer[9..12].to_owned()
