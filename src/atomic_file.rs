@@ -70,7 +70,7 @@ pub fn create(path: &Path, contents: &[u8], mode: u32) -> Result<(), WriteError>
         .map_err(failed("fsync", path))
 }
 
-/// As [`create`], without the fsync: for a batch of files whose handles the caller syncs together.
+/// As [`create`], without the fsync: for what a power cut may take.
 pub fn create_unsynced(path: &Path, contents: &[u8], mode: u32) -> Result<File, WriteError> {
     let mut file = OpenOptions::new()
         .write(true)
@@ -83,6 +83,25 @@ pub fn create_unsynced(path: &Path, contents: &[u8], mode: u32) -> Result<File, 
         .and_then(|()| file.write_all(contents))
         .map_err(failed("write", path))?;
     Ok(file)
+}
+
+/// New files that are fsynced together: the first fsync carries most of their bytes to the disk.
+#[derive(Debug, Default)]
+pub struct Batch(Vec<(File, PathBuf)>);
+
+impl Batch {
+    /// As [`create`]; durable after [`Batch::sync`].
+    pub fn create(&mut self, path: PathBuf, contents: &[u8], mode: u32) -> Result<(), WriteError> {
+        let file = create_unsynced(&path, contents, mode)?;
+        self.0.push((file, path));
+        Ok(())
+    }
+
+    /// Their names are their directories' affair: [`sync_directory`].
+    pub fn sync(&self) -> Result<(), WriteError> {
+        let mut files = self.0.iter();
+        files.try_for_each(|(file, path)| file.sync_all().map_err(failed("fsync", path)))
+    }
 }
 
 /// Points the symbolic link `path` at `target` by a rename, durably.
@@ -153,7 +172,7 @@ pub fn write_tree(
     reusable: Option<&Path>,
 ) -> Result<(), WriteError> {
     let mut directories = BTreeSet::from([root.to_path_buf()]);
-    let mut handles = Vec::new();
+    let mut batch = Batch::default();
     fs::DirBuilder::new()
         .mode(0o700)
         .create(root)
@@ -170,13 +189,10 @@ pub fn write_tree(
         let twin = reusable.map(|reusable| reusable.join(relative));
         match twin.filter(|twin| fs::read(twin).is_ok_and(|bytes| bytes == *contents)) {
             Some(twin) => hard_link(&twin, &path)?,
-            None => handles.push((create_unsynced(&path, contents, 0o600)?, path)),
+            None => batch.create(path, contents, 0o600)?,
         }
     }
-    // all bytes are with the kernel by now: the first fsync carries most of them to the disk
-    for (handle, path) in &handles {
-        handle.sync_all().map_err(failed("fsync", path))?;
-    }
+    batch.sync()?;
     directories
         .iter()
         .rev()

@@ -8,7 +8,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::{Judge, StoreError};
-use crate::atomic_file::{self, WriteError};
+use crate::atomic_file::{self, Batch, WriteError};
 use crate::certificate::chain::{Chain, MAXIMUM_BYTES};
 use crate::certificate::key::PrivateKeyPem;
 use crate::certificate::{CertificateName, CertificateRequest, Issuer, StoredCertificate};
@@ -75,13 +75,18 @@ pub(super) fn write(
         })?;
         atomic_file::build(&path, |temporary| {
             atomic_file::create_directory(temporary, 0o700)?;
-            atomic_file::create(&temporary.join(KEY), key.expose().as_bytes(), 0o600)?;
-            atomic_file::create(&temporary.join(CHAIN), chain.to_pem().as_bytes(), 0o644)?;
-            atomic_file::create(&temporary.join(META), &meta, 0o644)?;
-            if let Some(judge) = judge {
-                try_out(judge, temporary, directory)?;
-            }
-            Ok::<_, StoreError>(atomic_file::sync_directory(temporary)?)
+            let mut batch = Batch::default();
+            batch.create(temporary.join(KEY), key.expose().as_bytes(), 0o600)?;
+            batch.create(temporary.join(CHAIN), chain.to_pem().as_bytes(), 0o644)?;
+            batch.create(temporary.join(META), &meta, 0o644)?;
+            std::thread::scope(|scope| {
+                // beside the disk's work
+                let trial = judge.map(|judge| scope.spawn(|| try_out(judge, temporary, directory)));
+                batch.sync()?;
+                atomic_file::sync_directory(temporary)?;
+                let tried = trial.map(|trial| trial.join().unwrap_or(Ok(())));
+                tried.unwrap_or(Ok(()))
+            })
         })?;
     }
     Ok(stored(&path, chain, request.name.clone(), request.issuer))
