@@ -12,7 +12,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 /// What a finished child left.
@@ -31,6 +31,8 @@ pub enum CommandError {
         #[source]
         source: io::Error,
     },
+    #[error("wait for {program}: nobody needs its answer any more")]
+    Interrupted { program: String },
     #[error("wait for {program}: {source}")]
     Wait {
         program: String,
@@ -39,6 +41,30 @@ pub enum CommandError {
     },
     #[error("run {program}: it did not end within {} s and was killed", limit.as_secs())]
     TimedOut { program: String, limit: Duration },
+}
+
+/// Says that nobody needs what children are asked: whoever waits for one ends it.
+#[derive(Debug)]
+pub struct Interrupt(OwnedFd);
+
+impl Interrupt {
+    pub fn new() -> io::Result<Self> {
+        Ok(Self(eventfd(
+            0,
+            EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK,
+        )?))
+    }
+
+    /// For good.
+    pub fn raise(&self) {
+        // eventfd(2): it fails only where it was raised 2^64 times
+        let _ = rustix::io::write(&self.0, &1_u64.to_ne_bytes());
+    }
+
+    pub fn is_raised(&self) -> bool {
+        let mut set = [PollFd::new(&self.0, PollFlags::IN)];
+        poll(&mut set, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
+    }
 }
 
 /// A child that has been started. Dropped before [`Running::finish`], it goes on by itself.
@@ -54,7 +80,7 @@ pub fn run<S: AsRef<OsStr>>(
     arguments: &[S],
     limit: Duration,
 ) -> Result<Finished, CommandError> {
-    start(program, arguments)?.finish(limit)
+    start(program, arguments)?.finish(limit, None)
 }
 
 /// Starts `program` with what the calling thread has: its namespaces, its privileges.
@@ -86,13 +112,17 @@ pub fn start<S: AsRef<OsStr>>(program: &Path, arguments: &[S]) -> Result<Running
 }
 
 impl Running {
-    /// Waits for its end, at most for `limit`, then kills it.
-    pub fn finish(self, limit: Duration) -> Result<Finished, CommandError> {
+    /// Waits for its end, at most for `limit` and not beyond `interrupt`, then kills it.
+    pub fn finish(
+        self,
+        limit: Duration,
+        interrupt: Option<&Interrupt>,
+    ) -> Result<Finished, CommandError> {
         let Self { program, mut child } = self;
         let stdout = child.stdout.take().map(read_to_end);
         let stderr = child.stderr.take().map(read_to_end);
-        let in_time = ended_within(child.id(), limit);
-        if !matches!(in_time, Ok(true)) {
+        let waited = wait(child.id(), limit, interrupt);
+        if !matches!(waited, Ok(Waited::Ended)) {
             // our own child, not yet waited for: the id cannot be another's
             let _ = child.kill();
         }
@@ -101,19 +131,26 @@ impl Running {
             source,
         };
         let status = child.wait().map_err(wait_failed)?;
-        if !in_time.map_err(wait_failed)? {
-            return Err(CommandError::TimedOut { program, limit });
+        match waited.map_err(wait_failed)? {
+            Waited::Ended => Ok(Finished {
+                status,
+                stdout: join(stdout),
+                stderr: String::from_utf8_lossy(&join(stderr)).into_owned(),
+            }),
+            Waited::Interrupted => Err(CommandError::Interrupted { program }),
+            Waited::TooLong => Err(CommandError::TimedOut { program, limit }),
         }
-        Ok(Finished {
-            status,
-            stdout: join(stdout),
-            stderr: String::from_utf8_lossy(&join(stderr)).into_owned(),
-        })
     }
 }
 
+enum Waited {
+    Ended,
+    Interrupted,
+    TooLong,
+}
+
 /// A pidfd becomes readable when its process ends: no polling, no lost wake-up.
-fn ended_within(id: u32, limit: Duration) -> io::Result<bool> {
+fn wait(id: u32, limit: Duration, interrupt: Option<&Interrupt>) -> io::Result<Waited> {
     let pid = i32::try_from(id)
         .ok()
         .and_then(Pid::from_raw)
@@ -123,11 +160,13 @@ fn ended_within(id: u32, limit: Duration) -> io::Result<bool> {
     loop {
         let left = end.saturating_duration_since(Instant::now());
         let timeout = Timespec::try_from(left).map_err(io::Error::other)?;
-        let mut set = [PollFd::new(&handle, PollFlags::IN)];
+        let mut set = vec![PollFd::new(&handle, PollFlags::IN)];
+        set.extend(interrupt.map(|interrupt| PollFd::new(&interrupt.0, PollFlags::IN)));
         match poll(&mut set, Some(&timeout)) {
-            Ok(0) if left.is_zero() => return Ok(false),
+            Ok(0) if left.is_zero() => return Ok(Waited::TooLong),
             Ok(0) | Err(rustix::io::Errno::INTR) => {}
-            Ok(_) => return Ok(true),
+            Ok(_) if set[0].revents().is_empty() => return Ok(Waited::Interrupted),
+            Ok(_) => return Ok(Waited::Ended),
             Err(error) => return Err(error.into()),
         }
     }
@@ -173,5 +212,21 @@ mod tests {
         let error = run(Path::new("sleep"), &["60"], Duration::from_millis(50)).unwrap_err();
         assert!(matches!(error, CommandError::TimedOut { .. }), "{error}");
         assert!(begin.elapsed() < Duration::from_secs(10));
+    }
+
+    #[test]
+    fn a_child_whose_answer_nobody_needs_any_more_is_killed_at_once() {
+        let interrupt = Interrupt::new().unwrap();
+        let sleep = start(Path::new("sleep"), &["60"]).unwrap();
+        let begin = Instant::now();
+        let error = thread::scope(|scope| {
+            let waiting = scope.spawn(|| sleep.finish(Duration::from_secs(60), Some(&interrupt)));
+            assert!(!interrupt.is_raised());
+            interrupt.raise();
+            waiting.join().unwrap().unwrap_err()
+        });
+        assert!(matches!(error, CommandError::Interrupted { .. }), "{error}");
+        assert!(begin.elapsed() < Duration::from_secs(10));
+        assert!(interrupt.is_raised());
     }
 }

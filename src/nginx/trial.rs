@@ -11,7 +11,7 @@ use rustix::thread::CapabilitySet;
 
 use super::Logs;
 use super::candidate::CandidateError;
-use super::command::{self, CommandError, Finished, Running};
+use super::command::{self, CommandError, Finished, Interrupt, Running};
 use super::namespace::{self, Mounts, Walls};
 use crate::atomic_file::{self, WriteError};
 
@@ -27,6 +27,8 @@ pub struct Trial<'a> {
     pub log_dir: &'a Path,
     /// The files' logs.
     pub logs: &'a Logs,
+    /// When nobody needs to know any more.
+    pub interrupt: Option<&'a Interrupt>,
 }
 
 /// The directory of the tried files. On disk it is empty, unless there are no namespaces.
@@ -96,7 +98,7 @@ pub(super) fn run_in_sandbox(
         namespace::give_up_privileges(KEPT)?;
         Ok::<_, CandidateError>(start(binary, scratch)?)
     })?;
-    Ok(running.finish(LIMIT)?)
+    Ok(running.finish(LIMIT, trial.interrupt)?)
 }
 
 /// Where there are no namespaces to have.
@@ -110,7 +112,7 @@ pub(super) fn run_in_directory(
     atomic_file::remove(scratch)?;
     atomic_file::create_directory(scratch, 0o700)?;
     trial.write(scratch, main)?;
-    let finished = start(binary, scratch)?.finish(LIMIT);
+    let finished = start(binary, scratch)?.finish(LIMIT, trial.interrupt);
     atomic_file::remove(scratch)?;
     atomic_file::create_directory(scratch, 0o700)?;
     Ok(finished?)

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::generation::manifest::Manifest;
 use crate::installation::Installation;
+use crate::nginx::command::Interrupt;
 use crate::nginx::{Logs, TestError, Trial, scratch};
 use crate::render::{RenderedConfig, entry};
 use crate::vhost::AppName;
@@ -22,13 +23,15 @@ pub(super) struct Refused {
 /// An app and its file in the rendered configuration.
 pub(super) type Changed<'a> = (&'a AppName, &'a Path);
 
-/// Tries `changed` together, and as long as nginx refuses one, the others without it.
+/// Tries `changed` together, and as long as nginx refuses one, the others without it; until
+/// `interrupt`, when nobody looks at what is returned.
 pub(super) fn refused(
     installation: &Installation,
     active: &Manifest,
     rendered: &RenderedConfig,
     draft: &Manifest,
     changed: &[Changed<'_>],
+    interrupt: Option<&Interrupt>,
 ) -> Vec<Refused> {
     let logs = &installation.settings.log_dir;
     let mut refused = Vec::new();
@@ -41,11 +44,12 @@ pub(super) fn refused(
         modules: &draft.survey.load_modules,
         rendered,
         logs: draft.logs_beside(active),
+        interrupt,
     };
     let mut groups = vec![changed];
     let begin = Instant::now();
     while let Some(group) = groups.pop() {
-        if begin.elapsed() > LIMIT {
+        if begin.elapsed() > LIMIT || attempt.is_interrupted() {
             break;
         }
         let Some(Complaint { message, place }) = attempt.complaint_about(group) else {
@@ -96,6 +100,7 @@ struct Attempt<'a> {
     modules: &'a [String],
     rendered: &'a RenderedConfig,
     logs: Logs,
+    interrupt: Option<&'a Interrupt>,
 }
 
 struct Complaint {
@@ -105,6 +110,10 @@ struct Complaint {
 }
 
 impl Attempt<'_> {
+    fn is_interrupted(&self) -> bool {
+        self.interrupt.is_some_and(Interrupt::is_raised)
+    }
+
     fn complaint_about(&self, group: &[Changed<'_>]) -> Option<Complaint> {
         let apps: Vec<&AppName> = group.iter().map(|(app, _)| *app).collect();
         let files = self.rendered.only(&apps);
@@ -120,6 +129,7 @@ impl Attempt<'_> {
             modules: self.modules,
             log_dir,
             logs: &self.logs,
+            interrupt: self.interrupt,
         };
         match self.installation.nginx().try_alone(&trial) {
             Ok(()) => None,
@@ -130,6 +140,7 @@ impl Attempt<'_> {
                     (relative.to_path_buf(), line)
                 }),
             }),
+            Err(_) if self.is_interrupted() => None,
             // the test of the whole decides
             Err(error) => {
                 tracing::info!("failed to try changed vhosts alone: {error}");

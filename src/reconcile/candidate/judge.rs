@@ -5,6 +5,7 @@ use super::lesson::Lesson;
 use super::{Candidate, Judgement};
 use crate::generation::manifest::Manifest;
 use crate::generation::{LockedStore, StagedGeneration, TestedGeneration};
+use crate::nginx::command::Interrupt;
 use crate::nginx::{Accepted, TestError};
 use crate::reconcile::plan::{Plan, configs, plan};
 use crate::reconcile::report::StepName;
@@ -116,7 +117,8 @@ impl Candidate<'_> {
         })
     }
 
-    /// Stages and tests the whole, while nginx tries what changed alone: who it refuses there.
+    /// Stages and tests the whole, while nginx tries what changed alone: who it refuses there. Once
+    /// the whole is accepted, nobody has to know.
     fn test(
         &self,
         locked: &LockedStore,
@@ -125,14 +127,23 @@ impl Candidate<'_> {
     ) -> (Vec<Refused>, Result<WholeTest, ReconcileError>) {
         let changed = self.changed(rendered);
         let (installation, active, before) = (self.installation, self.active, draft.clone());
+        let interrupt = Interrupt::new().ok();
+        let interrupt = interrupt.as_ref();
         std::thread::scope(|scope| {
             let few = changed.len() <= TRIED_FIRST || self.refused.is_some();
             let trial = (few && !changed.is_empty()).then(|| {
-                scope.spawn(|| alone::refused(installation, active, rendered, &before, &changed))
+                let changed = changed.as_slice();
+                let before = &before;
+                scope.spawn(move || {
+                    alone::refused(installation, active, rendered, before, changed, interrupt)
+                })
             });
             let tested = locked
                 .stage(rendered, draft)
                 .map(|staged| locked.test(staged, active, installation.nginx()));
+            if let (Ok(Ok(_)), Some(interrupt)) = (&tested, interrupt) {
+                interrupt.raise();
+            }
             let refused = trial.and_then(|trial| trial.join().ok());
             (refused.unwrap_or_default(), tested.map_err(Into::into))
         })
