@@ -6,10 +6,12 @@ CARGO ?= cargo
 # cargo reads CARGO_TARGET_DIR by itself; the recipes need to know where its results are
 TARGET := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
 INSTALL ?= install
+# a later nginx and Pebble for the tests
+LATER := $(abspath $(TARGET))/later
 
 BUILD_NEEDS := gcc:gcc /usr/include/stdlib.h:libc6-dev
 RUN_NEEDS := nginx:nginx
-TEST_NEEDS := pebble:pebble cmp:diffutils g++:g++ git:git ip:iproute2 /bin/kill:procps mkfs.ext4:e2fsprogs mount:mount perl:perl-base rsync:rsync strace:strace vim:vim
+TEST_NEEDS := pebble:pebble cmp:diffutils g++:g++ git:git ip:iproute2 /bin/kill:procps mkfs.ext4:e2fsprogs mount:mount patchelf:patchelf perl:perl-base rsync:rsync strace:strace vim:vim
 
 .PHONY: help demo test bench build install
 
@@ -30,7 +32,8 @@ demo:
 
 test:
 	@packaging/prerequisites $(BUILD_NEEDS) $(RUN_NEEDS) $(TEST_NEEDS)
-	$(CARGO) test --locked
+	@packaging/later $(LATER)
+	VHOSTD_TEST_LATER='$(LATER)' $(CARGO) test --locked
 	CARGO='$(CARGO)' fuzz/run
 
 bench:

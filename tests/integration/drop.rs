@@ -8,7 +8,10 @@ use std::time::{Duration, Instant};
 
 use super::support::app::App;
 use super::support::client::{self, Response, Trust};
-use super::support::host::Host;
+use super::support::gate::Gate;
+use super::support::host::{Host, acme};
+use super::support::nginx::NginxHost;
+use super::support::pebble::Pebble;
 use super::support::traffic::Traffic;
 use super::support::wait_for;
 
@@ -223,27 +226,31 @@ fn a_slow_ca_holds_nothing_up_and_plain_http_serves_until_the_certificate_is_the
 
 #[test]
 fn a_new_vhost_with_a_quick_ca_costs_one_generation() {
-    let (host, pebble) = Host::with_pebble();
+    let nginx = NginxHost::new();
+    // slow enough that nobody has the certificate without waiting for it
+    let look = Gate::slow(
+        ([127, 0, 0, 1], nginx.http_port).into(),
+        Duration::from_millis(50),
+    );
+    let pebble = Pebble::start(look.port);
+    let host = Host::on(nginx, &acme(&pebble));
     let app = App::start();
     let _daemon = host.daemon();
     let trust = Trust::Root(pebble.issuing_root());
+    let mut costs: Vec<u64> = Vec::new();
     // on a busy machine no CA is always quick
-    let costs: Vec<u64> = (0..6)
-        .map(|number| {
-            // at rest: in a flood the certificate would be there before nginx is told
-            thread::sleep(Duration::from_millis(1200));
-            let before = host.active();
-            let name = format!("app{number}.example.com");
-            host.drop_app(&format!("app{number}"), &name, &app);
-            host.wait_for_https(&name, "/", &trust);
-            host.active() - before
-        })
-        .take_while(|cost| {
-            assert!(*cost <= 2);
-            *cost != 1
-        })
-        .collect();
-    assert!(costs.len() < 6, "{costs:?}");
+    let are_low = |costs: &[u64]| costs.iter().filter(|cost| **cost == 1).count() >= 3;
+    while costs.len() < 8 && !are_low(&costs) {
+        // at rest: in a flood the certificate would be there before nginx is told
+        thread::sleep(Duration::from_millis(1200));
+        let (before, vhost) = (host.active(), format!("app{}", costs.len()));
+        let name = format!("{vhost}.example.com");
+        host.drop_app(&vhost, &name, &app);
+        host.wait_for_https(&name, "/", &trust);
+        costs.push(host.active() - before);
+    }
+    assert!(are_low(&costs), "{costs:?}");
+    assert!(costs.iter().all(|cost| *cost <= 2), "{costs:?}");
 }
 
 fn wait_for_root(host: &Host) -> Trust {

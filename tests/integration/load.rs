@@ -4,7 +4,6 @@
 use std::fs;
 use std::io::{BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -15,7 +14,7 @@ use super::support::app::App;
 use super::support::client;
 use super::support::host::Host;
 use super::support::nginx::NginxHost;
-use super::support::wait_for;
+use super::support::{later, wait_for};
 
 const NAME: &str = "hello.example.com";
 const OTHER: &str = "other.example.com";
@@ -23,14 +22,6 @@ const RELOADS: usize = 100;
 const CONNECTIONS: usize = 10_000;
 /// Between two connections of one thread: the test beside this one wants to run, too.
 const PAUSE: Duration = Duration::from_millis(4);
-
-/// The nginx of this host, or another one to be measured.
-fn nginx() -> NginxHost {
-    let other = std::env::var_os("VHOSTD_TEST_NGINX").map(PathBuf::from);
-    other.map_or_else(NginxHost::new, |binary| {
-        NginxHost::new().with_binary(&binary)
-    })
-}
 
 fn with_main_directive(nginx: NginxHost, directive: &str) -> NginxHost {
     let main = fs::read_to_string(nginx.config()).unwrap();
@@ -145,13 +136,22 @@ impl KeptAlive {
 
 #[test]
 fn a_hundred_reloads_under_load_lose_no_connection() {
-    let (host, apps) = host(nginx(), "tls: internal\n");
+    reload_under_load(NginxHost::new(), false);
+}
+
+#[test]
+fn a_hundred_reloads_under_load_lose_no_kept_alive_connection_where_nginx_can_keep_them() {
+    if let Some(binary) = later("nginx") {
+        reload_under_load(NginxHost::new().with_binary(&binary), true);
+    }
+}
+
+/// `keeps_alive`: with clients that keep their connections, too.
+fn reload_under_load(nginx: NginxHost, keeps_alive: bool) {
+    let (host, apps) = host(nginx, "tls: internal\n");
     let features = fs::read_to_string(host.path("state/features.json")).unwrap();
     let features: Value = serde_json::from_str(&features).unwrap();
-    let keeps_alive = features["features"]["keepalive_min_timeout"] == true;
-    if !keeps_alive {
-        eprintln!("skipped: kept-alive connections; this nginx has no keepalive_min_timeout");
-    }
+    assert!(!keeps_alive || features["features"]["keepalive_min_timeout"] == true);
     let (new, kept) = (Load::default(), Load::default());
     let (http, https, trust) = (host.http(), host.https(), host.internal_root());
     thread::scope(|scope| {
@@ -222,7 +222,7 @@ impl Websocket {
 #[test]
 fn a_websocket_lives_through_reloads_until_nginxs_shutdown_timeout() {
     let limit = Duration::from_secs(5);
-    let nginx = with_main_directive(nginx(), "worker_shutdown_timeout 5s;");
+    let nginx = with_main_directive(NginxHost::new(), "worker_shutdown_timeout 5s;");
     let (host, apps) = host(nginx, "tls: internal\n");
     let mut socket = Websocket::open(&host);
     let begin = Instant::now();
@@ -252,7 +252,7 @@ fn a_websocket_lives_through_reloads_until_nginxs_shutdown_timeout() {
 
 #[test]
 fn many_old_workers_are_a_warning_that_says_what_bounds_them() {
-    let (host, apps) = host(nginx(), "tls: internal\n");
+    let (host, apps) = host(NginxHost::new(), "tls: internal\n");
     let setup = host.json(&["setup"]).1;
     assert!(
         setup["warnings"]

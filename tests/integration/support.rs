@@ -13,8 +13,20 @@ pub mod pebble;
 pub mod tracer;
 pub mod traffic;
 
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
+
+/// A program of a later Debian's, which `make test` unpacks (`packaging/later`). `None`: nobody did.
+pub fn later(program: &str) -> Option<PathBuf> {
+    let Some(directory) = std::env::var_os("VHOSTD_TEST_LATER") else {
+        eprintln!("skipped: it needs a later {program}, which `make test` has");
+        return None;
+    };
+    let path = Path::new(&directory).join("bin").join(program);
+    assert!(path.exists(), "{} is missing", path.display());
+    Some(path)
+}
 
 /// Polls until `condition` gives something; panics with `what` after thirty seconds.
 pub fn wait_for<T>(what: &str, condition: impl FnMut() -> Option<T>) -> T {

@@ -1,4 +1,4 @@
-//! A port that lets nobody through until it is opened.
+//! A port that lets nobody through until it is opened, or not at once.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -16,9 +16,18 @@ pub struct Gate {
 
 impl Gate {
     pub fn shut(to: SocketAddr) -> Self {
+        Self::new(to, Duration::ZERO, false)
+    }
+
+    /// Open, and whoever comes waits so long.
+    pub fn slow(to: SocketAddr, delay: Duration) -> Self {
+        Self::new(to, delay, true)
+    }
+
+    fn new(to: SocketAddr, delay: Duration, is_open: bool) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
-        let open = Arc::new(AtomicBool::new(false));
+        let open = Arc::new(AtomicBool::new(is_open));
         let waiting = Arc::new(AtomicUsize::new(0));
         let gate = Self {
             port,
@@ -30,6 +39,7 @@ impl Gate {
                 let (open, waiting) = (open.clone(), waiting.clone());
                 thread::spawn(move || {
                     waiting.fetch_add(1, Ordering::SeqCst);
+                    thread::sleep(delay);
                     while !open.load(Ordering::SeqCst) {
                         thread::sleep(Duration::from_millis(2));
                     }
