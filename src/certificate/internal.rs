@@ -12,9 +12,9 @@ use sha2::{Digest, Sha256};
 use time::{Duration, OffsetDateTime};
 
 use crate::atomic_file::{self, WriteError};
+use crate::certificate::attempts::RetryAdvice;
 use crate::certificate::chain::{Chain, ChainError};
 use crate::certificate::key::{self, KeyError, PrivateKeyPem};
-use crate::certificate::schedule::RetryAdvice;
 use crate::certificate::{CertificateRequest, IssuedCertificate, Validity};
 use crate::settings::KeyType;
 
@@ -96,6 +96,7 @@ impl InternalCa {
         Ok(IssuedCertificate {
             chain_pem: leaf.pem(),
             key_pem,
+            origin: None,
         })
     }
 

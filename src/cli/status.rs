@@ -172,6 +172,26 @@ fn print_vhosts(shown: &Overview, now: OffsetDateTime) {
             certificate.name
         )));
     }
+    print_incidents(shown);
+}
+
+/// A CA that says why it wants a renewal has an incident.
+fn print_incidents(shown: &Overview) {
+    for certificate in &shown.certificates {
+        let suggestion = certificate.suggestion.as_ref();
+        let why = suggestion.and_then(|suggestion| suggestion.explanation_url.as_ref());
+        let (Some(why), Some(at)) = (why, &certificate.renew_at) else {
+            continue;
+        };
+        output::line("");
+        let name = &certificate.name;
+        output::warning(&format!(
+            "{name}: its CA asks for a renewal, on {at}: {why}"
+        ));
+        output::hint(Some(&format!(
+            "`vhostd renew {name} --force` renews it now"
+        )));
+    }
 }
 
 fn width(lengths: impl Iterator<Item = usize>, header: &str) -> usize {
