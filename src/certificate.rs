@@ -6,6 +6,7 @@
 
 pub mod account; // W the ACME account's key and URL
 pub mod attempts; // P what failed, and when it is tried again
+pub mod budget; // P what a CA allows, and what was used of it
 pub mod chain; // P PEM → a certificate chain that is what was asked for
 pub mod http; // N one origin, short waits, small answers: how the CA is spoken to
 pub mod inquire; // N a CA is asked when to renew, and its answer is remembered
@@ -179,6 +180,8 @@ pub struct CertificateRequest {
     /// Because of its age alone: right before the order the CA is asked once more whether it is
     /// time.
     pub by_age: bool,
+    /// A person asked for it now: what the CA is known to allow is told, not waited for.
+    pub insisted: bool,
     /// [`Attempts::failures`] at that time: one more means that somebody else has just tried.
     pub failures: u32,
 }
@@ -201,6 +204,7 @@ impl CertificateRequest {
                 .and_then(|stored| RenewalId::of(&stored.leaf)),
             expires: stored.map(|stored| stored.validity.not_after),
             by_age: false,
+            insisted: false,
             failures: attempts.map_or(0, |attempts| attempts.failures),
         }
     }

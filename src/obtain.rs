@@ -9,6 +9,7 @@ use time::format_description::well_known::Rfc3339;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
+use crate::certificate::budget::{Limits, Planned, Renewing};
 use crate::certificate::inquire::inquire;
 use crate::certificate::internal::InternalCa;
 use crate::certificate::ledger::{Ledger, LedgerError};
@@ -35,6 +36,7 @@ pub struct Obtaining {
     internal: InternalCa,
     acme: Option<AcmeClient>,
     terms: Terms,
+    limits: Option<Limits>,
     clock: Clock,
     chance: Chance,
     /// Shared by the clones.
@@ -64,6 +66,7 @@ impl Obtaining {
             internal: installation.internal_ca.clone(),
             acme: Some(AcmeClient::new(&settings.acme, &settings.state_dir)?),
             terms: Terms::from(&settings.acme),
+            limits: Limits::of(&settings.acme.directory),
             clock,
             chance: chance::system(),
             at_once: Arc::new(Semaphore::new(ORDERS_AT_ONCE)),
@@ -88,7 +91,10 @@ impl Obtaining {
     ) -> Result<CertificateRequest, ObtainingError> {
         self.ledger.forget_failures(&wanted.name)?;
         let newest = self.store.newest(&wanted.name)?;
-        Ok(CertificateRequest::new(wanted, newest.as_ref(), None))
+        Ok(CertificateRequest {
+            insisted: true,
+            ..CertificateRequest::new(wanted, newest.as_ref(), None)
+        })
     }
 
     /// Waits for its turn, then obtains the certificate.
@@ -101,6 +107,7 @@ impl Obtaining {
             ledger: &self.ledger,
             acme: self.acme.as_ref(),
             internal: &self.internal,
+            limits: self.limits.as_ref(),
             clock: &*self.clock,
             chance: &*self.chance,
         };
@@ -123,6 +130,20 @@ impl Obtaining {
             running.spawn(async move { me.inquire(&inquiry).await });
         }
         running.join_all().await;
+    }
+
+    /// What one more order for the same names would meet.
+    fn limit(&self, wanted: &WantedCertificate) -> Result<Option<String>, ObtainingError> {
+        let budget = self.ledger.budget(&self.terms.directory)?;
+        let planned = Planned {
+            identifiers: &wanted.identifiers,
+            renewing: Renewing::SameNames,
+        };
+        let wait = match wanted.issuer {
+            Issuer::Acme => budget.wait(&planned, self.limits.as_ref(), self.now()),
+            _ => None,
+        };
+        Ok(wait.map(|wait| wait.told()))
     }
 
     /// When a stored certificate is renewed, as far as is known now.
@@ -274,12 +295,17 @@ impl Selection {
                 .map(|wanted| obtaining.request_now(wanted))
                 .collect();
         }
-        if self.certificates.is_some() {
+        let named = self.certificates.is_some();
+        if named {
             for wanted in &mine {
                 obtaining.ledger.forget_failures(&wanted.name)?;
             }
         }
-        Ok(obtaining.schedule(&mine)?.due)
+        let mut due = obtaining.schedule(&mine)?.due;
+        for request in &mut due {
+            request.insisted |= named;
+        }
+        Ok(due)
     }
 }
 
@@ -304,6 +330,10 @@ pub fn outcome(
             .and_then(|stored| words(stored.validity.not_after)),
         error: None,
         next: next.transpose()?.and_then(words),
+        limit: match obtained {
+            Some(Obtained::Stored(_)) => obtaining.limit(wanted)?,
+            _ => None,
+        },
     };
     let failed = |error: &str, next: Option<OffsetDateTime>| RenewedCertificate {
         result: RenewalResult::Failed,

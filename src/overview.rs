@@ -247,8 +247,10 @@ fn of_wanted(
         shown.attempts = attempts.failures;
         shown.last_error.clone_from(&attempts.last_error);
         if !good {
-            shown.state = match attempts.retry {
-                RetryAdvice::Useless => CertificateWord::Invalid,
+            shown.state = match (attempts.retry, attempts.failures) {
+                (RetryAdvice::Useless, _) => CertificateWord::Invalid,
+                // nothing was tried: the CA would not allow it yet
+                (_, 0) => CertificateWord::Pending,
                 _ => CertificateWord::Failing,
             };
         }

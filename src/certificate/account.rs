@@ -135,7 +135,7 @@ impl AccountKey {
 }
 
 /// `acme-v02.api.letsencrypt.org-1a2b3c4d`: for people, and one per directory URL.
-fn home_name(directory: &str) -> String {
+pub(super) fn home_name(directory: &str) -> String {
     let host: String = directory
         .split("://")
         .nth(1)

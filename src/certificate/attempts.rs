@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use time::{Duration, OffsetDateTime};
 
+use crate::certificate::budget::Wait;
 use crate::certificate::{CLOCK_SKEW, CertificateRequest, Identifier, Issuer};
 
 /// What went wrong since a certificate was last obtained; stored, so that a restart asks no sooner.
@@ -13,7 +14,7 @@ use crate::certificate::{CLOCK_SKEW, CertificateRequest, Identifier, Issuer};
 pub struct Attempts {
     pub identifiers: Vec<Identifier>,
     pub issuer: Issuer,
-    /// In a row, at least 1.
+    /// In a row; 0: nothing was tried, because the CA would not allow it yet.
     pub failures: u32,
     #[serde(with = "time::serde::rfc3339")]
     pub failed_at: OffsetDateTime,
@@ -66,6 +67,37 @@ impl Attempts {
             last_error: Some(error),
             retry,
         }
+    }
+
+    /// What to remember of an attempt that was not made. What failed before still did.
+    pub fn postponed(
+        previous: Option<&Self>,
+        request: &CertificateRequest,
+        wait: &Wait,
+        now: OffsetDateTime,
+    ) -> Self {
+        let earlier = previous
+            .filter(|previous| previous.is_about(&request.identifiers, request.issuer))
+            .map_or(0, |previous| previous.failures);
+        Self {
+            identifiers: request.identifiers.clone(),
+            issuer: request.issuer,
+            failures: earlier,
+            failed_at: now,
+            next: Some(wait.until),
+            last_error: Some(wait.why.clone()),
+            retry: wait.retry(now),
+        }
+    }
+
+    /// As it is, but not tried before the CA would allow it.
+    pub fn not_before(mut self, wait: &Wait) -> Self {
+        self.next = self.next.max(Some(wait.until));
+        if wait.for_a_person {
+            self.last_error = Some(wait.why.clone());
+            self.retry = RetryAdvice::Useless;
+        }
+        self
     }
 
     /// Until when these failures forbid another attempt.

@@ -1,7 +1,7 @@
 //! W: what must outlive a crash while certificates are obtained.
 //!
 //! `orders/NAME.attempts.json`: the failures since the last success. `orders/NAME.renewal.json`: when
-//! the CA wants it renewed. `orders/NAME.order.json`
+//! the CA wants it renewed. `orders/HOST-DIGEST.budget.json`: what was used of what that CA allows. `orders/NAME.order.json`
 //! (0600): the order that is under way, with its key; durable before the CA is told to validate
 //! anything, gone once the certificate is stored. `orders/NAME.lock`: flock(2), so that the daemon
 //! and the timer's command obtain each certificate once; the kernel drops it with its owner.
@@ -16,7 +16,9 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::atomic_file::{self, TEMPORARY_PREFIX, WriteError};
+use crate::certificate::account::home_name;
 use crate::certificate::attempts::Attempts;
+use crate::certificate::budget::Budget;
 use crate::certificate::key::PrivateKeyPem;
 use crate::certificate::renewal_info::RenewalInfo;
 use crate::certificate::schedule::Memory;
@@ -29,6 +31,8 @@ pub struct Ledger {
     /// What is not on disk, shared by the clones: a disk that is full or read-only must not turn
     /// the schedule into one attempt, or one question, after the other.
     unwritten: Arc<Mutex<BTreeMap<CertificateName, Memory>>>,
+    /// Likewise, by directory.
+    budgets: Arc<Mutex<BTreeMap<String, Budget>>>,
 }
 
 /// An order that the CA knows (RFC 8555 §7.1.3), and what is needed to finish it.
@@ -76,6 +80,7 @@ impl Ledger {
         Self {
             directory: state_dir.join("orders"),
             unwritten: Arc::default(),
+            budgets: Arc::default(),
         }
     }
 
@@ -156,6 +161,48 @@ impl Ledger {
     pub fn forget_failures(&self, name: &CertificateName) -> Result<(), LedgerError> {
         self.remember(name, |memory| memory.attempts = None);
         Ok(atomic_file::remove(&self.path(name, ATTEMPTS))?)
+    }
+
+    /// What was used of what the CA allows. A file that cannot be parsed is as none: the CA counts,
+    /// too.
+    pub fn budget(&self, directory: &str) -> Result<Budget, LedgerError> {
+        if let Some(unwritten) = self.budgets().get(directory) {
+            return Ok(unwritten.clone());
+        }
+        let budget = read(&self.budget_path(directory))?;
+        Ok(budget.unwrap_or_default())
+    }
+
+    /// Changes it, one at a time in all processes. What cannot be written is remembered.
+    pub fn update_budget<T>(
+        &self,
+        directory: &str,
+        change: impl FnOnce(&mut Budget) -> T,
+    ) -> Result<T, LedgerError> {
+        self.prepare()?;
+        let path = self.directory.join("budget.lock");
+        let file = atomic_file::lock_file(&path)?;
+        file.lock()
+            .map_err(|source| LedgerError::Lock { path, source })?;
+        let before = self.budget(directory)?;
+        let mut budget = before.clone();
+        let result = change(&mut budget);
+        if budget != before {
+            self.budgets().insert(directory.to_owned(), budget.clone());
+            atomic_file::write_json(&self.budget_path(directory), &budget, 0o644)?;
+            self.budgets().remove(directory);
+        }
+        Ok(result)
+    }
+
+    fn budget_path(&self, directory: &str) -> PathBuf {
+        let file_name = format!("{}.budget.json", home_name(directory));
+        self.directory.join(file_name)
+    }
+
+    fn budgets(&self) -> MutexGuard<'_, BTreeMap<String, Budget>> {
+        let budgets = self.budgets.lock();
+        budgets.unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The order that was under way. One that cannot be parsed is as none: a new order is made.
@@ -251,18 +298,7 @@ impl Ledger {
         name: &CertificateName,
         suffix: &str,
     ) -> Result<Option<T>, LedgerError> {
-        let path = self.path(name, suffix);
-        match fs::read(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(unread(&path)(error)),
-            Ok(bytes) => match serde_json::from_slice(&bytes) {
-                Ok(value) => Ok(Some(value)),
-                Err(error) => {
-                    tracing::warn!(path = %path.display(), %error, "unreadable, taken as absent");
-                    Ok(None)
-                }
-            },
-        }
+        read(&self.path(name, suffix))
     }
 
     fn write<T: Serialize>(
@@ -285,6 +321,20 @@ struct WrittenOrder {
     identifiers: Vec<Identifier>,
     profile: Option<String>,
     key: String,
+}
+
+fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, LedgerError> {
+    match fs::read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(unread(path)(error)),
+        Ok(bytes) => match serde_json::from_slice(&bytes) {
+            Ok(value) => Ok(Some(value)),
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "unreadable, taken as absent");
+                Ok(None)
+            }
+        },
+    }
 }
 
 /// None where the directory does not exist.

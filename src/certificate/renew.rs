@@ -1,5 +1,7 @@
 //! W: lock → still due? → order → check → store: what the daemon and `vhostd renew` call.
 
+mod allowance; // W what the CA allows, asked before an order and kept after it
+
 use std::fmt;
 use std::time::Duration;
 
@@ -9,6 +11,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
 
 use crate::certificate::attempts::{Attempts, RetryAdvice};
+use crate::certificate::budget::{Limits, Wait};
 use crate::certificate::inquire::inquire;
 use crate::certificate::internal::{InternalCa, InternalError};
 use crate::certificate::ledger::{CertificateLock, Ledger, LedgerError};
@@ -17,6 +20,7 @@ use crate::certificate::renewal_info::Inquiry;
 use crate::certificate::schedule::renew_at;
 use crate::certificate::store::{CertificateStore, StoreError};
 use crate::certificate::{CertificateRequest, IssuedCertificate, Issuer, StoredCertificate};
+use allowance::Allowance;
 
 /// What became of a request.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -64,6 +68,8 @@ pub struct Tools<'a> {
     pub ledger: &'a Ledger,
     pub acme: Option<&'a AcmeClient>,
     pub internal: &'a InternalCa,
+    /// What the CA is known to allow.
+    pub limits: Option<&'a Limits>,
     pub clock: Clock<'a>,
     pub chance: Chance<'a>,
 }
@@ -96,25 +102,49 @@ pub type Chance<'a> = &'a (dyn Fn() -> f64 + Send + Sync);
 pub async fn obtain(request: &CertificateRequest, tools: Tools<'_>) -> Obtained {
     let lock = match lock(request, tools.ledger).await {
         Ok(lock) => lock,
-        Err(error) => return failed(request, tools, &error, false),
+        Err(error) => return failed(request, tools, &error, None, false),
     };
     let done = done_by_another(request, tools.store, tools.ledger, (tools.clock)());
     match done {
         Ok(Some(obtained)) => return obtained,
         Ok(None) => {}
-        Err(error) => return failed(request, tools, &error, true),
+        Err(error) => return failed(request, tools, &error, None, true),
     }
     if request.by_age && is_too_early(request, tools).await {
         return Obtained::Postponed;
+    }
+    let allowance = Allowance::of(request, tools);
+    match allowance.as_ref().map(Allowance::admit).transpose() {
+        Ok(Some(Some(wait))) => return postponed(request, tools, &wait),
+        Ok(_) => {}
+        Err(error) => return failed(request, tools, &error.into(), None, true),
     }
     let attempt = Attempt {
         request,
         tools,
         lock,
     };
-    match attempt.issue_and_store().await {
+    let outcome = attempt.issue_and_store().await;
+    let wait = allowance.and_then(|allowance| allowance.note(&outcome));
+    match outcome {
         Ok(stored) => Obtained::Stored(stored),
-        Err(error) => failed(request, tools, &error, true),
+        Err(error) => failed(request, tools, &error, wait.as_ref(), true),
+    }
+}
+
+/// Nothing was tried: the CA would not allow it.
+fn postponed(request: &CertificateRequest, tools: Tools<'_>, wait: &Wait) -> Obtained {
+    let now = (tools.clock)();
+    let previous = tools.ledger.attempts_of(&request.name).ok().flatten();
+    let attempts = Attempts::postponed(previous.as_ref(), request, wait, now);
+    tracing::warn!(identifier = %request.name, next = %wait.until, "not tried: failed to {}", wait.why);
+    if let Err(error) = tools.ledger.record_failure(&request.name, &attempts) {
+        tracing::error!(identifier = %request.name, "failed to {error}");
+    }
+    Obtained::Failed {
+        error: wait.why.clone(),
+        next: wait.until,
+        retry: attempts.retry,
     }
 }
 
@@ -270,6 +300,7 @@ fn failed(
     request: &CertificateRequest,
     tools: Tools<'_>,
     error: &ObtainError,
+    wait: Option<&Wait>,
     locked: bool,
 ) -> Obtained {
     let (ledger, now) = (tools.ledger, (tools.clock)());
@@ -280,6 +311,10 @@ fn failed(
     });
     let (words, chance) = (error.to_string(), (tools.chance)());
     let attempts = Attempts::after_failure(previous.as_ref(), request, words, retry, now, chance);
+    let attempts = match wait {
+        Some(wait) => attempts.not_before(wait),
+        None => attempts,
+    };
     let next = attempts.next.unwrap_or(now);
     let words = next.replace_nanosecond(0).unwrap_or(next).format(&Rfc3339);
     let words = words.unwrap_or_default();
@@ -295,9 +330,9 @@ fn failed(
         _ => ledger.remember_failure(&request.name, &attempts),
     }
     Obtained::Failed {
-        error: error.to_string(),
+        error: attempts.last_error.unwrap_or_default(),
         next,
-        retry,
+        retry: attempts.retry,
     }
 }
 
@@ -346,6 +381,7 @@ mod tests {
                 acme: None,
                 internal: &self.internal,
                 clock: &now,
+                limits: None,
                 chance: &|| 0.0,
             }
         }

@@ -157,6 +157,9 @@ fn say(renewed: &Renewed) {
                 output::hint(Some(&format!("tried again at {next}")));
             }
         }
+        if let Some(limit) = &one.limit {
+            output::warning(&format!("{}: {limit}", one.name));
+        }
         nothing = false;
     }
     if nothing {

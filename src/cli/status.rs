@@ -160,12 +160,12 @@ fn print_vhosts(shown: &Overview, now: OffsetDateTime) {
     {
         output::line("");
         let error = certificate.last_error.as_deref().unwrap_or_default();
-        output::warning(&format!(
-            "{}: {} failed attempt{}: {error}",
-            certificate.name,
-            certificate.attempts,
-            if certificate.attempts == 1 { "" } else { "s" }
-        ));
+        let name = &certificate.name;
+        output::warning(&match certificate.attempts {
+            0 => format!("{name}: not tried yet: failed to {error}"),
+            1 => format!("{name}: 1 failed attempt: {error}"),
+            more => format!("{name}: {more} failed attempts: {error}"),
+        });
         let next = certificate.renew_at.as_deref().unwrap_or("-");
         output::hint(Some(&format!(
             "tried again at {next}; `vhostd renew {}` tries now",

@@ -1,5 +1,6 @@
 //! Certificates from a real ACME server: ordered, resumed, refused, stored once.
 
+mod limits;
 mod suggestion;
 
 use std::net::TcpListener;
@@ -74,6 +75,7 @@ impl Host {
             ledger: &ledger,
             acme: Some(client),
             internal: &InternalCa::new(self.path()),
+            limits: None,
             clock: &now,
             chance: &|| 0.0,
         };

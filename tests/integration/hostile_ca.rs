@@ -81,6 +81,7 @@ impl Fixture {
             ledger: &ledger,
             acme: Some(&client),
             internal: &InternalCa::new(path),
+            limits: None,
             clock: &OffsetDateTime::now_utc,
             chance: &|| 0.5,
         };

@@ -120,6 +120,15 @@ impl OrderError {
         }
     }
 
+    /// How the CA answered, or did not.
+    pub(in crate::certificate) fn http(&self) -> Option<&HttpError> {
+        match self {
+            Self::Http { source, .. } => Some(source),
+            Self::Shared(error) => error.http(),
+            _ => None,
+        }
+    }
+
     /// The CA has forgotten the account (or never was the one that made it).
     pub(super) fn is_lost_account(&self) -> bool {
         self.problem()
@@ -147,7 +156,7 @@ impl OrderError {
 
     /// Whether the order itself is dead, so that the next attempt needs another: the CA refuses it,
     /// or answers about it what makes no sense. Kept, such an order would be met again for ever.
-    pub(super) fn ends_order(&self) -> bool {
+    pub(in crate::certificate) fn ends_order(&self) -> bool {
         match self {
             Self::AuthorizationCount { .. }
             | Self::Challenge { .. }

@@ -44,6 +44,7 @@ impl Host {
             ledger: &ledger,
             acme: Some(client),
             internal: &InternalCa::new(self.path()),
+            limits: None,
             clock: &move || day,
             chance: &|| 0.5,
         };
