@@ -130,6 +130,8 @@ pub enum RenewalResult {
     Renewed,
     NotDue,
     Failed,
+    /// The staging CA issued one, which is not installed.
+    Rehearsed,
 }
 
 /// A request on its way to the daemon's loop, and where its answer goes.

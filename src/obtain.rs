@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 
 use time::OffsetDateTime;
@@ -27,6 +28,7 @@ use crate::clock::Clock;
 use crate::control::{RenewalResult, Renewed, RenewedCertificate};
 use crate::installation::Installation;
 use crate::reconcile::report::CertificateSummary;
+use crate::settings::Settings;
 
 /// Everything that obtaining a certificate needs. Cheap to clone.
 #[derive(Clone)]
@@ -71,6 +73,41 @@ impl Obtaining {
             chance: chance::system(),
             at_once: Arc::new(Semaphore::new(ORDERS_AT_ONCE)),
         })
+    }
+
+    /// Asks the CA's staging area with `directory`, and keeps everything below `scratch`, which is
+    /// the caller's to remove: what is obtained is checked as ever, and nobody serves it.
+    pub fn rehearsal(
+        settings: &Settings,
+        directory: &str,
+        scratch: &Path,
+        clock: Clock,
+    ) -> Result<Self, ObtainingError> {
+        let acme = AcmeClient::staging(&settings.acme, &settings.state_dir, directory)?;
+        Ok(Self {
+            store: CertificateStore::new(scratch),
+            ledger: Ledger::new(scratch),
+            internal: InternalCa::new(scratch),
+            acme: Some(acme),
+            terms: Terms {
+                directory: directory.to_owned(),
+                ..Terms::from(&settings.acme)
+            },
+            limits: None,
+            clock,
+            chance: chance::system(),
+            at_once: Arc::new(Semaphore::new(ORDERS_AT_ONCE)),
+        })
+    }
+
+    /// Orders each of `wanted`, whatever is stored of it: what became of each.
+    pub async fn rehearse(
+        &self,
+        wanted: &[WantedCertificate],
+    ) -> BTreeMap<CertificateName, Obtained> {
+        let requests = wanted.iter();
+        let requests = requests.map(|wanted| CertificateRequest::new(wanted, None, None));
+        self.obtain_all(requests.collect()).await
     }
 
     /// What is due of `wanted` now, and when to look again.
@@ -276,7 +313,7 @@ impl Selection {
             .is_none_or(|names| names.contains(&wanted.name))
     }
 
-    fn of(&self, wanted: &[WantedCertificate]) -> Vec<WantedCertificate> {
+    pub fn of(&self, wanted: &[WantedCertificate]) -> Vec<WantedCertificate> {
         let mine = wanted.iter().filter(|wanted| self.includes(wanted));
         mine.cloned().collect()
     }

@@ -116,11 +116,32 @@ impl AcmeClient {
         state_dir: &Path,
         patience: Patience,
     ) -> Result<Self, AcmeClientError> {
+        let key = AccountKey::open(state_dir, &settings.directory)?;
+        Self::of_key(settings, key, patience)
+    }
+
+    /// As [`AcmeClient::new`], at the CA's staging area with `directory`, with the same key: nginx
+    /// answers its challenges as it answers the others.
+    pub fn staging(
+        settings: &AcmeSettings,
+        state_dir: &Path,
+        directory: &str,
+    ) -> Result<Self, AcmeClientError> {
+        let key = AccountKey::open(state_dir, &settings.directory)?;
+        let key = key.at(state_dir, directory)?;
+        Self::of_key(settings, key, Patience::default())
+    }
+
+    fn of_key(
+        settings: &AcmeSettings,
+        key: AccountKey,
+        patience: Patience,
+    ) -> Result<Self, AcmeClientError> {
         let ca_file = settings.ca_file.as_deref();
-        let http = AcmeHttp::new(&settings.directory, ca_file, patience.answer)?;
+        let http = AcmeHttp::new(key.directory(), ca_file, patience.answer)?;
         Ok(Self {
             shared: Arc::new(Shared {
-                key: AccountKey::open(state_dir, &settings.directory)?,
+                key,
                 http,
                 email: settings.email.clone(),
                 profile: settings.profile.clone(),

@@ -1,6 +1,10 @@
 //! `vhostd renew`
 
+mod rehearsal; // `vhostd renew --dry-run`
+
 use clap::Args;
+
+use rehearsal::rehearse;
 
 use super::reload::{ask_daemon, failed, request};
 use super::{Exit, open, output, runtime};
@@ -21,6 +25,9 @@ pub(super) struct Renew {
     /// Renew even what is not due
     #[arg(long)]
     force: bool,
+    /// Order from the CA's staging area, and install nothing
+    #[arg(long)]
+    dry_run: bool,
     /// Print data for programs
     #[arg(long)]
     json: bool,
@@ -31,6 +38,12 @@ impl Renew {
         let Some(runtime) = runtime() else {
             return Exit::Failed;
         };
+        if self.dry_run {
+            return match rehearse(&self.names, &settings, &runtime) {
+                Ok(rehearsed) => self.conclude(&rehearsed),
+                Err(exit) => exit,
+            };
+        }
         let request = Request::Renew {
             names: self.names.clone(),
             force: self.force,
@@ -147,6 +160,16 @@ fn say(renewed: &Renewed) {
                     one.name
                 ));
                 continue;
+            }
+            RenewalResult::Rehearsed => {
+                output::success(&format!(
+                    "{} could be renewed: the staging CA issued one, which is not installed",
+                    one.name
+                ));
+            }
+            RenewalResult::Failed if one.next.is_none() => {
+                let error = one.error.as_deref().unwrap_or("failed");
+                output::error(&format!("{} could not be renewed: {error}", one.name));
             }
             RenewalResult::Failed => {
                 output::error(&format!(

@@ -481,3 +481,80 @@ fn a_changed_key_type_is_a_renewal_at_once() {
     assert_eq!(pebble.finalized(), 2);
     assert_eq!(daemon.stop(), 0);
 }
+
+/// Every file below the state directory but what nginx and locks touch, with its bytes.
+fn state(host: &Host) -> Vec<(std::path::PathBuf, Vec<u8>)> {
+    let mut found = Vec::new();
+    let mut directories = vec![host.path("state")];
+    while let Some(directory) = directories.pop() {
+        for entry in std::fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            // the account at the staging area is all that may come of it
+            match path.is_dir() && !path.is_symlink() {
+                true if path.ends_with("accounts") => {}
+                true => directories.push(path),
+                false => found.push((path.clone(), std::fs::read(&path).unwrap_or_default())),
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn a_dry_run_orders_from_the_staging_ca_says_what_came_of_it_and_installs_nothing() {
+    let nginx = NginxHost::new();
+    let (real, staging) = (
+        Pebble::start(nginx.http_port),
+        Pebble::start(nginx.http_port),
+    );
+    let roots = nginx.path("roots.pem");
+    let both =
+        [real.ca_file(), staging.ca_file()].map(|path| std::fs::read_to_string(path).unwrap());
+    std::fs::write(&roots, both.concat()).unwrap();
+    let settings = format!(
+        "acme: {{directory: {}, staging: {}, ca_file: {}}}\n",
+        real.directory_url(),
+        staging.directory_url(),
+        roots.display()
+    );
+    let host = Host::on(nginx, &settings);
+    let app = App::start();
+    host.drop_app("hello", NAME, &app);
+    host.drop_file(
+        "inside.yml",
+        "server_name: inside.example.com\nproxy_pass_url: http://127.0.0.1:1\ntls: internal\n",
+    );
+    assert_eq!(host.vhostd(&["reload", "--wait"]).status, 0);
+    let before = state(&host);
+    let dry = host.vhostd(&["renew", "--dry-run"]);
+    assert_eq!(dry.status, 0, "{dry:?}");
+    assert!(
+        dry.stdout
+            .contains("hello.example.com could be renewed: the staging CA issued one"),
+        "{dry:?}"
+    );
+    assert!(!dry.stdout.contains("inside"), "{dry:?}");
+    assert_eq!((staging.finalized(), real.finalized()), (1, 1));
+    assert_eq!(state(&host), before);
+    let (status, json) = host.json(&["renew", "hello", "--dry-run"]);
+    assert_eq!(
+        (status, &json["certificates"][0]["result"]),
+        (0, &"rehearsed".into())
+    );
+    // one that fails is said, and counts nowhere
+    drop(staging);
+    let dry = host.vhostd(&["renew", "--dry-run"]);
+    assert_eq!(dry.status, 4, "{dry:?}");
+    assert!(
+        dry.stderr
+            .contains("could not be renewed: read the ACME directory"),
+        "{dry:?}"
+    );
+    assert_eq!(state(&host), before);
+    // a CA without a staging area
+    host.configure(&settings.replace("staging: ", "email: a@example.com, profile: p}\n#"));
+    let dry = host.vhostd(&["renew", "--dry-run"]);
+    assert_eq!(dry.status, 2, "{dry:?}");
+    assert!(dry.stderr.contains("set `acme.staging`"), "{dry:?}");
+}
