@@ -179,11 +179,7 @@ impl Ledger {
         directory: &str,
         change: impl FnOnce(&mut Budget) -> T,
     ) -> Result<T, LedgerError> {
-        self.prepare()?;
-        let path = self.directory.join("budget.lock");
-        let file = atomic_file::lock_file(&path)?;
-        file.lock()
-            .map_err(|source| LedgerError::Lock { path, source })?;
+        let _lock = self.lock_budgets()?;
         let before = self.budget(directory)?;
         let mut budget = before.clone();
         let result = change(&mut budget);
@@ -196,8 +192,18 @@ impl Ledger {
     }
 
     fn budget_path(&self, directory: &str) -> PathBuf {
-        let file_name = format!("{}.budget.json", home_name(directory));
+        let file_name = format!("{}{BUDGET}", home_name(directory));
         self.directory.join(file_name)
+    }
+
+    fn lock_budgets(&self) -> Result<File, LedgerError> {
+        self.prepare()?;
+        let path = self.directory.join("budget.lock");
+        let file = atomic_file::lock_file(&path)?;
+        match file.lock() {
+            Ok(()) => Ok(file),
+            Err(source) => Err(LedgerError::Lock { path, source }),
+        }
     }
 
     fn budgets(&self) -> MutexGuard<'_, BTreeMap<String, Budget>> {
@@ -260,6 +266,11 @@ impl Ledger {
     /// certificates that somebody is obtaining.
     pub fn sweep(&self) -> Result<(), LedgerError> {
         for file_name in file_names(&self.directory)? {
+            if file_name.starts_with(TEMPORARY_PREFIX) && file_name.ends_with(BUDGET) {
+                let _lock = self.lock_budgets()?;
+                atomic_file::remove(&self.directory.join(file_name))?;
+                continue;
+            }
             let Some(name) = certificate_of_temporary(&file_name) else {
                 continue;
             };
@@ -372,6 +383,7 @@ fn unread<'a>(path: &'a Path) -> impl Fn(io::Error) -> LedgerError + 'a {
 }
 
 const ATTEMPTS: &str = ".attempts.json";
+const BUDGET: &str = ".budget.json";
 const LOCK: &str = ".lock";
 const ORDER: &str = ".order.json";
 const RENEWAL: &str = ".renewal.json";
@@ -471,6 +483,47 @@ mod tests {
     }
 
     #[test]
+    fn a_budget_is_changed_by_one_at_a_time_and_read_back_by_another_process() {
+        let directory = tempfile::tempdir().unwrap();
+        let (ca, other) = ("https://ca.example/dir", "https://other.example/dir");
+        let names = wanted().identifiers;
+        let planned = crate::certificate::budget::Planned {
+            identifiers: &names,
+            renewing: crate::certificate::budget::Renewing::Nothing,
+        };
+        let (limits, now) = (
+            crate::certificate::budget::LETS_ENCRYPT,
+            OffsetDateTime::UNIX_EPOCH,
+        );
+        let admitted = std::thread::scope(|scope| {
+            let orders: Vec<_> = (0..8)
+                .map(|_| {
+                    scope.spawn(|| {
+                        // each as a process of its own
+                        let ledger = Ledger::new(directory.path());
+                        let admit = |budget: &mut Budget| {
+                            budget.admit(&planned, Some(&limits), now).is_ok()
+                        };
+                        ledger.update_budget(ca, admit).unwrap()
+                    })
+                })
+                .collect();
+            let ended = orders.into_iter().map(|order| order.join().unwrap());
+            ended.filter(|admitted| *admitted).count()
+        });
+        assert_eq!(admitted, 5);
+        let ledger = Ledger::new(directory.path());
+        assert!(
+            ledger
+                .budget(ca)
+                .unwrap()
+                .wait(&planned, Some(&limits), now)
+                .is_some()
+        );
+        assert_eq!(ledger.budget(other).unwrap(), Budget::default());
+    }
+
+    #[test]
     fn the_lock_of_a_certificate_is_held_by_one_at_a_time() {
         let directory = tempfile::tempdir().unwrap();
         let ledger = Ledger::new(directory.path());
@@ -494,8 +547,11 @@ mod tests {
         ledger.sweep().unwrap();
         assert!(left.exists());
         drop(held);
+        let budget = ledger.budget_path("https://ca.example/dir");
+        let budget = atomic_file::temporary_beside(&budget).unwrap();
+        fs::write(&budget, "").unwrap();
         ledger.sweep().unwrap();
-        assert!(!left.exists());
+        assert!(!left.exists() && !budget.exists());
         assert_eq!(ledger.memories().unwrap().len(), 1);
     }
 }
