@@ -1,4 +1,5 @@
-//! The two latencies that a user feels and the daemon's memory, each beside its floor in one run.
+//! The latencies that a user feels, what the daemon costs in memory and a day's look at its
+//! certificates, each beside its floor in one run.
 //!
 //! `cargo bench` (or `make bench`). Ratios are what counts: the machine's speed cancels out.
 //! The floors are nginx's own `-t` and SIGHUP on the same bytes, and a minimal ACME client that
@@ -20,8 +21,12 @@ mod integration {
 mod acme;
 #[path = "latency/change.rs"]
 mod change;
+#[path = "latency/daily.rs"]
+mod daily;
 #[path = "latency/drop.rs"]
 mod drop;
+#[path = "latency/many.rs"]
+mod many;
 #[path = "latency/memory.rs"]
 mod memory;
 
@@ -53,6 +58,14 @@ fn main() {
     );
     if chosen("drop") {
         drop::run().print();
+    }
+    for files in [20, 100] {
+        if chosen("many") {
+            many::run(files).print();
+        }
+    }
+    if chosen("daily") {
+        daily::run(1000);
     }
     for vhosts in [1, 100] {
         if chosen("change") {

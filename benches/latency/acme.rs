@@ -18,6 +18,8 @@ use super::support::client::{self, Response, TlsStream, Trust};
 pub struct Minimal {
     stream: BufReader<TlsStream>,
     authority: String,
+    trust: Trust,
+    pkcs8: Vec<u8>,
     key: EcdsaKeyPair,
     nonce: String,
     directory: Value,
@@ -37,8 +39,9 @@ impl Minimal {
         let mut me = Self {
             stream: BufReader::new(stream),
             authority,
-            key: EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, pkcs8.as_ref())
-                .unwrap(),
+            trust,
+            pkcs8: pkcs8.as_ref().to_vec(),
+            key: pair(pkcs8.as_ref()),
             nonce: String::new(),
             directory: Value::Null,
             account: String::new(),
@@ -53,6 +56,25 @@ impl Minimal {
         );
         me.account = account.header("Location").unwrap().to_owned();
         me
+    }
+
+    /// The same account by a connection of its own.
+    pub fn twin(&self) -> Self {
+        let address: SocketAddr = self.authority.parse().unwrap();
+        let stream = client::connect_tls(address, "127.0.0.1", &self.trust, &[]).unwrap();
+        let mut twin = Self {
+            stream: BufReader::new(stream),
+            authority: self.authority.clone(),
+            trust: self.trust.clone(),
+            pkcs8: self.pkcs8.clone(),
+            key: pair(&self.pkcs8),
+            nonce: String::new(),
+            directory: self.directory.clone(),
+            account: self.account.clone(),
+        };
+        let new_nonce = twin.url("newNonce");
+        twin.get(&new_nonce);
+        twin
     }
 
     /// RFC 7638.
@@ -164,6 +186,10 @@ impl Minimal {
         }
         answer
     }
+}
+
+fn pair(pkcs8: &[u8]) -> EcdsaKeyPair {
+    EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, pkcs8).unwrap()
 }
 
 fn encode(bytes: impl AsRef<[u8]>) -> String {

@@ -113,7 +113,7 @@ impl Floor {
     }
 }
 
-fn until_verified(begin: Instant, address: SocketAddr, name: &str, trust: &Trust) -> Duration {
+pub fn until_verified(begin: Instant, address: SocketAddr, name: &str, trust: &Trust) -> Duration {
     loop {
         let answer = client::get_tls(address, name, "/", trust);
         if answer.is_ok_and(|answer| answer.status == 200) {
