@@ -39,6 +39,9 @@ use signals::Signals;
 /// A new vhost is first activated with its certificate or after this long, with a placeholder:
 /// one reload instead of two when the CA is quick, and never a wait for a slow one.
 pub const CERTIFICATE_WAIT: Duration = Duration::from_millis(150);
+/// Of many that are ordered at once each that comes gives the others as long again, up to this:
+/// fifty certificates of a quick CA are one reload, not ten.
+const LONGEST_WAIT: Duration = Duration::from_secs(3);
 
 /// While a batch waits, files that change are read again, not at every event of a flood.
 const READ_AGAIN: Duration = Duration::from_millis(50);
@@ -83,6 +86,27 @@ struct Waiting {
     read_at: Instant,
 }
 
+/// Since when a batch waits for certificates, and when the last of them came.
+#[derive(Clone, Copy)]
+struct Expecting {
+    since: Instant,
+    progress: Instant,
+}
+
+impl Expecting {
+    fn from(now: Instant) -> Self {
+        Self {
+            since: now,
+            progress: now,
+        }
+    }
+
+    /// Nobody waits longer for certificates.
+    fn ends(self) -> Instant {
+        (self.progress + CERTIFICATE_WAIT).min(self.since + LONGEST_WAIT)
+    }
+}
+
 impl Waiting {
     fn ready_at(&self) -> Instant {
         match self.names.is_empty() {
@@ -105,8 +129,8 @@ struct Daemon {
     absences: Absences,
     answers_early_challenges: bool,
     pace: Pace,
-    /// When the batch that waits was first read.
-    waiting_since: Option<Instant>,
+    /// Of the batch that waits, from its first reading on.
+    expecting: Option<Expecting>,
     next_rescan: Instant,
     next_removal: Option<Instant>,
     /// When the watchdog wants a sign of life; `None` without one.
@@ -166,7 +190,7 @@ pub async fn run_witnessed(
         absences: Absences::default(),
         answers_early_challenges: false,
         pace: Pace::default(),
-        waiting_since: None,
+        expecting: None,
         next_rescan: Instant::now() + RESCAN,
         next_removal: None,
         next_alive: systemd::watchdog_interval().map(|interval| Instant::now() + interval),
@@ -286,13 +310,28 @@ impl Daemon {
             waiting.not_before = waiting.not_before.min(not_before);
         }
         let changed = self.pending.files && waiting.read_at + READ_AGAIN <= now;
+        let overtaken = waiting.ready_at() <= now && self.is_overtaken(now);
+        let Phase::Awaiting(waiting) = &self.phase else {
+            return;
+        };
         // nobody asked for a batch that waits, so nobody misses it
-        if waiting.batch.calls.is_empty() && (changed || self.pending.is_urgent()) {
+        if waiting.batch.calls.is_empty() && (changed || overtaken || self.pending.is_urgent()) {
             self.pending.files = true;
             self.phase = Phase::Idle;
             return;
         }
         self.apply_when_ready(now);
+    }
+
+    /// Whether more was dropped since the batch that waits was read, a moment ago: it is read first,
+    /// and goes along. (Nobody asked for such a batch.)
+    fn is_overtaken(&self, now: Instant) -> bool {
+        let Phase::Awaiting(waiting) = &self.phase else {
+            return false;
+        };
+        let since = self.expecting.map(|expecting| expecting.since);
+        let recent = since.is_some_and(|since| now < since + CERTIFICATE_WAIT);
+        self.pending.files && waiting.batch.calls.is_empty() && recent
     }
 
     /// Starts the next batch where none runs and something was asked for.

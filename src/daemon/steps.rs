@@ -8,7 +8,7 @@ use tokio::task::spawn_blocking;
 
 use super::batch::{self, Batch};
 use super::event::{Event, ReadDone, Reopen};
-use super::{CERTIFICATE_WAIT, Daemon, LOCK_LIMIT, Phase, RESCAN, RESCAN_SOON, Waiting};
+use super::{Daemon, Expecting, LOCK_LIMIT, Phase, RESCAN, RESCAN_SOON, Waiting};
 use crate::certificate::CertificateName;
 use crate::certificate::renew::Obtained;
 use crate::generation::manifest::Reason;
@@ -124,7 +124,7 @@ impl Daemon {
         };
         let now = Instant::now();
         self.phase = Phase::Awaiting(Waiting {
-            until: *self.waiting_since.get_or_insert(now) + CERTIFICATE_WAIT,
+            until: self.expecting.get_or_insert(Expecting::from(now)).ends(),
             not_before: self.pace.not_before(batch.reason(), now),
             read_at: now,
             intent: Box::new(intent),
@@ -135,7 +135,10 @@ impl Daemon {
     }
 
     pub(super) fn apply_when_ready(&mut self, now: Instant) {
-        if matches!(&self.phase, Phase::Awaiting(waiting) if waiting.ready_at() <= now) {
+        let Phase::Awaiting(waiting) = &self.phase else {
+            return;
+        };
+        if waiting.ready_at() <= now && !self.is_overtaken(now) {
             self.apply();
         }
     }
@@ -146,7 +149,7 @@ impl Daemon {
         else {
             return;
         };
-        self.waiting_since = None;
+        self.expecting = None;
         let request = self.request(batch.reason());
         let mut observer = batch.observer();
         self.phase = Phase::Applying(batch);
@@ -214,7 +217,7 @@ impl Daemon {
     }
 
     fn failed(&mut self, batch: Batch, error: &ReconcileError) {
-        self.waiting_since = None;
+        self.expecting = None;
         let message = error.to_string();
         // it is tried again every few seconds: one line says it
         if self.last_failure.as_ref() == Some(&message) {
@@ -250,11 +253,16 @@ impl Daemon {
 
     pub(super) fn on_obtained(&mut self, name: &CertificateName, obtained: &Obtained) {
         let stored = self.orders.finished(name, obtained);
-        if let Phase::Awaiting(Waiting { names, .. }) = &mut self.phase
+        if stored && let Some(expecting) = &mut self.expecting {
+            expecting.progress = Instant::now();
+        }
+        let ends = self.expecting.map(Expecting::ends);
+        if let Phase::Awaiting(Waiting { names, until, .. }) = &mut self.phase
             && names.contains(name)
         {
             // the waiting batch will find it in the store
             names.retain(|waiting| waiting != name);
+            *until = ends.unwrap_or(*until);
             return self.apply_when_ready(Instant::now());
         }
         self.pending.certificate |= stored;
