@@ -70,7 +70,7 @@ impl InternalCa {
         self.root(now).map(drop)
     }
 
-    /// Signs a certificate of 90 days for exactly these identifiers, with a new key.
+    /// Signs a certificate of seven days for exactly these identifiers, with a new key.
     pub fn issue(
         &self,
         request: &CertificateRequest,
@@ -181,7 +181,9 @@ fn read(path: &Path) -> Result<Option<String>, InternalError> {
 
 /// Browsers with a clock that is behind accept a new certificate too.
 const BACKDATED: Duration = Duration::hours(1);
-const LIFETIME: Duration = Duration::days(90);
+/// Nobody revokes what our CA has signed: a stolen key is good for this long. Renewed at half of it,
+/// so that a CA that cannot sign, or a disk that is full over a long weekend, is no outage yet.
+const LIFETIME: Duration = Duration::days(7);
 const ROOT_LIFETIME: Duration = Duration::days(3650);
 
 #[cfg(test)]
@@ -197,6 +199,7 @@ mod tests {
     use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 
     use super::*;
+    use crate::certificate::schedule::renew_at;
     use crate::certificate::{Identifier, Issuer, WantedCertificate};
 
     fn request(names: &[Identifier]) -> CertificateRequest {
@@ -239,9 +242,20 @@ mod tests {
                 .is_ok()
         };
         assert!(verify("a.example", 0));
-        assert!(verify("192.0.2.1", 89));
+        assert!(verify("192.0.2.1", 6));
         assert!(!verify("b.example", 0));
-        assert!(!verify("a.example", 91));
+        assert!(!verify("a.example", 8));
+    }
+
+    #[test]
+    fn a_leaf_lasts_a_week_and_is_renewed_at_half_of_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let ca = InternalCa::new(directory.path());
+        let request = request(&[Identifier::Dns("a.example".into())]);
+        let leaf = Chain::parse(&ca.issue(&request, now()).unwrap().chain_pem).unwrap();
+        assert_eq!(leaf.validity.not_after - now(), Duration::WEEK);
+        let renewed = renew_at(leaf.validity) - now();
+        assert!(renewed > Duration::days(3) && renewed <= Duration::hours(84));
     }
 
     #[test]
@@ -285,7 +299,7 @@ mod tests {
         let ca = InternalCa::new(directory.path());
         ca.ensure(now()).unwrap();
         let request = request(&[Identifier::Dns("a.example".into())]);
-        let late = now() + Duration::days(3640);
+        let late = now() + Duration::days(3645);
         let leaf = Chain::parse(&ca.issue(&request, late).unwrap().chain_pem).unwrap();
         assert_eq!(leaf.validity.not_after, now() + ROOT_LIFETIME);
         let error = ca
