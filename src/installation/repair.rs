@@ -83,7 +83,7 @@ impl Installation {
             self.generations.directory(),
         ];
         let found = directories.iter().filter_map(|path| exposed(path));
-        found.collect()
+        found.chain(self.internal_ca.advice()).collect()
     }
 
     fn is_whole(&self) -> bool {
