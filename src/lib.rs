@@ -41,4 +41,5 @@ pub mod overview; // R what `status` and `history` show
 pub mod preparation; // W `setup` and its undoing
 pub mod status; // W what the last reconcile found, per vhost
 pub mod systemd; // W READY, RELOADING, STATUS, WATCHDOG
+pub mod trust_store; // W the roots of our CA in the system's own trust store
 pub mod watch; // R inotify; an event is only a hint to read again

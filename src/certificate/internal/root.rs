@@ -26,6 +26,8 @@ use crate::settings::KeyType;
 pub struct Root {
     /// `vhostd internal CA 1a2b3c4d`
     pub name: String,
+    /// The end of the name: the beginning of the key's digest.
+    pub id: String,
     /// Of the certificate (SHA-256), in lower-case hex.
     pub fingerprint: String,
     pub validity: Validity,
@@ -48,17 +50,13 @@ impl Root {
         let name = names.next().and_then(|name| name.as_str().ok());
         Ok(Self {
             name: name.unwrap_or("a root without a name").to_owned(),
+            id: id(&certificate.public_key().subject_public_key.data),
             fingerprint: hex(&Sha256::digest(chain.leaf())),
             validity: chain.validity,
             scope: Scope::of(&certificate),
             pem,
             path: path.to_path_buf(),
         })
-    }
-
-    /// The beginning of the fingerprint: enough to tell a person's roots apart, and a file name.
-    pub fn id(&self) -> &str {
-        self.fingerprint.get(..8).unwrap_or_default()
     }
 
     pub fn permits(&self, identifiers: &[Identifier]) -> bool {
@@ -147,8 +145,7 @@ pub(super) fn make(
 fn certificate(key: &KeyPair, scope: &Scope, now: OffsetDateTime) -> Result<String, KeyError> {
     let mut parameters = key::parameters(&[])?;
     // several hosts' roots in one browser are told apart by name
-    let digest = hex(&Sha256::digest(key.public_key_raw()));
-    let name = format!("{NAME}{}", digest.get(..8).unwrap_or_default());
+    let name = format!("vhostd internal CA {}", id(key.public_key_raw()));
     parameters.distinguished_name.push(DnType::CommonName, name);
     parameters.not_before = now - BACKDATED;
     parameters.not_after = now + LIFETIME;
@@ -194,7 +191,7 @@ fn path(directory: &Path, number: u32) -> PathBuf {
 }
 
 fn retired_path(directory: &Path, root: &Root) -> PathBuf {
-    directory.join(RETIRED).join(format!("{}.pem", root.id()))
+    directory.join(RETIRED).join(format!("{}.pem", root.id))
 }
 
 /// The visible names in a directory; none where there is no such directory.
@@ -228,11 +225,13 @@ fn read(path: &Path) -> Result<Option<String>, InternalError> {
     }
 }
 
+fn id(key: &[u8]) -> String {
+    hex(Sha256::digest(key).get(..4).unwrap_or_default())
+}
+
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Followed by the beginning of the key's digest.
-const NAME: &str = "vhostd internal CA ";
 const RETIRED: &str = "retired";
 pub(super) const LIFETIME: Duration = Duration::days(3650);

@@ -205,6 +205,19 @@ impl Scope {
         self.0.iter().map(ToString::to_string).collect()
     }
 
+    /// In few words.
+    pub fn summary(&self) -> String {
+        let everybodys = Self::around([]).0;
+        match self.0.is_superset(&everybodys) {
+            false => self.subtrees().join(", "),
+            true if self.0 == everybodys => "private names and addresses".to_owned(),
+            true => format!(
+                "{}, private names and addresses",
+                self.peculiar().join(", ")
+            ),
+        }
+    }
+
     /// Those that not every root has: what a person knows it by.
     pub fn peculiar(&self) -> Vec<String> {
         let everybodys = Self::around([]);
@@ -321,17 +334,11 @@ mod tests {
         use SubtreeError::{EveryAddress, Name, Network, PublicSuffix, Wildcard};
         assert_eq!(parsed("com"), Err(PublicSuffix));
         assert_eq!(parsed("co.uk"), Err(PublicSuffix));
+        assert_eq!(parsed("*.example.com"), Err(Wildcard));
         assert_eq!(parsed("0.0.0.0/0"), Err(EveryAddress));
         assert_eq!(parsed("10.0.0.0/33"), Err(Network));
         assert_eq!(parsed("10.0.0.0/x"), Err(Network));
-        for bad in [
-            "",
-            "*.example.com",
-            ".example.com",
-            "a b",
-            "10.0.0.0.0",
-            "x/8",
-        ] {
+        for bad in ["", ".example.com", "a b", "10.0.0.0.0", "x/8"] {
             assert!(
                 matches!(parsed(bad), Err(Name(_))),
                 "{bad}: {:?}",

@@ -1,6 +1,7 @@
 #![allow(clippy::disallowed_methods)]
 
 use std::os::unix::fs::PermissionsExt;
+use std::slice::from_ref;
 use std::sync::Arc;
 
 use rustls::client::WebPkiServerVerifier;
@@ -156,12 +157,12 @@ fn a_root_for_zones_alone_speaks_for_no_address_and_the_reverse() {
         let fixture = fixture();
         let scope = [Subtree::parse(permitted).unwrap()].into_iter().collect();
         let ca = fixture.ca.clone().permitting(Some(scope));
-        let issued = ca.issue(&request(&[inside.clone()]), now()).unwrap();
+        let issued = ca.issue(&request(from_ref(&inside)), now()).unwrap();
         let root = ca.roots().unwrap().remove(0);
         let trusted =
             |chain: &str, name: &Identifier| verifies(&root.pem, chain, &name.to_string(), now());
         assert!(trusted(&issued.chain_pem, &inside));
-        let theft = stolen(&root, &[outside.clone()]);
+        let theft = stolen(&root, from_ref(&outside));
         assert!(!trusted(&theft, &outside), "{outside}");
         let error = ca.issue(&request(&[outside]), now()).unwrap_err();
         assert!(matches!(error, InternalError::NotPermitted(_)), "{error}");
@@ -310,11 +311,7 @@ fn a_replaced_roots_key_is_gone_also_where_somebody_was_killed_half_way() {
     let key = fs::read(fixture.path("root.key")).unwrap();
     // as of the first write of it
     fs::create_dir(fixture.path("retired")).unwrap();
-    fs::write(
-        fixture.path(&format!("retired/{}.pem", root.id())),
-        &root.pem,
-    )
-    .unwrap();
+    fs::write(fixture.path(&format!("retired/{}.pem", root.id)), &root.pem).unwrap();
     assert!(fixture.ca.roots().unwrap().is_empty());
     let chain = fixture.issue(&[dns("a.example")], now());
     assert!(!verifies(&root.pem, &chain, "a.example", now()));
