@@ -54,7 +54,7 @@ enum Command {
     History(history::History),
     /// Serve an earlier generation's vhosts again, with today's certificates
     Rollback(rollback::Rollback),
-    /// Vhostd's own CA (`tls: internal`): its roots, and this system's trust in them
+    /// The internal CA (`tls: internal`): its roots, and this system's trust in them
     Ca(ca::Ca),
     /// A complete private instance in a temporary directory: needs no root, domain or network
     Demo(demo::Demo),

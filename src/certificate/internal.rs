@@ -53,8 +53,15 @@ pub enum InternalError {
         #[source]
         source: io::Error,
     },
-    #[error("use a root of the internal CA: {0}")]
-    Root(#[from] ChainError),
+    #[error(
+        "use {} as a root of the internal CA: {source}; put a backup of it and of its key there, or remove both",
+        path.display()
+    )]
+    Root {
+        path: PathBuf,
+        #[source]
+        source: ChainError,
+    },
     #[error(transparent)]
     Write(#[from] WriteError),
 }
@@ -251,7 +258,7 @@ impl InternalError {
     /// Will trying again help, without a person?
     pub fn retry(&self) -> RetryAdvice {
         match self {
-            Self::KeyMissing(_) | Self::NotPermitted(_) | Self::Root(_) => RetryAdvice::Useless,
+            Self::KeyMissing(_) | Self::NotPermitted(_) | Self::Root { .. } => RetryAdvice::Useless,
             Self::Key(_) | Self::Read { .. } | Self::Write(_) => RetryAdvice::Retry,
         }
     }

@@ -40,7 +40,11 @@ pub struct Root {
 
 impl Root {
     fn parse(path: &Path, pem: String) -> Result<Self, InternalError> {
-        let chain = Chain::parse_root(&pem)?;
+        let damaged = |source| InternalError::Root {
+            path: path.to_path_buf(),
+            source,
+        };
+        let chain = Chain::parse_root(&pem).map_err(damaged)?;
         let unreadable = |source| InternalError::Read {
             path: path.to_path_buf(),
             source: io::Error::other(source),
@@ -75,7 +79,12 @@ impl Root {
             return Ok(None);
         };
         let key = PrivateKeyPem::new(key);
-        Chain::parse_root(&self.pem)?.check_key(&key)?;
+        let chain = Chain::parse_root(&self.pem);
+        let checked = chain.and_then(|chain| chain.check_key(&key));
+        checked.map_err(|source| InternalError::Root {
+            path: self.path.clone(),
+            source,
+        })?;
         Ok(Some(key))
     }
 }

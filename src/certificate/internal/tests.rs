@@ -248,6 +248,29 @@ fn a_root_without_its_key_is_not_replaced_unasked() {
 }
 
 #[test]
+fn a_damaged_root_or_one_with_another_key_is_named() {
+    for (name, text) in [
+        ("root.pem", "x".to_owned()),
+        ("root.key", {
+            let other = PrivateKeyPem::generate(KeyType::EcdsaP256).unwrap();
+            other.expose().to_owned()
+        }),
+    ] {
+        let fixture = fixture();
+        fixture.issue(&[dns("a.example")], now());
+        fs::write(fixture.path(name), text).unwrap();
+        let error = fixture
+            .ca
+            .issue(&request(&[dns("a.example")]), now())
+            .unwrap_err();
+        let root = fixture.path("root.pem").display().to_string();
+        let words = format!("use {root} as a root of the internal CA: ");
+        assert!(error.to_string().starts_with(&words), "{error}");
+        assert_eq!(error.retry(), RetryAdvice::Useless);
+    }
+}
+
+#[test]
 fn a_root_that_ends_within_a_year_signs_on_and_has_a_successor_for_the_same_names() {
     let fixture = fixture();
     fixture.issue(&[dns("a.example.com"), dns("b.example.org")], now());
