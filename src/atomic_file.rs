@@ -402,6 +402,18 @@ mod tests {
     }
 
     #[test]
+    fn of_a_directory_that_cannot_be_built_whole_nothing_is_left() {
+        let directory = tempfile::tempdir().unwrap();
+        let built: Result<(), WriteError> = build(&directory.path().join("x"), |temporary| {
+            create_directory(temporary, 0o700)?;
+            create(&temporary.join("half"), b"", 0o600)?;
+            create(&temporary.join("half"), b"", 0o600)
+        });
+        assert_eq!(built.unwrap_err().operation, "create");
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+    }
+
+    #[test]
     fn a_symlink_is_moved_in_one_step() {
         let directory = tempfile::tempdir().unwrap();
         let link = directory.path().join("current");

@@ -5,13 +5,17 @@
 //! on disk in `store`, `ledger`, `account` and `internal`; when something happens in `schedule`.
 
 pub mod account; // W the ACME account's key and URL
+pub mod attempts; // P what failed, and when it is tried again
+pub mod budget; // P what a CA allows, and what was used of it
 pub mod chain; // P PEM → a certificate chain that is what was asked for
 pub mod http; // N one origin, short waits, small answers: how the CA is spoken to
+pub mod inquire; // N a CA is asked when to renew, and its answer is remembered
 pub mod internal; // W vhostd's own CA (`tls: internal`)
 pub mod key; // P private keys and signing requests
 pub mod ledger; // W attempts, pending orders and the lock, per certificate
 pub mod order; // N CertificateRequest → IssuedCertificate over ACME
 pub mod renew; // W lock → still due? → order → check → store: what the daemon and `renew` call
+pub mod renewal_info; // P when the CA wants a certificate renewed
 pub mod schedule; // P what is due now, and when to look again
 pub mod store; // W versioned directories ↔ CertificateInventory
 mod words; // P a stranger's words, fit for a terminal and a status file
@@ -25,9 +29,10 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use time::{Duration, OffsetDateTime};
 
+use crate::certificate::attempts::Attempts;
 use crate::certificate::key::PrivateKeyPem;
-use crate::certificate::schedule::Attempts;
-use crate::settings::KeyType;
+use crate::certificate::renewal_info::RenewalId;
+use crate::settings::{AcmeSettings, KeyType};
 
 /// What a certificate speaks for (RFC 8555 §9.7.7, RFC 8738).
 #[derive(Clone, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
@@ -124,6 +129,35 @@ impl WantedCertificate {
     }
 }
 
+/// What is asked of an issuer beside the names. A stored certificate of other terms is replaced.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Terms {
+    /// The URL of the ACME directory (RFC 8555 §7.1.1).
+    pub directory: String,
+    /// draft-ietf-acme-profiles; `None`: the CA chooses.
+    pub profile: Option<String>,
+    pub key_type: KeyType,
+}
+
+impl From<&AcmeSettings> for Terms {
+    fn from(settings: &AcmeSettings) -> Self {
+        Self {
+            directory: settings.directory.clone(),
+            profile: settings.profile.clone(),
+            key_type: settings.key_type,
+        }
+    }
+}
+
+/// Where a certificate from ACME comes from.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Origin {
+    /// The URL of the directory.
+    pub directory: String,
+    /// The profile that was asked for.
+    pub profile: Option<String>,
+}
+
 /// One certificate to be obtained now, and what was true when that was decided.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct CertificateRequest {
@@ -137,8 +171,17 @@ pub struct CertificateRequest {
     /// `None`: what the settings say.
     pub key_type: Option<KeyType>,
     /// The serial of the stored version that this one follows. Once another version is there,
-    /// somebody else has done the work. (RFC 9773 §5's `replaces` can be made from it.)
+    /// somebody else has done the work.
     pub replaces: Option<String>,
+    /// What its CA calls it (RFC 9773 §5); `None` where that one cannot know it.
+    pub renewal_id: Option<RenewalId>,
+    /// When it ends.
+    pub expires: Option<OffsetDateTime>,
+    /// Because of its age alone: right before the order the CA is asked once more whether it is
+    /// time.
+    pub by_age: bool,
+    /// A person asked for it now: what the CA is known to allow is told, not waited for.
+    pub insisted: bool,
     /// [`Attempts::failures`] at that time: one more means that somebody else has just tried.
     pub failures: u32,
 }
@@ -156,6 +199,12 @@ impl CertificateRequest {
             profile: None,
             key_type: None,
             replaces: stored.map(|stored| stored.serial.clone()),
+            renewal_id: stored
+                .filter(|stored| stored.issuer == Issuer::Acme)
+                .and_then(|stored| RenewalId::of(&stored.leaf)),
+            expires: stored.map(|stored| stored.validity.not_after),
+            by_age: false,
+            insisted: false,
             failures: attempts.map_or(0, |attempts| attempts.failures),
         }
     }
@@ -168,6 +217,8 @@ pub struct IssuedCertificate {
     pub chain_pem: String,
     /// PKCS#8.
     pub key_pem: PrivateKeyPem,
+    /// `None`: it is not from ACME.
+    pub origin: Option<Origin>,
 }
 
 /// From `not_before` up to and including `not_after` (RFC 5280 §4.1.2.5).
@@ -209,6 +260,10 @@ pub struct StoredCertificate {
     /// The identifiers of the certificate itself, sorted.
     pub identifiers: Vec<Identifier>,
     pub validity: Validity,
+    /// `None`: it is not from ACME, or from a time when nobody wrote it down.
+    pub origin: Option<Origin>,
+    /// `None`: of a type that is never asked for.
+    pub key_type: Option<KeyType>,
     /// Absolute path of `fullchain.pem`.
     pub chain: PathBuf,
     /// Absolute path of `privkey.pem`.

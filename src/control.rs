@@ -120,6 +120,8 @@ pub struct RenewedCertificate {
     pub error: Option<String>,
     /// When it is tried again, or next renewed. RFC 3339.
     pub next: Option<String>,
+    /// What the CA will not do for it for a while, after what was done now.
+    pub limit: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -128,6 +130,8 @@ pub enum RenewalResult {
     Renewed,
     NotDue,
     Failed,
+    /// The staging CA issued one, which is not installed.
+    Rehearsed,
 }
 
 /// A request on its way to the daemon's loop, and where its answer goes.

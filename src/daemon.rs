@@ -211,6 +211,7 @@ impl Daemon {
             Event::Files => self.pending.files = true,
             Event::Read(done) => self.on_read(*done),
             Event::Applied(applied) => self.on_applied(applied),
+            Event::Asked(name) => self.orders.answered(&name),
             Event::Obtained(name, obtained) => self.on_obtained(&name, &obtained),
             Event::Call(call) => self.on_call(call),
             Event::Reconfigure => {

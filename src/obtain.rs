@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 
 use time::OffsetDateTime;
@@ -9,21 +10,25 @@ use time::format_description::well_known::Rfc3339;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
+use crate::certificate::budget::{Limits, Planned, Renewing};
+use crate::certificate::inquire::inquire;
 use crate::certificate::internal::InternalCa;
 use crate::certificate::ledger::{Ledger, LedgerError};
 use crate::certificate::order::{AcmeClient, AcmeClientError};
-use crate::certificate::renew::{Obtained, obtain};
+use crate::certificate::renew::{Obtained, Tools, obtain};
+use crate::certificate::renewal_info::Inquiry;
 use crate::certificate::schedule::{CertificateState, Schedule, due, renew_at};
 use crate::certificate::store::{CertificateStore, StoreError};
 use crate::certificate::{
-    CertificateInventory, CertificateName, CertificateRequest, Issuer, StoredCertificate,
+    CertificateInventory, CertificateName, CertificateRequest, Issuer, StoredCertificate, Terms,
     WantedCertificate,
 };
+use crate::chance::{self, Chance};
 use crate::clock::Clock;
 use crate::control::{RenewalResult, Renewed, RenewedCertificate};
 use crate::installation::Installation;
 use crate::reconcile::report::CertificateSummary;
-use crate::settings::KeyType;
+use crate::settings::Settings;
 
 /// Everything that obtaining a certificate needs. Cheap to clone.
 #[derive(Clone)]
@@ -32,8 +37,10 @@ pub struct Obtaining {
     ledger: Ledger,
     internal: InternalCa,
     acme: Option<AcmeClient>,
-    key_type: KeyType,
+    terms: Terms,
+    limits: Option<Limits>,
     clock: Clock,
+    chance: Chance,
     /// Shared by the clones.
     at_once: Arc<Semaphore>,
 }
@@ -60,16 +67,54 @@ impl Obtaining {
             ledger: installation.ledger.clone(),
             internal: installation.internal_ca.clone(),
             acme: Some(AcmeClient::new(&settings.acme, &settings.state_dir)?),
-            key_type: settings.acme.key_type,
+            terms: Terms::from(&settings.acme),
+            limits: Limits::of(&settings.acme.directory),
             clock,
+            chance: chance::system(),
             at_once: Arc::new(Semaphore::new(ORDERS_AT_ONCE)),
         })
+    }
+
+    /// Asks the CA's staging area with `directory`, and keeps everything below `scratch`, which is
+    /// the caller's to remove: what is obtained is checked as ever, and nobody serves it.
+    pub fn rehearsal(
+        settings: &Settings,
+        directory: &str,
+        scratch: &Path,
+        clock: Clock,
+    ) -> Result<Self, ObtainingError> {
+        let acme = AcmeClient::staging(&settings.acme, &settings.state_dir, directory)?;
+        Ok(Self {
+            store: CertificateStore::new(scratch),
+            ledger: Ledger::new(scratch),
+            internal: InternalCa::new(scratch),
+            acme: Some(acme),
+            terms: Terms {
+                directory: directory.to_owned(),
+                ..Terms::from(&settings.acme)
+            },
+            limits: None,
+            clock,
+            chance: chance::system(),
+            at_once: Arc::new(Semaphore::new(ORDERS_AT_ONCE)),
+        })
+    }
+
+    /// Orders each of `wanted`, whatever is stored of it: what became of each.
+    pub async fn rehearse(
+        &self,
+        wanted: &[WantedCertificate],
+    ) -> BTreeMap<CertificateName, Obtained> {
+        let requests = wanted.iter();
+        let requests = requests.map(|wanted| CertificateRequest::new(wanted, None, None));
+        self.obtain_all(requests.collect()).await
     }
 
     /// What is due of `wanted` now, and when to look again.
     pub fn schedule(&self, wanted: &[WantedCertificate]) -> Result<Schedule, ObtainingError> {
         let (inventory, _) = self.store.inventory()?;
-        let schedule = due(wanted, &inventory, &self.ledger.attempts()?, self.now());
+        let memories = self.ledger.memories()?;
+        let schedule = due(wanted, &inventory, &memories, &self.terms, self.now());
         // one root for all who have none, instead of one for each
         let internal = schedule
             .due
@@ -94,25 +139,65 @@ impl Obtaining {
     ) -> Result<CertificateRequest, ObtainingError> {
         self.ledger.forget_failures(&wanted.name)?;
         let newest = self.store.newest(&wanted.name)?;
-        Ok(CertificateRequest::new(wanted, newest.as_ref(), None))
+        Ok(CertificateRequest {
+            insisted: true,
+            ..CertificateRequest::new(wanted, newest.as_ref(), None)
+        })
     }
 
     /// Waits for its turn, then obtains the certificate.
     pub async fn obtain(&self, mut request: CertificateRequest) -> Obtained {
         // never closed: an error cannot come
         let _turn = self.at_once.acquire().await;
-        request.key_type.get_or_insert(self.key_type);
-        let clock = self.clock.clone();
-        let acme = self.acme.as_ref();
-        obtain(
-            &request,
-            &self.store,
-            &self.ledger,
-            acme,
-            &self.internal,
-            &*clock,
-        )
-        .await
+        request.key_type.get_or_insert(self.terms.key_type);
+        let tools = Tools {
+            store: &self.store,
+            ledger: &self.ledger,
+            acme: self.acme.as_ref(),
+            internal: &self.internal,
+            limits: self.limits.as_ref(),
+            clock: &*self.clock,
+            chance: &*self.chance,
+        };
+        obtain(&request, tools).await
+    }
+
+    /// Waits for its turn, then asks the CA, and remembers what it answers.
+    pub async fn inquire(&self, inquiry: &Inquiry) {
+        // never closed: an error cannot come
+        let _turn = self.at_once.acquire().await;
+        if let Some(acme) = &self.acme {
+            inquire(inquiry, acme, &self.ledger, &*self.clock, (self.chance)()).await;
+        }
+    }
+
+    async fn inquire_all(&self, inquiries: Vec<Inquiry>) {
+        let mut running = JoinSet::new();
+        for inquiry in inquiries {
+            let me = self.clone();
+            running.spawn(async move { me.inquire(&inquiry).await });
+        }
+        running.join_all().await;
+    }
+
+    /// What one more order for the same names would meet.
+    fn limit(&self, wanted: &WantedCertificate) -> Result<Option<String>, ObtainingError> {
+        let budget = self.ledger.budget(&self.terms.directory)?;
+        let planned = Planned {
+            identifiers: &wanted.identifiers,
+            renewing: Renewing::SameNames,
+        };
+        let wait = match wanted.issuer {
+            Issuer::Acme => budget.wait(&planned, self.limits.as_ref(), self.now()),
+            _ => None,
+        };
+        Ok(wait.map(|wait| wait.told()))
+    }
+
+    /// When a stored certificate is renewed, as far as is known now.
+    fn renew_at(&self, stored: &StoredCertificate) -> Result<OffsetDateTime, ObtainingError> {
+        let memory = self.ledger.memory_of(&stored.name)?;
+        Ok(renew_at(stored.validity, memory.suggestion(&stored.serial)))
     }
 
     pub fn now(&self) -> OffsetDateTime {
@@ -151,6 +236,7 @@ pub async fn obtain_due(
         match obtained {
             Obtained::Stored(_) | Obtained::AlreadyDone => summary.ordered.push(name.to_string()),
             Obtained::Failed { .. } => summary.failed.push(name.to_string()),
+            Obtained::Postponed => {}
         }
     }
     summary.add_failing(obtaining, wanted)?;
@@ -163,6 +249,8 @@ pub async fn renew(
     wanted: &[WantedCertificate],
     selection: &Selection,
 ) -> Result<Renewed, ObtainingError> {
+    let inquiries = obtaining.schedule(&selection.of(wanted))?.inquiries;
+    obtaining.inquire_all(inquiries).await;
     let requests = selection.requests(obtaining, wanted)?;
     let mut ended = obtaining.obtain_all(requests).await;
     let mut renewed = Renewed::default();
@@ -236,6 +324,11 @@ impl Selection {
             .is_none_or(|names| names.contains(&wanted.name))
     }
 
+    pub fn of(&self, wanted: &[WantedCertificate]) -> Vec<WantedCertificate> {
+        let mine = wanted.iter().filter(|wanted| self.includes(wanted));
+        mine.cloned().collect()
+    }
+
     /// What is due of it; with `force`, all of it. A certificate that was named and keeps failing
     /// is tried now: the operator says so.
     pub fn requests(
@@ -243,23 +336,24 @@ impl Selection {
         obtaining: &Obtaining,
         wanted: &[WantedCertificate],
     ) -> Result<Vec<CertificateRequest>, ObtainingError> {
-        let mine: Vec<WantedCertificate> = wanted
-            .iter()
-            .filter(|wanted| self.includes(wanted))
-            .cloned()
-            .collect();
+        let mine = self.of(wanted);
         if self.force {
             return mine
                 .iter()
                 .map(|wanted| obtaining.request_now(wanted))
                 .collect();
         }
-        if self.certificates.is_some() {
+        let named = self.certificates.is_some();
+        if named {
             for wanted in &mine {
                 obtaining.ledger.forget_failures(&wanted.name)?;
             }
         }
-        Ok(obtaining.schedule(&mine)?.due)
+        let mut due = obtaining.schedule(&mine)?.due;
+        for request in &mut due {
+            request.insisted |= named;
+        }
+        Ok(due)
     }
 }
 
@@ -275,6 +369,7 @@ pub fn outcome(
             .ok()
             .and_then(|at| at.format(&Rfc3339).ok())
     };
+    let next = stored.as_ref().map(|stored| obtaining.renew_at(stored));
     let base = RenewedCertificate {
         name: wanted.name.to_string(),
         result: RenewalResult::NotDue,
@@ -282,9 +377,11 @@ pub fn outcome(
             .as_ref()
             .and_then(|stored| words(stored.validity.not_after)),
         error: None,
-        next: stored
-            .as_ref()
-            .and_then(|stored| words(renew_at(stored.validity))),
+        next: next.transpose()?.and_then(words),
+        limit: match obtained {
+            Some(Obtained::Stored(_)) => obtaining.limit(wanted)?,
+            _ => None,
+        },
     };
     let failed = |error: &str, next: Option<OffsetDateTime>| RenewedCertificate {
         result: RenewalResult::Failed,
@@ -299,21 +396,25 @@ pub fn outcome(
         },
         Some(Obtained::Failed { error, next, .. }) => failed(error, Some(*next)),
         // nothing was tried: either all is well, or the next attempt is not due yet
-        Some(Obtained::AlreadyDone) | None => match obtaining.ledger.attempts_of(&wanted.name)? {
-            Some(attempts) if !is_good(wanted, stored.as_ref(), obtaining.now()) => failed(
-                attempts.last_error.as_deref().unwrap_or("failed before"),
-                attempts.next,
-            ),
-            // a renewal that failed is not tried again before its time
-            attempts => {
-                let (stored, now) = (stored.as_ref(), obtaining.now());
-                let state = CertificateState::of(wanted, stored, attempts.as_ref(), now);
-                RenewedCertificate {
-                    next: state.next().and_then(words).or(base.next.clone()),
-                    ..base
+        Some(Obtained::AlreadyDone | Obtained::Postponed) | None => {
+            let memory = obtaining.ledger.memory_of(&wanted.name)?;
+            let (stored, now) = (stored.as_ref(), obtaining.now());
+            match &memory.attempts {
+                Some(attempts) if !is_good(wanted, stored, now) => failed(
+                    attempts.last_error.as_deref().unwrap_or("failed before"),
+                    attempts.next,
+                ),
+                // a renewal that failed is not tried again before its time
+                _ => {
+                    let terms = &obtaining.terms;
+                    let state = CertificateState::of(wanted, stored, &memory, terms, now);
+                    RenewedCertificate {
+                        next: state.next().and_then(words).or(base.next.clone()),
+                        ..base
+                    }
                 }
             }
-        },
+        }
     })
 }
 
@@ -338,7 +439,7 @@ impl CertificateSummary {
         wanted: &[WantedCertificate],
     ) -> Result<(), ObtainingError> {
         let inventory = obtaining.inventory()?;
-        let attempts = obtaining.ledger.attempts()?;
+        let memories = obtaining.ledger.memories()?;
         for wanted in wanted {
             let name = wanted.name.to_string();
             let stored = inventory.certificates.get(&wanted.name);
@@ -348,7 +449,8 @@ impl CertificateSummary {
             if known || is_good(wanted, stored, obtaining.now()) {
                 continue;
             }
-            match attempts.contains_key(&wanted.name) {
+            let memory = memories.get(&wanted.name);
+            match memory.is_some_and(|memory| memory.attempts.is_some()) {
                 true => self.failed.push(name),
                 false => self.pending.push(name),
             }

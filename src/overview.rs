@@ -7,9 +7,13 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::certificate::Issuer;
+use crate::certificate::attempts::{Attempts, RetryAdvice};
 use crate::certificate::ledger::Ledger;
-use crate::certificate::schedule::{Attempts, CertificateState, RetryAdvice, renew_at};
-use crate::certificate::{CertificateName, Identifier, StoredCertificate, WantedCertificate};
+use crate::certificate::renewal_info::Suggestion;
+use crate::certificate::schedule::{CertificateState, Memory, renew_at};
+use crate::certificate::{
+    CertificateName, Identifier, StoredCertificate, Terms, WantedCertificate,
+};
 use crate::clock;
 use crate::generation::history::Proof;
 use crate::generation::manifest::Reason;
@@ -55,8 +59,17 @@ pub struct CertificateShown {
     pub not_before: Option<String>,
     pub not_after: Option<String>,
     pub renew_at: Option<String>,
+    /// When the CA wants it renewed (RFC 9773); `None`: it said nothing, and the lifetime decides.
+    pub suggestion: Option<SuggestionShown>,
     pub attempts: u32,
     pub last_error: Option<String>,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct SuggestionShown {
+    pub start: Option<String>,
+    pub end: Option<String>,
+    pub explanation_url: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -165,9 +178,11 @@ fn certificates(installation: &Installation) -> Result<Vec<CertificateShown>, St
         .certificates
         .inventory()
         .map_err(|error| error.to_string())?;
-    let attempts = Ledger::new(&installation.settings.state_dir)
-        .attempts()
+    let memories = Ledger::new(&installation.settings.state_dir)
+        .memories()
         .map_err(|error| error.to_string())?;
+    let terms = Terms::from(&installation.settings.acme);
+    let nothing = Memory::default();
     let now = clock::system()();
     let record = StatusRecord::read(&installation.settings.state_dir);
     let wanted: BTreeMap<CertificateName, WantedCertificate> = record
@@ -182,7 +197,9 @@ fn certificates(installation: &Installation) -> Result<Vec<CertificateShown>, St
             let placeholder = inventory.placeholders.get(&wanted.name);
             let good = is_good(wanted, stored, now);
             let shown = stored.or(placeholder);
-            of_wanted(wanted, shown, good, attempts.get(&wanted.name), now)
+            let memory = memories.get(&wanted.name).unwrap_or(&nothing);
+            let state = CertificateState::of(wanted, shown, memory, &terms, now);
+            of_wanted(wanted, shown, good, memory, &state)
         })
         .collect();
     // removed vhosts' certificates are kept until they expire, and not renewed
@@ -192,7 +209,7 @@ fn certificates(installation: &Installation) -> Result<Vec<CertificateShown>, St
         .filter(|stored| !wanted.contains_key(&stored.name));
     shown.extend(unwanted.map(|stored| CertificateShown {
         renew_at: None,
-        ..of_stored(stored)
+        ..of_stored(stored, None)
     }));
     Ok(shown)
 }
@@ -201,11 +218,12 @@ fn of_wanted(
     wanted: &WantedCertificate,
     stored: Option<&StoredCertificate>,
     good: bool,
-    attempts: Option<&Attempts>,
-    now: OffsetDateTime,
+    memory: &Memory,
+    state: &CertificateState,
 ) -> CertificateShown {
+    let suggestion = stored.and_then(|stored| memory.suggestion(&stored.serial));
     let mut shown = match stored {
-        Some(stored) => of_stored(stored),
+        Some(stored) => of_stored(stored, suggestion),
         None => CertificateShown {
             name: wanted.name.to_string(),
             identifiers: words(&wanted.identifiers),
@@ -214,6 +232,7 @@ fn of_wanted(
             not_before: None,
             not_after: None,
             renew_at: None,
+            suggestion: None,
             attempts: 0,
             last_error: None,
         },
@@ -224,17 +243,18 @@ fn of_wanted(
     }
     // failures of what is not wanted any more say nothing about this one
     let about = |attempts: &&Attempts| attempts.is_about(&wanted.identifiers, wanted.issuer);
-    if let Some(attempts) = attempts.filter(about) {
+    if let Some(attempts) = memory.attempts.as_ref().filter(about) {
         shown.attempts = attempts.failures;
         shown.last_error.clone_from(&attempts.last_error);
         if !good {
-            shown.state = match attempts.retry {
-                RetryAdvice::Useless => CertificateWord::Invalid,
+            shown.state = match (attempts.retry, attempts.failures) {
+                (RetryAdvice::Useless, _) => CertificateWord::Invalid,
+                // nothing was tried: the CA would not allow it yet
+                (_, 0) => CertificateWord::Pending,
                 _ => CertificateWord::Failing,
             };
         }
         // a failed attempt before its time leaves the time as it was
-        let state = CertificateState::of(wanted, stored, Some(attempts), now);
         if !matches!(state, CertificateState::Valid { .. }) {
             shown.renew_at = attempts.next.and_then(rfc3339);
         }
@@ -243,7 +263,7 @@ fn of_wanted(
     shown
 }
 
-fn of_stored(stored: &StoredCertificate) -> CertificateShown {
+fn of_stored(stored: &StoredCertificate, suggestion: Option<&Suggestion>) -> CertificateShown {
     let placeholder = stored.issuer == Issuer::Placeholder;
     CertificateShown {
         name: stored.name.to_string(),
@@ -257,8 +277,13 @@ fn of_stored(stored: &StoredCertificate) -> CertificateShown {
         not_after: rfc3339(stored.validity.not_after),
         renew_at: match placeholder {
             true => None,
-            false => rfc3339(renew_at(stored.validity)),
+            false => rfc3339(renew_at(stored.validity, suggestion)),
         },
+        suggestion: suggestion.map(|suggestion| SuggestionShown {
+            start: rfc3339(suggestion.start),
+            end: rfc3339(suggestion.end),
+            explanation_url: suggestion.explanation_url.clone(),
+        }),
         attempts: 0,
         last_error: None,
     }

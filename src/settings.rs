@@ -59,6 +59,8 @@ pub enum DefaultServer {
 pub struct AcmeSettings {
     /// URL of the directory resource (RFC 8555 §7.1.1).
     pub directory: String,
+    /// That of the same CA's staging area, for orders that install nothing.
+    pub staging: Option<String>,
     /// Contact for the account, without `mailto:`.
     pub email: Option<String>,
     /// PEM; further trust for the directory's own TLS.
@@ -81,6 +83,17 @@ pub enum KeyType {
     EcdsaP256,
     EcdsaP384,
     Rsa2048,
+}
+
+const LETS_ENCRYPT: &str = "https://acme-v02.api.letsencrypt.org/directory";
+const LETS_ENCRYPT_STAGING: &str = "https://acme-staging-v02.api.letsencrypt.org/directory";
+
+impl AcmeSettings {
+    /// As it is set, or as it is known of the CA.
+    pub fn staging_directory(&self) -> Option<&str> {
+        let known = (self.directory == LETS_ENCRYPT).then_some(LETS_ENCRYPT_STAGING);
+        self.staging.as_deref().or(known)
+    }
 }
 
 /// Where the settings are when neither `--config` nor `VHOSTD_CONFIG` says.
@@ -123,7 +136,8 @@ impl Default for NginxSettings {
 impl Default for AcmeSettings {
     fn default() -> Self {
         Self {
-            directory: "https://acme-v02.api.letsencrypt.org/directory".into(),
+            directory: LETS_ENCRYPT.into(),
+            staging: None,
             email: None,
             ca_file: None,
             profile: None,

@@ -102,6 +102,23 @@ impl AccountKey {
         })
     }
 
+    /// The same key at another CA: what nginx answers is right for both.
+    pub fn at(&self, state_dir: &Path, directory: &str) -> Result<Self, AccountError> {
+        let home = state_dir.join("accounts").join(home_name(directory));
+        atomic_file::create_directory(&home, 0o700)?;
+        let other = Self {
+            path: home.join("account.json"),
+            directory: directory.to_owned(),
+            ..self.clone()
+        };
+        let _lock = lock(&home.join("lock"))?;
+        let known = read(&other.path)?;
+        if known.is_none_or(|known| known.key != self.key.expose()) {
+            other.record_registration(None)?;
+        }
+        Ok(other)
+    }
+
     /// RFC 7638 over the public key, base64url: the second half of every key authorization.
     pub fn thumbprint(&self) -> &str {
         &self.thumbprint
@@ -135,7 +152,7 @@ impl AccountKey {
 }
 
 /// `acme-v02.api.letsencrypt.org-1a2b3c4d`: for people, and one per directory URL.
-fn home_name(directory: &str) -> String {
+pub(super) fn home_name(directory: &str) -> String {
     let host: String = directory
         .split("://")
         .nth(1)
@@ -238,6 +255,29 @@ mod tests {
         let one = AccountKey::open(directory.path(), DIRECTORY).unwrap();
         let two = AccountKey::open(directory.path(), "https://ca.example:14000/other").unwrap();
         assert_ne!(one.thumbprint(), two.thumbprint());
+    }
+
+    #[test]
+    fn one_key_may_have_an_account_at_two_cas() {
+        let directory = tempfile::tempdir().unwrap();
+        let first = AccountKey::open(directory.path(), DIRECTORY).unwrap();
+        let other = "https://staging.example/dir";
+        // one of its own, from before
+        let old = AccountKey::open(directory.path(), other).unwrap();
+        old.record_registration(Some(Registration::default()))
+            .unwrap();
+        let staging = first.at(directory.path(), other).unwrap();
+        assert_eq!(staging.thumbprint(), first.thumbprint());
+        assert_eq!(staging.directory(), other);
+        assert_eq!(staging.registration().unwrap(), None);
+        let account = Registration {
+            url: "https://staging.example/1".into(),
+            email: None,
+        };
+        staging.record_registration(Some(account.clone())).unwrap();
+        let again = first.at(directory.path(), other).unwrap();
+        assert_eq!(again.registration().unwrap(), Some(account));
+        assert_eq!(first.registration().unwrap(), None);
     }
 
     #[test]

@@ -14,10 +14,11 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::pem::Pem;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use crate::certificate::key::{KeyError, PrivateKeyPem};
-use crate::certificate::schedule::RetryAdvice;
+use crate::certificate::attempts::RetryAdvice;
+use crate::certificate::key::{self, KeyError, PrivateKeyPem};
 use crate::certificate::words::{first_few, one_line};
 use crate::certificate::{Identifier, Validity};
+use crate::settings::KeyType;
 
 /// Certificates, leaf first, and what the leaf says.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -140,6 +141,11 @@ impl Chain {
             true => Ok(()),
             false => Err(ChainError::Key),
         }
+    }
+
+    /// `None`: of a type that vhostd never makes.
+    pub fn key_type(&self) -> Option<KeyType> {
+        key::type_of(&self.public_key_info)
     }
 
     /// Whether it is valid at `now`, or will be in a moment, and not for ever.

@@ -28,7 +28,7 @@ use rustls_platform_verifier::Verifier;
 use tokio::time::timeout;
 
 pub use self::problem::{Problem, Subproblem, SubproblemIdentifier};
-use crate::certificate::schedule::RetryAdvice;
+use crate::certificate::attempts::RetryAdvice;
 use crate::certificate::words::one_line;
 
 /// HTTPS to the origin of one ACME directory. Cheap to clone; clones share the connections.
@@ -120,6 +120,16 @@ impl AcmeHttp {
         Ok(self.send(request).await?.into_body())
     }
 
+    /// What is at `url` for everybody, and the delay that the CA asks for before the next look.
+    pub(super) async fn get(&self, url: &str) -> Result<(Bytes, Option<Duration>), HttpError> {
+        self.check_url(url)?;
+        let mut request = Request::new(BodyWrapper::default());
+        *request.uri_mut() = url.parse().map_err(|_| HttpError::Directory(url.into()))?;
+        let answer = self.send(request).await?;
+        let retry_after = answer::retry_after(answer.headers());
+        Ok((answer.into_body(), retry_after))
+    }
+
     pub(super) fn exchange(&self) -> Exchange {
         Exchange {
             http: self.clone(),
@@ -167,6 +177,7 @@ impl AcmeHttp {
         for url in object.urls() {
             self.check_url(url)?;
         }
+        let object = object.without_strange_renewal_info(|url| self.check_url(url));
         let body = Bytes::from(object.to_json()?);
         Ok(answer.map(|_| body))
     }
@@ -247,6 +258,15 @@ impl HttpClient for Exchange {
 }
 
 impl HttpError {
+    /// The delay that the CA asked for with it.
+    pub(super) fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Answer { retry_after, .. } => *retry_after,
+            Self::Problem(problem) => problem.retry_after,
+            _ => None,
+        }
+    }
+
     /// Will asking again help?
     pub fn retry(&self) -> RetryAdvice {
         match self {

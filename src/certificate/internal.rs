@@ -19,9 +19,9 @@ use time::{Duration, OffsetDateTime};
 pub use self::root::Root;
 use self::scope::Scope;
 use crate::atomic_file::{self, WriteError};
+use crate::certificate::attempts::RetryAdvice;
 use crate::certificate::chain::ChainError;
 use crate::certificate::key::{self, KeyError, PrivateKeyPem};
-use crate::certificate::schedule::RetryAdvice;
 use crate::certificate::{CertificateRequest, Identifier, IssuedCertificate};
 use crate::settings::KeyType;
 
@@ -160,6 +160,7 @@ impl InternalCa {
         Ok(IssuedCertificate {
             chain_pem: leaf.pem(),
             key_pem,
+            origin: None,
         })
     }
 

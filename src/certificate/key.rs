@@ -5,6 +5,10 @@ use std::fmt;
 
 use rcgen::{CertificateParams, DistinguishedName, KeyPair, PublicKeyData, RsaKeySize, SanType};
 
+use x509_parser::prelude::FromDer;
+use x509_parser::public_key::PublicKey;
+use x509_parser::x509::SubjectPublicKeyInfo;
+
 use crate::certificate::Identifier;
 use crate::settings::KeyType;
 
@@ -72,6 +76,17 @@ impl PrivateKeyPem {
     }
 }
 
+/// Of a DER SubjectPublicKeyInfo; `None`: of one that is never made here.
+pub(crate) fn type_of(public_key_info: &[u8]) -> Option<KeyType> {
+    let (_, info) = SubjectPublicKeyInfo::from_der(public_key_info).ok()?;
+    match info.parsed().ok()? {
+        PublicKey::EC(point) if point.key_size() == 256 => Some(KeyType::EcdsaP256),
+        PublicKey::EC(point) if point.key_size() == 384 => Some(KeyType::EcdsaP384),
+        PublicKey::RSA(key) if key.key_size() == 2048 => Some(KeyType::Rsa2048),
+        _ => None,
+    }
+}
+
 impl fmt::Debug for PrivateKeyPem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("PrivateKeyPem(…)")
@@ -132,6 +147,16 @@ mod tests {
         let key = PrivateKeyPem::generate(KeyType::EcdsaP384).unwrap();
         assert!(key.is_of(KeyType::EcdsaP384));
         assert!(!key.is_of(KeyType::EcdsaP256));
+    }
+
+    #[test]
+    fn the_type_of_a_key_is_known_from_its_public_half() {
+        for key_type in [KeyType::EcdsaP256, KeyType::EcdsaP384, KeyType::Rsa2048] {
+            let key = PrivateKeyPem::generate(key_type).unwrap();
+            assert_eq!(type_of(&key.public_key_info().unwrap()), Some(key_type));
+        }
+        let other = KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
+        assert_eq!(type_of(&other.subject_public_key_info()), None);
     }
 
     #[test]

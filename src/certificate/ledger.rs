@@ -1,11 +1,12 @@
 //! W: what must outlive a crash while certificates are obtained.
 //!
-//! `orders/NAME.attempts.json`: the failures since the last success. `orders/NAME.order.json`
+//! `orders/NAME.attempts.json`: the failures since the last success. `orders/NAME.renewal.json`: when
+//! the CA wants it renewed. `orders/HOST-DIGEST.budget.json`: what was used of what that CA allows. `orders/NAME.order.json`
 //! (0600): the order that is under way, with its key; durable before the CA is told to validate
 //! anything, gone once the certificate is stored. `orders/NAME.lock`: flock(2), so that the daemon
 //! and the timer's command obtain each certificate once; the kernel drops it with its owner.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -15,17 +16,23 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::atomic_file::{self, TEMPORARY_PREFIX, WriteError};
+use crate::certificate::account::home_name;
+use crate::certificate::attempts::Attempts;
+use crate::certificate::budget::Budget;
 use crate::certificate::key::PrivateKeyPem;
-use crate::certificate::schedule::Attempts;
+use crate::certificate::renewal_info::RenewalInfo;
+use crate::certificate::schedule::Memory;
 use crate::certificate::{CertificateName, Identifier};
 
 /// `state_dir/orders`. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Ledger {
     directory: PathBuf,
-    /// Failures that are not on disk, shared by the clones: a disk that is full or read-only must
-    /// not turn the schedule into one attempt after the other.
-    unwritten: Arc<Mutex<BTreeMap<CertificateName, Attempts>>>,
+    /// What is not on disk, shared by the clones: a disk that is full or read-only must not turn
+    /// the schedule into one attempt, or one question, after the other.
+    unwritten: Arc<Mutex<BTreeMap<CertificateName, Memory>>>,
+    /// Likewise, by directory.
+    budgets: Arc<Mutex<BTreeMap<String, Budget>>>,
 }
 
 /// An order that the CA knows (RFC 8555 §7.1.3), and what is needed to finish it.
@@ -73,31 +80,63 @@ impl Ledger {
         Self {
             directory: state_dir.join("orders"),
             unwritten: Arc::default(),
+            budgets: Arc::default(),
         }
     }
 
-    /// The failures of every certificate that has some. A file that cannot be parsed is as none:
-    /// the worst that follows is one attempt too early.
-    pub fn attempts(&self) -> Result<BTreeMap<CertificateName, Attempts>, LedgerError> {
-        let mut all = BTreeMap::new();
+    /// What is remembered of every certificate. A file that cannot be parsed is as none: the worst
+    /// that follows is one attempt, or one question, too early.
+    pub fn memories(&self) -> Result<BTreeMap<CertificateName, Memory>, LedgerError> {
+        let mut names: BTreeSet<CertificateName> = self.unwritten().keys().cloned().collect();
         for file_name in file_names(&self.directory)? {
-            let name = file_name.strip_suffix(ATTEMPTS);
-            let Some(name) = name.and_then(CertificateName::from_file_name) else {
-                continue;
-            };
-            if let Some(attempts) = self.attempts_of(&name)? {
-                all.insert(name, attempts);
-            }
+            let name = [ATTEMPTS, RENEWAL]
+                .iter()
+                .find_map(|suffix| file_name.strip_suffix(suffix));
+            names.extend(name.and_then(CertificateName::from_file_name));
         }
-        all.extend(self.unwritten().clone());
-        Ok(all)
+        let memories = names.into_iter().map(|name| {
+            let memory = self.memory_of(&name)?;
+            Ok((name, memory))
+        });
+        memories.collect()
+    }
+
+    pub fn memory_of(&self, name: &CertificateName) -> Result<Memory, LedgerError> {
+        Ok(Memory {
+            attempts: self.attempts_of(name)?,
+            renewal_info: self.renewal_info_of(name)?,
+        })
     }
 
     pub fn attempts_of(&self, name: &CertificateName) -> Result<Option<Attempts>, LedgerError> {
-        if let Some(unwritten) = self.unwritten().get(name) {
-            return Ok(Some(unwritten.clone()));
+        let unwritten = self.unwritten();
+        match unwritten.get(name).and_then(|it| it.attempts.clone()) {
+            Some(attempts) => Ok(Some(attempts)),
+            None => self.read(name, ATTEMPTS),
         }
-        self.read(name, ATTEMPTS)
+    }
+
+    pub fn renewal_info_of(
+        &self,
+        name: &CertificateName,
+    ) -> Result<Option<RenewalInfo>, LedgerError> {
+        let unwritten = self.unwritten();
+        match unwritten.get(name).and_then(|it| it.renewal_info.clone()) {
+            Some(info) => Ok(Some(info)),
+            None => self.read(name, RENEWAL),
+        }
+    }
+
+    /// What cannot be written is remembered, and an error all the same.
+    pub fn record_renewal_info(
+        &self,
+        name: &CertificateName,
+        info: &RenewalInfo,
+    ) -> Result<(), LedgerError> {
+        self.remember(name, |memory| memory.renewal_info = Some(info.clone()));
+        self.write(name, RENEWAL, info, 0o644)?;
+        self.remember(name, |memory| memory.renewal_info = None);
+        Ok(())
     }
 
     /// What cannot be written is remembered, and an error all the same.
@@ -108,20 +147,68 @@ impl Ledger {
     ) -> Result<(), LedgerError> {
         self.remember_failure(name, attempts);
         self.write(name, ATTEMPTS, attempts, 0o644)?;
-        self.unwritten().remove(name);
+        self.remember(name, |memory| memory.attempts = None);
         Ok(())
     }
 
     /// As [`Self::record_failure`], for this process and its clones alone: without the lock, nothing
     /// is written.
     pub fn remember_failure(&self, name: &CertificateName, attempts: &Attempts) {
-        self.unwritten().insert(name.clone(), attempts.clone());
+        self.remember(name, |memory| memory.attempts = Some(attempts.clone()));
     }
 
     /// Forgets the failures: after a success, or because the operator wants it tried now.
     pub fn forget_failures(&self, name: &CertificateName) -> Result<(), LedgerError> {
-        self.unwritten().remove(name);
+        self.remember(name, |memory| memory.attempts = None);
         Ok(atomic_file::remove(&self.path(name, ATTEMPTS))?)
+    }
+
+    /// What was used of what the CA allows. A file that cannot be parsed is as none: the CA counts,
+    /// too.
+    pub fn budget(&self, directory: &str) -> Result<Budget, LedgerError> {
+        if let Some(unwritten) = self.budgets().get(directory) {
+            return Ok(unwritten.clone());
+        }
+        let budget = read(&self.budget_path(directory))?;
+        Ok(budget.unwrap_or_default())
+    }
+
+    /// Changes it, one at a time in all processes. What cannot be written is remembered.
+    pub fn update_budget<T>(
+        &self,
+        directory: &str,
+        change: impl FnOnce(&mut Budget) -> T,
+    ) -> Result<T, LedgerError> {
+        let _lock = self.lock_budgets()?;
+        let before = self.budget(directory)?;
+        let mut budget = before.clone();
+        let result = change(&mut budget);
+        if budget != before {
+            self.budgets().insert(directory.to_owned(), budget.clone());
+            atomic_file::write_json(&self.budget_path(directory), &budget, 0o644)?;
+            self.budgets().remove(directory);
+        }
+        Ok(result)
+    }
+
+    fn budget_path(&self, directory: &str) -> PathBuf {
+        let file_name = format!("{}{BUDGET}", home_name(directory));
+        self.directory.join(file_name)
+    }
+
+    fn lock_budgets(&self) -> Result<File, LedgerError> {
+        self.prepare()?;
+        let path = self.directory.join("budget.lock");
+        let file = atomic_file::lock_file(&path)?;
+        match file.lock() {
+            Ok(()) => Ok(file),
+            Err(source) => Err(LedgerError::Lock { path, source }),
+        }
+    }
+
+    fn budgets(&self) -> MutexGuard<'_, BTreeMap<String, Budget>> {
+        let budgets = self.budgets.lock();
+        budgets.unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The order that was under way. One that cannot be parsed is as none: a new order is made.
@@ -179,6 +266,11 @@ impl Ledger {
     /// certificates that somebody is obtaining.
     pub fn sweep(&self) -> Result<(), LedgerError> {
         for file_name in file_names(&self.directory)? {
+            if file_name.starts_with(TEMPORARY_PREFIX) && file_name.ends_with(BUDGET) {
+                let _lock = self.lock_budgets()?;
+                atomic_file::remove(&self.directory.join(file_name))?;
+                continue;
+            }
             let Some(name) = certificate_of_temporary(&file_name) else {
                 continue;
             };
@@ -189,7 +281,16 @@ impl Ledger {
         Ok(())
     }
 
-    fn unwritten(&self) -> MutexGuard<'_, BTreeMap<CertificateName, Attempts>> {
+    fn remember(&self, name: &CertificateName, change: impl FnOnce(&mut Memory)) {
+        let mut unwritten = self.unwritten();
+        let memory = unwritten.entry(name.clone()).or_default();
+        change(memory);
+        if *memory == Memory::default() {
+            unwritten.remove(name);
+        }
+    }
+
+    fn unwritten(&self) -> MutexGuard<'_, BTreeMap<CertificateName, Memory>> {
         self.unwritten
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -208,18 +309,7 @@ impl Ledger {
         name: &CertificateName,
         suffix: &str,
     ) -> Result<Option<T>, LedgerError> {
-        let path = self.path(name, suffix);
-        match fs::read(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(unread(&path)(error)),
-            Ok(bytes) => match serde_json::from_slice(&bytes) {
-                Ok(value) => Ok(Some(value)),
-                Err(error) => {
-                    tracing::warn!(path = %path.display(), %error, "unreadable, taken as absent");
-                    Ok(None)
-                }
-            },
-        }
+        read(&self.path(name, suffix))
     }
 
     fn write<T: Serialize>(
@@ -244,6 +334,20 @@ struct WrittenOrder {
     key: String,
 }
 
+fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, LedgerError> {
+    match fs::read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(unread(path)(error)),
+        Ok(bytes) => match serde_json::from_slice(&bytes) {
+            Ok(value) => Ok(Some(value)),
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "unreadable, taken as absent");
+                Ok(None)
+            }
+        },
+    }
+}
+
 /// None where the directory does not exist.
 fn file_names(directory: &Path) -> Result<Vec<String>, LedgerError> {
     let entries = match fs::read_dir(directory) {
@@ -266,7 +370,8 @@ fn certificate_of_temporary(file_name: &str) -> Option<CertificateName> {
         .nth(2)?;
     let name = target
         .strip_suffix(ORDER)
-        .or_else(|| target.strip_suffix(ATTEMPTS))?;
+        .or_else(|| target.strip_suffix(ATTEMPTS))
+        .or_else(|| target.strip_suffix(RENEWAL))?;
     CertificateName::from_file_name(name)
 }
 
@@ -278,8 +383,10 @@ fn unread<'a>(path: &'a Path) -> impl Fn(io::Error) -> LedgerError + 'a {
 }
 
 const ATTEMPTS: &str = ".attempts.json";
+const BUDGET: &str = ".budget.json";
 const LOCK: &str = ".lock";
 const ORDER: &str = ".order.json";
+const RENEWAL: &str = ".renewal.json";
 
 #[cfg(test)]
 mod tests {
@@ -290,7 +397,7 @@ mod tests {
     use time::OffsetDateTime;
 
     use super::*;
-    use crate::certificate::schedule::RetryAdvice;
+    use crate::certificate::attempts::RetryAdvice;
     use crate::certificate::{CertificateRequest, Issuer, WantedCertificate};
     use crate::settings::KeyType;
 
@@ -307,6 +414,7 @@ mod tests {
             "no".into(),
             advice,
             OffsetDateTime::UNIX_EPOCH,
+            0.0,
         )
     }
 
@@ -315,11 +423,11 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let ledger = Ledger::new(directory.path());
         let name = wanted().name;
-        assert!(ledger.attempts().unwrap().is_empty());
+        assert!(ledger.memories().unwrap().is_empty());
         ledger.record_failure(&name, &failure()).unwrap();
-        assert_eq!(ledger.attempts().unwrap()[&name], failure());
+        assert_eq!(ledger.memories().unwrap()[&name].attempts, Some(failure()));
         ledger.forget_failures(&name).unwrap();
-        assert!(ledger.attempts().unwrap().is_empty());
+        assert!(ledger.memories().unwrap().is_empty());
     }
 
     #[test]
@@ -332,9 +440,12 @@ mod tests {
         fs::create_dir_all(&taken).unwrap();
         ledger.record_failure(&name, &failure()).unwrap_err();
         assert_eq!(ledger.attempts_of(&name).unwrap(), Some(failure()));
-        assert_eq!(ledger.clone().attempts().unwrap()[&name], failure());
+        assert_eq!(
+            ledger.clone().memory_of(&name).unwrap().attempts,
+            Some(failure())
+        );
         ledger.forget_failures(&name).unwrap();
-        assert!(ledger.attempts().unwrap().is_empty());
+        assert!(ledger.memories().unwrap().is_empty());
     }
 
     #[test]
@@ -343,7 +454,7 @@ mod tests {
         let ledger = Ledger::new(directory.path());
         ledger.record_failure(&wanted().name, &failure()).unwrap();
         fs::write(directory.path().join("orders/a.example.attempts.json"), "{").unwrap();
-        assert!(ledger.attempts().unwrap().is_empty());
+        assert_eq!(ledger.memory_of(&wanted().name).unwrap(), Memory::default());
     }
 
     #[test]
@@ -372,6 +483,47 @@ mod tests {
     }
 
     #[test]
+    fn a_budget_is_changed_by_one_at_a_time_and_read_back_by_another_process() {
+        let directory = tempfile::tempdir().unwrap();
+        let (ca, other) = ("https://ca.example/dir", "https://other.example/dir");
+        let names = wanted().identifiers;
+        let planned = crate::certificate::budget::Planned {
+            identifiers: &names,
+            renewing: crate::certificate::budget::Renewing::Nothing,
+        };
+        let (limits, now) = (
+            crate::certificate::budget::LETS_ENCRYPT,
+            OffsetDateTime::UNIX_EPOCH,
+        );
+        let admitted = std::thread::scope(|scope| {
+            let orders: Vec<_> = (0..8)
+                .map(|_| {
+                    scope.spawn(|| {
+                        // each as a process of its own
+                        let ledger = Ledger::new(directory.path());
+                        let admit = |budget: &mut Budget| {
+                            budget.admit(&planned, Some(&limits), now).is_ok()
+                        };
+                        ledger.update_budget(ca, admit).unwrap()
+                    })
+                })
+                .collect();
+            let ended = orders.into_iter().map(|order| order.join().unwrap());
+            ended.filter(|admitted| *admitted).count()
+        });
+        assert_eq!(admitted, 5);
+        let ledger = Ledger::new(directory.path());
+        assert!(
+            ledger
+                .budget(ca)
+                .unwrap()
+                .wait(&planned, Some(&limits), now)
+                .is_some()
+        );
+        assert_eq!(ledger.budget(other).unwrap(), Budget::default());
+    }
+
+    #[test]
     fn the_lock_of_a_certificate_is_held_by_one_at_a_time() {
         let directory = tempfile::tempdir().unwrap();
         let ledger = Ledger::new(directory.path());
@@ -395,8 +547,11 @@ mod tests {
         ledger.sweep().unwrap();
         assert!(left.exists());
         drop(held);
+        let budget = ledger.budget_path("https://ca.example/dir");
+        let budget = atomic_file::temporary_beside(&budget).unwrap();
+        fs::write(&budget, "").unwrap();
         ledger.sweep().unwrap();
-        assert!(!left.exists());
-        assert_eq!(ledger.attempts().unwrap().len(), 1);
+        assert!(!left.exists() && !budget.exists());
+        assert_eq!(ledger.memories().unwrap().len(), 1);
     }
 }

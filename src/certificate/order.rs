@@ -5,13 +5,14 @@
 
 mod authorization; // N what the CA wants proven, and telling it to look
 mod error; // P why a certificate was not issued, and whether to ask again
+mod renewal; // N when the CA wants a certificate renewed
 mod session; // N the account at the CA, made with the first order
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use instant_acme::{NewOrder, OrderStatus};
+use instant_acme::{CertificateIdentifier, NewOrder, OrderStatus};
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{sleep, timeout};
 
@@ -21,7 +22,7 @@ use crate::certificate::account::{AccountError, AccountKey};
 use crate::certificate::http::{AcmeHttp, BAD_NONCE, HttpError};
 use crate::certificate::key::{PrivateKeyPem, signing_request};
 use crate::certificate::ledger::{CertificateLock, Ledger, LedgerError, PendingOrder};
-use crate::certificate::{CertificateRequest, Identifier, IssuedCertificate};
+use crate::certificate::{CertificateRequest, Identifier, IssuedCertificate, Origin};
 use crate::settings::{AcmeSettings, KeyType};
 
 /// Repeats a call whose nonce the CA refused (RFC 8555 §6.5: with a new one, at once). The library
@@ -96,6 +97,7 @@ struct Running<'a> {
     order: instant_acme::Order,
     key: PrivateKeyPem,
     identifiers: &'a [Identifier],
+    origin: Origin,
     longest_wait: Duration,
     /// The journal's entry; the CA is told nothing that cannot be resumed before it is durable.
     recorded: Option<JoinHandle<Result<(), LedgerError>>>,
@@ -114,11 +116,32 @@ impl AcmeClient {
         state_dir: &Path,
         patience: Patience,
     ) -> Result<Self, AcmeClientError> {
+        let key = AccountKey::open(state_dir, &settings.directory)?;
+        Self::of_key(settings, key, patience)
+    }
+
+    /// As [`AcmeClient::new`], at the CA's staging area with `directory`, with the same key: nginx
+    /// answers its challenges as it answers the others.
+    pub fn staging(
+        settings: &AcmeSettings,
+        state_dir: &Path,
+        directory: &str,
+    ) -> Result<Self, AcmeClientError> {
+        let key = AccountKey::open(state_dir, &settings.directory)?;
+        let key = key.at(state_dir, directory)?;
+        Self::of_key(settings, key, Patience::default())
+    }
+
+    fn of_key(
+        settings: &AcmeSettings,
+        key: AccountKey,
+        patience: Patience,
+    ) -> Result<Self, AcmeClientError> {
         let ca_file = settings.ca_file.as_deref();
-        let http = AcmeHttp::new(&settings.directory, ca_file, patience.answer)?;
+        let http = AcmeHttp::new(key.directory(), ca_file, patience.answer)?;
         Ok(Self {
             shared: Arc::new(Shared {
-                key: AccountKey::open(state_dir, &settings.directory)?,
+                key,
                 http,
                 email: settings.email.clone(),
                 profile: settings.profile.clone(),
@@ -127,6 +150,11 @@ impl AcmeClient {
                 account: tokio::sync::Mutex::default(),
             }),
         })
+    }
+
+    /// The URL of the directory.
+    pub fn directory(&self) -> &str {
+        self.shared.key.directory()
     }
 
     /// What nginx answers behind every token: base64url, no padding (RFC 8555 §8.1).
@@ -218,6 +246,7 @@ impl AcmeClient {
                     order,
                     key: pending.key,
                     identifiers: &request.identifiers,
+                    origin: self.origin(request),
                     longest_wait: self.shared.patience.order,
                     recorded: None,
                 }));
@@ -237,13 +266,8 @@ impl AcmeClient {
         let key_type = self.key_type(request);
         // beside the request to the CA: an RSA key takes longer than that
         let key = spawn_blocking(move || PrivateKeyPem::generate(key_type));
-        let identifiers: Vec<_> = request.identifiers.iter().map(acme_identifier).collect();
-        let mut new = NewOrder::new(&identifiers);
-        if let Some(profile) = self.profile(request) {
-            new = new.profile(profile);
-        }
         let step = "ask for a new order";
-        let order = insist!(step, session.account.new_order(&new))?;
+        let order = self.new_order(step, session, request).await?;
         let key = key.await??;
         // before it is in the journal
         self.shared
@@ -263,6 +287,7 @@ impl AcmeClient {
             order,
             key,
             identifiers: &request.identifiers,
+            origin: self.origin(request),
             longest_wait: self.shared.patience.order,
             recorded: Some(spawn_blocking(move || {
                 let _lock = lock;
@@ -271,11 +296,54 @@ impl AcmeClient {
         })
     }
 
+    /// The certificate that the new one replaces is named where the CA can use that (RFC 9773 §5):
+    /// such an order is exempt from rate limits. A CA that refuses it for that, because it has been
+    /// replaced before or is another account's, is asked without.
+    async fn new_order(
+        &self,
+        step: &'static str,
+        session: &Session,
+        request: &CertificateRequest,
+    ) -> Result<instant_acme::Order, OrderError> {
+        let identifiers: Vec<_> = request.identifiers.iter().map(acme_identifier).collect();
+        let plain = || {
+            let new = NewOrder::new(&identifiers);
+            match self.profile(request) {
+                Some(profile) => new.profile(profile),
+                None => new,
+            }
+        };
+        let id = request.renewal_id.as_ref();
+        let parts = id.and_then(|id| id.as_str().split_once('.'));
+        let known = parts.filter(|_| session.renewal_info.is_some());
+        let Some((authority_key_identifier, serial)) = known else {
+            return insist!(step, session.account.new_order(&plain()));
+        };
+        let replacing = plain().replaces(CertificateIdentifier {
+            authority_key_identifier: authority_key_identifier.into(),
+            serial: serial.into(),
+        });
+        match insist!(step, session.account.new_order(&replacing)) {
+            Err(error) if error.may_be_about_what_is_replaced() => {
+                tracing::info!(identifier = %request.name, "ordering without naming what is replaced: {error}");
+                insist!(step, session.account.new_order(&plain()))
+            }
+            outcome => outcome,
+        }
+    }
+
     fn profile<'a>(&'a self, request: &'a CertificateRequest) -> Option<&'a str> {
         request
             .profile
             .as_deref()
             .or(self.shared.profile.as_deref())
+    }
+
+    fn origin(&self, request: &CertificateRequest) -> Origin {
+        Origin {
+            directory: self.shared.key.directory().to_owned(),
+            profile: self.profile(request).map(str::to_owned),
+        }
     }
 
     fn key_type(&self, request: &CertificateRequest) -> KeyType {
@@ -369,6 +437,7 @@ impl Running<'_> {
         Ok(IssuedCertificate {
             chain_pem: chain.ok_or_else(|| OrderError::of(step, missing))?,
             key_pem: self.key.clone(),
+            origin: Some(self.origin.clone()),
         })
     }
 

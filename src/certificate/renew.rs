@@ -1,5 +1,8 @@
 //! W: lock → still due? → order → check → store: what the daemon and `vhostd renew` call.
 
+mod allowance; // W what the CA allows, asked before an order and kept after it
+
+use std::fmt;
 use std::time::Duration;
 
 use time::OffsetDateTime;
@@ -7,18 +10,25 @@ use time::format_description::well_known::Rfc3339;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
 
+use crate::certificate::attempts::{Attempts, RetryAdvice};
+use crate::certificate::budget::{Limits, Wait};
+use crate::certificate::inquire::inquire;
 use crate::certificate::internal::{InternalCa, InternalError};
 use crate::certificate::ledger::{CertificateLock, Ledger, LedgerError};
 use crate::certificate::order::{AcmeClient, OrderError};
-use crate::certificate::schedule::{Attempts, RetryAdvice, renew_at};
+use crate::certificate::renewal_info::Inquiry;
+use crate::certificate::schedule::renew_at;
 use crate::certificate::store::{CertificateStore, StoreError};
 use crate::certificate::{CertificateRequest, IssuedCertificate, Issuer, StoredCertificate};
+use allowance::Allowance;
 
 /// What became of a request.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Obtained {
     /// Somebody else has stored a newer version since the request was made.
     AlreadyDone,
+    /// It was time, and the CA says now that it is not.
+    Postponed,
     Failed {
         /// A lowercase fragment that fits "failed to …".
         error: String,
@@ -51,55 +61,111 @@ enum ObtainError {
     Task(#[from] tokio::task::JoinError),
 }
 
+/// What certificates are obtained with.
+#[derive(Clone, Copy)]
+pub struct Tools<'a> {
+    pub store: &'a CertificateStore,
+    pub ledger: &'a Ledger,
+    pub acme: Option<&'a AcmeClient>,
+    pub internal: &'a InternalCa,
+    /// What the CA is known to allow.
+    pub limits: Option<&'a Limits>,
+    pub clock: Clock<'a>,
+    pub chance: Chance<'a>,
+}
+
+impl fmt::Debug for Tools<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tools")
+            .field("acme", &self.acme)
+            .finish_non_exhaustive()
+    }
+}
+
 /// One attempt, under the lock.
 struct Attempt<'a> {
     request: &'a CertificateRequest,
-    store: &'a CertificateStore,
-    ledger: &'a Ledger,
-    acme: Option<&'a AcmeClient>,
-    internal: &'a InternalCa,
-    clock: Clock<'a>,
+    tools: Tools<'a>,
     lock: CertificateLock,
 }
 
 /// The time, from whoever owns the clock.
 pub type Clock<'a> = &'a (dyn Fn() -> OffsetDateTime + Send + Sync);
+/// Lots from 0 up to 1, from whoever draws them.
+pub type Chance<'a> = &'a (dyn Fn() -> f64 + Send + Sync);
 
 /// Obtains one certificate, exactly once however many callers and processes ask for it.
 ///
 /// Failures are recorded in the ledger before it returns, so that the next attempt is scheduled
 /// wherever it is looked for. Cancelling it is safe at any point: what is being written is finished
 /// under the lock, which then is dropped, and the next call resumes the order.
-pub async fn obtain(
-    request: &CertificateRequest,
-    store: &CertificateStore,
-    ledger: &Ledger,
-    acme: Option<&AcmeClient>,
-    internal: &InternalCa,
-    clock: Clock<'_>,
-) -> Obtained {
-    let lock = match lock(request, ledger).await {
+pub async fn obtain(request: &CertificateRequest, tools: Tools<'_>) -> Obtained {
+    let lock = match lock(request, tools.ledger).await {
         Ok(lock) => lock,
-        Err(error) => return failed(request, ledger, &error, clock(), false),
+        Err(error) => return failed(request, tools, &error, None, false),
     };
-    match done_by_another(request, store, ledger, clock()) {
+    let done = done_by_another(request, tools.store, tools.ledger, (tools.clock)());
+    match done {
         Ok(Some(obtained)) => return obtained,
         Ok(None) => {}
-        Err(error) => return failed(request, ledger, &error, clock(), true),
+        Err(error) => return failed(request, tools, &error, None, true),
+    }
+    if request.by_age && is_too_early(request, tools).await {
+        return Obtained::Postponed;
+    }
+    let allowance = Allowance::of(request, tools);
+    match allowance.as_ref().map(Allowance::admit).transpose() {
+        Ok(Some(Some(wait))) => return postponed(request, tools, &wait),
+        Ok(_) => {}
+        Err(error) => return failed(request, tools, &error.into(), None, true),
     }
     let attempt = Attempt {
         request,
-        store,
-        ledger,
-        acme,
-        internal,
-        clock,
+        tools,
         lock,
     };
-    match attempt.issue_and_store().await {
+    let outcome = attempt.issue_and_store().await;
+    let wait = allowance.and_then(|allowance| allowance.note(&outcome));
+    match outcome {
         Ok(stored) => Obtained::Stored(stored),
-        Err(error) => failed(request, ledger, &error, clock(), true),
+        Err(error) => failed(request, tools, &error, wait.as_ref(), true),
     }
+}
+
+/// Nothing was tried: the CA would not allow it.
+fn postponed(request: &CertificateRequest, tools: Tools<'_>, wait: &Wait) -> Obtained {
+    let now = (tools.clock)();
+    let previous = tools.ledger.attempts_of(&request.name).ok().flatten();
+    let attempts = Attempts::postponed(previous.as_ref(), request, wait, now);
+    tracing::warn!(identifier = %request.name, next = %wait.until, "not tried: failed to {}", wait.why);
+    if let Err(error) = tools.ledger.record_failure(&request.name, &attempts) {
+        tracing::error!(identifier = %request.name, "failed to {error}");
+    }
+    Obtained::Failed {
+        error: wait.why.clone(),
+        next: wait.until,
+        retry: attempts.retry,
+    }
+}
+
+/// The CA is asked once more: its window may have moved since (RFC 9773 §4.2). Without an answer it
+/// is as early as it was.
+async fn is_too_early(request: &CertificateRequest, tools: Tools<'_>) -> bool {
+    let stored = tools.store.newest(&request.name).ok().flatten();
+    let stored = stored.filter(|stored| Some(&stored.serial) == request.replaces.as_ref());
+    let (Some(stored), Some(acme)) = (stored, tools.acme) else {
+        return false;
+    };
+    let Some(inquiry) = Inquiry::about(&stored, acme.directory()) else {
+        return false;
+    };
+    let info = inquire(&inquiry, acme, tools.ledger, tools.clock, (tools.chance)()).await;
+    let at = renew_at(stored.validity, info.suggestion.as_ref());
+    let early = (tools.clock)() < at;
+    if early {
+        tracing::info!(identifier = %request.name, next = %at, "not renewed yet: the CA's suggestion has moved");
+    }
+    early
 }
 
 /// Polled, not blocked on: a future can be cancelled, a thread in flock(2) cannot.
@@ -158,7 +224,7 @@ impl Attempt<'_> {
             true => self.once().await?,
             false => stored,
         };
-        self.ledger.forget_failures(&self.request.name)?;
+        self.tools.ledger.forget_failures(&self.request.name)?;
         self.pause_if_due_again(&stored);
         tracing::info!(
             identifier = %self.request.name,
@@ -172,24 +238,28 @@ impl Attempt<'_> {
     /// A new certificate that is due at once (this host's clock is weeks ahead, or the CA's root is
     /// about to end) would be followed by the next one without a pause.
     fn pause_if_due_again(&self, stored: &StoredCertificate) {
-        let now = (self.clock)();
-        if renew_at(stored.validity) > now {
+        let now = (self.tools.clock)();
+        if renew_at(stored.validity, None) > now {
             return;
         }
         let why =
             "get a certificate that is not due for renewal at once: is this host's clock right?";
-        let attempts =
-            Attempts::after_failure(None, self.request, why.into(), RetryAdvice::Useless, now);
+        let (retry, chance) = (RetryAdvice::Useless, (self.tools.chance)());
+        let attempts = Attempts::after_failure(None, self.request, why.into(), retry, now, chance);
         tracing::warn!(identifier = %self.request.name, "failed to {why}");
-        if let Err(error) = self.ledger.record_failure(&self.request.name, &attempts) {
+        let recorded = self
+            .tools
+            .ledger
+            .record_failure(&self.request.name, &attempts);
+        if let Err(error) = recorded {
             tracing::error!(identifier = %self.request.name, "failed to {error}");
         }
     }
 
     async fn once(&self) -> Result<StoredCertificate, ObtainError> {
         let issued = self.issue().await?;
-        let (store, request) = (self.store.clone(), self.request.clone());
-        let (lock, now) = (self.lock.clone(), (self.clock)());
+        let (store, request) = (self.tools.store.clone(), self.request.clone());
+        let (lock, now) = (self.lock.clone(), (self.tools.clock)());
         let stored = spawn_blocking(move || {
             let _lock = lock;
             store.store(&issued, &request, now)
@@ -201,7 +271,7 @@ impl Attempt<'_> {
             .err()
             .is_none_or(StoreError::is_about_the_answer)
         {
-            self.ledger.forget_order(&self.request.name)?;
+            self.tools.ledger.forget_order(&self.request.name)?;
         }
         Ok(stored?)
     }
@@ -209,13 +279,14 @@ impl Attempt<'_> {
     async fn issue(&self) -> Result<IssuedCertificate, ObtainError> {
         match self.request.issuer {
             Issuer::Acme => {
-                let acme = self.acme.ok_or(ObtainError::NoAcme)?;
-                let issued = acme.order(self.request, self.ledger, &self.lock).await;
+                let acme = self.tools.acme.ok_or(ObtainError::NoAcme)?;
+                let issued = acme.order(self.request, self.tools.ledger, &self.lock);
+                let issued = issued.await;
                 Ok(issued.map_err(Box::new)?)
             }
             Issuer::Internal => {
-                let (internal, request) = (self.internal.clone(), self.request.clone());
-                let now = (self.clock)();
+                let (internal, request) = (self.tools.internal.clone(), self.request.clone());
+                let now = (self.tools.clock)();
                 Ok(spawn_blocking(move || internal.issue(&request, now)).await??)
             }
             Issuer::Placeholder => Err(ObtainError::Placeholder),
@@ -227,18 +298,23 @@ impl Attempt<'_> {
 /// `locked`: we have the lock, without which nothing is written.
 fn failed(
     request: &CertificateRequest,
-    ledger: &Ledger,
+    tools: Tools<'_>,
     error: &ObtainError,
-    now: OffsetDateTime,
+    wait: Option<&Wait>,
     locked: bool,
 ) -> Obtained {
+    let (ledger, now) = (tools.ledger, (tools.clock)());
     let retry = error.retry();
     let previous = ledger.attempts_of(&request.name).unwrap_or_else(|error| {
         tracing::warn!(identifier = %request.name, "failed to {error}");
         None
     });
-    let attempts =
-        Attempts::after_failure(previous.as_ref(), request, error.to_string(), retry, now);
+    let (words, chance) = (error.to_string(), (tools.chance)());
+    let attempts = Attempts::after_failure(previous.as_ref(), request, words, retry, now, chance);
+    let attempts = match wait {
+        Some(wait) => attempts.not_before(wait),
+        None => attempts,
+    };
     let next = attempts.next.unwrap_or(now);
     let words = next.replace_nanosecond(0).unwrap_or(next).format(&Rfc3339);
     let words = words.unwrap_or_default();
@@ -254,9 +330,9 @@ fn failed(
         _ => ledger.remember_failure(&request.name, &attempts),
     }
     Obtained::Failed {
-        error: error.to_string(),
+        error: attempts.last_error.unwrap_or_default(),
         next,
-        retry,
+        retry: attempts.retry,
     }
 }
 
@@ -298,16 +374,20 @@ mod tests {
     }
 
     impl Fixture {
+        fn tools(&self) -> Tools<'_> {
+            Tools {
+                store: &self.store,
+                ledger: &self.ledger,
+                acme: None,
+                internal: &self.internal,
+                clock: &now,
+                limits: None,
+                chance: &|| 0.0,
+            }
+        }
+
         async fn obtain(&self, request: &CertificateRequest) -> Obtained {
-            obtain(
-                request,
-                &self.store,
-                &self.ledger,
-                None,
-                &self.internal,
-                &now,
-            )
-            .await
+            obtain(request, self.tools()).await
         }
     }
 
@@ -366,7 +446,7 @@ mod tests {
         let fixture = fixture();
         let mut request = request(Issuer::Internal);
         let failure =
-            Attempts::after_failure(None, &request, "x".into(), RetryAdvice::Retry, now());
+            Attempts::after_failure(None, &request, "x".into(), RetryAdvice::Retry, now(), 0.0);
         fixture
             .ledger
             .record_failure(&request.name, &failure)
@@ -389,15 +469,20 @@ mod tests {
             0 | 1 => now(),
             _ => now() + time::Duration::days(4),
         };
-        let (store, ledger) = (&fixture.store, &fixture.ledger);
-        let obtained = obtain(&request, store, ledger, None, &fixture.internal, &jumping).await;
+        let tools = Tools {
+            clock: &jumping,
+            ..fixture.tools()
+        };
+        let obtained = obtain(&request, tools).await;
         assert!(matches!(obtained, Obtained::Stored(_)), "{obtained:?}");
         let later = jumping();
-        let attempts = ledger.attempts().unwrap();
+        let memories = fixture.ledger.memories().unwrap();
         let identifiers = request.identifiers.clone();
         let wanted = WantedCertificate::new(identifiers, Issuer::Internal).unwrap();
-        let (inventory, _) = store.inventory().unwrap();
-        let schedule = crate::certificate::schedule::due(&[wanted], &inventory, &attempts, later);
+        let (inventory, _) = fixture.store.inventory().unwrap();
+        let terms = crate::certificate::Terms::from(&crate::settings::AcmeSettings::default());
+        let schedule =
+            crate::certificate::schedule::due(&[wanted], &inventory, &memories, &terms, later);
         assert_eq!(schedule.due, []);
         assert_eq!(schedule.next, Some(later + time::Duration::DAY));
     }

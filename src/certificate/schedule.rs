@@ -1,13 +1,19 @@
-//! P: what is due now, and when to look again.
+//! P: what is due now, what to ask the CA about, and when to look again.
+
+#[cfg(test)]
+mod simulation; // P four hundred days, with a CA that fails and a clock that jumps
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
 use time::{Duration, OffsetDateTime};
 
+use crate::certificate::attempts::Attempts;
+use crate::certificate::renewal_info::{Inquiry, RenewalInfo, Suggestion};
 use crate::certificate::{
-    CLOCK_SKEW, CertificateInventory, CertificateName, CertificateRequest, Identifier, Issuer,
-    StoredCertificate, Validity, WantedCertificate,
+    CertificateInventory, CertificateName, CertificateRequest, StoredCertificate, Terms, Validity,
+    WantedCertificate,
 };
 
 /// Which certificates to obtain, and when the answer changes next.
@@ -15,8 +21,20 @@ use crate::certificate::{
 pub struct Schedule {
     /// In the order in which they were wanted.
     pub due: Vec<CertificateRequest>,
-    /// When the next of the others becomes due; `None` where nothing ever does.
+    /// Whom the CA has not been asked about for a while.
+    pub inquiries: Vec<Inquiry>,
+    /// When the next of the others becomes due, or to be asked about; `None` where nothing ever
+    /// does.
     pub next: Option<OffsetDateTime>,
+}
+
+/// What is remembered of a certificate beside what is stored.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Memory {
+    /// `None`: the last attempt succeeded.
+    pub attempts: Option<Attempts>,
+    /// `None`: the CA was never asked.
+    pub renewal_info: Option<RenewalInfo>,
 }
 
 /// Where a certificate is in its life, with the time of the next step.
@@ -44,96 +62,116 @@ pub enum CertificateState {
 pub enum DueReason {
     Expired,
     Missing,
+    /// From another CA than the one that is configured now.
+    OtherDirectory,
     /// From ACME, and now vhostd's own CA is wanted, or the reverse.
     OtherIssuer,
+    /// Its key is of another type.
+    OtherKeyType,
+    OtherProfile,
     /// Past [`renew_at`].
     Renewal,
+    /// It has a name that is not wanted any more.
+    Superfluous,
     /// A wanted identifier is not in it.
     Uncovered,
 }
 
-/// What went wrong since a certificate was last obtained; stored, so that a restart asks no sooner.
+/// When to renew: when the CA suggests (RFC 9773), else after 2/3 of the lifetime, or 1/2 of one of
+/// 10 days or less.
 ///
-/// It speaks of one set of identifiers and one issuer: once the operator changes those, the new
-/// wish is tried at once.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub struct Attempts {
-    pub identifiers: Vec<Identifier>,
-    pub issuer: Issuer,
-    /// In a row, at least 1.
-    pub failures: u32,
-    #[serde(with = "time::serde::rfc3339")]
-    pub failed_at: OffsetDateTime,
-    /// Not before this time; `None`: at once.
-    #[serde(with = "time::serde::rfc3339::option")]
-    pub next: Option<OffsetDateTime>,
-    /// A lowercase fragment for the operator: the CA's own words where there are any.
-    pub last_error: Option<String>,
-    pub retry: RetryAdvice,
-}
-
-/// Will retrying help?
-#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum RetryAdvice {
-    /// Yes, but not sooner than the CA said.
-    After(std::time::Duration),
-    /// Yes: the schedule's time.
-    #[default]
-    Retry,
-    /// Not until something is changed. It is still tried once a day: nobody has to tell us that
-    /// the CA's policy or its fault was mended.
-    Useless,
-}
-
-/// When to renew: after 2/3 of the lifetime, or 1/2 of one of 10 days or less (the CA's own
-/// suggestion, RFC 9773, comes before this where it is known).
-pub fn renew_at(validity: Validity) -> OffsetDateTime {
+/// Suggested is not ordered: near its end a certificate is renewed whatever the CA says, and a
+/// young one is not, or a CA that always says "now" would be asked for one after the other.
+pub fn renew_at(validity: Validity, suggestion: Option<&Suggestion>) -> OffsetDateTime {
+    let Validity {
+        not_before,
+        not_after,
+    } = validity;
     let lifetime = validity.lifetime();
-    match lifetime <= SHORT_LIFETIME {
-        true => validity.not_before + lifetime / 2,
-        false => validity.not_before + lifetime * 2 / 3,
-    }
+    let short = lifetime <= SHORT_LIFETIME;
+    let usual = match short {
+        true => not_before + lifetime / 2,
+        false => not_before + lifetime * 2 / 3,
+    };
+    let Some(suggestion) = suggestion else {
+        return usual;
+    };
+    let young = not_before + (lifetime / 10_i32).min(Duration::DAY);
+    let emergency = match short {
+        true => not_after - lifetime / 4,
+        false => not_after - lifetime / 6,
+    };
+    suggestion.renew_at.clamp(young, emergency)
 }
 
 /// Decides about every wanted certificate.
 ///
-/// `attempts` are those of the ledger; a name that is missing there has not failed.
+/// A name that is missing in `memories` has not failed, and nobody was asked about it.
 pub fn due(
     wanted: &[WantedCertificate],
     inventory: &CertificateInventory,
-    attempts: &BTreeMap<CertificateName, Attempts>,
+    memories: &BTreeMap<CertificateName, Memory>,
+    terms: &Terms,
     now: OffsetDateTime,
 ) -> Schedule {
+    let nothing = Memory::default();
     let mut schedule = Schedule::default();
+    let mut later = |at: OffsetDateTime| {
+        schedule.next = Some(schedule.next.map_or(at, |earliest| earliest.min(at)));
+    };
     for wanted in wanted {
         let stored = inventory.certificates.get(&wanted.name);
-        let attempts = attempts.get(&wanted.name);
-        let state = CertificateState::of(wanted, stored, attempts, now);
-        match state.next() {
-            None => schedule
-                .due
-                .push(CertificateRequest::new(wanted, stored, attempts)),
-            Some(next) => {
-                schedule.next = Some(schedule.next.map_or(next, |earliest| earliest.min(next)));
+        let memory = memories.get(&wanted.name).unwrap_or(&nothing);
+        let state = CertificateState::of(wanted, stored, memory, terms, now);
+        let Some(next) = state.next() else {
+            let request = CertificateRequest::new(wanted, stored, memory.attempts.as_ref());
+            schedule.due.push(CertificateRequest {
+                by_age: state.is_by_age(),
+                ..request
+            });
+            continue;
+        };
+        later(next);
+        let (CertificateState::Valid { .. }, Some(stored)) = (state, stored) else {
+            continue;
+        };
+        match memory.asked_about(&stored.serial) {
+            Some(known) if known.ask_at(now) > now => later(known.ask_at(now)),
+            _ => {
+                let inquiry = Inquiry::about(stored, &terms.directory);
+                schedule.inquiries.extend(inquiry);
             }
         }
     }
     schedule
 }
 
+impl Memory {
+    /// What the CA said of that version.
+    fn asked_about(&self, serial: &str) -> Option<&RenewalInfo> {
+        let known = self.renewal_info.as_ref();
+        known.filter(|known| known.serial == serial)
+    }
+
+    /// What the CA suggests for that version.
+    pub fn suggestion(&self, serial: &str) -> Option<&Suggestion> {
+        self.asked_about(serial)?.suggestion.as_ref()
+    }
+}
+
 impl CertificateState {
     pub fn of(
         wanted: &WantedCertificate,
         stored: Option<&StoredCertificate>,
-        attempts: Option<&Attempts>,
+        memory: &Memory,
+        terms: &Terms,
         now: OffsetDateTime,
     ) -> Self {
-        let reason = match due_reason(wanted, stored, now) {
+        let reason = match due_reason(wanted, stored, memory, terms, now) {
             Err(renew_at) => return Self::Valid { renew_at },
             Ok(reason) => reason,
         };
-        let blocked = attempts.and_then(|attempts| {
+        let blocked = memory.attempts.as_ref().and_then(|attempts| {
             let next = attempts.blocks(&wanted.identifiers, wanted.issuer, now)?;
             Some((attempts, next))
         });
@@ -156,50 +194,14 @@ impl CertificateState {
             Self::Valid { renew_at } => Some(*renew_at),
         }
     }
-}
 
-impl Attempts {
-    /// What to remember after one more failure: 1, 10, 100 minutes, then a day between attempts.
-    pub fn after_failure(
-        previous: Option<&Self>,
-        request: &CertificateRequest,
-        error: String,
-        retry: RetryAdvice,
-        now: OffsetDateTime,
-    ) -> Self {
-        let earlier = previous
-            .filter(|previous| previous.is_about(&request.identifiers, request.issuer))
-            .map_or(0, |previous| previous.failures);
-        let failures = earlier.saturating_add(1);
-        Self {
-            identifiers: request.identifiers.clone(),
-            issuer: request.issuer,
-            failures,
-            failed_at: now,
-            next: Some(now + delay(failures, retry)),
-            last_error: Some(error),
-            retry,
-        }
-    }
-
-    /// Until when these failures forbid another attempt.
-    ///
-    /// A record from the future was written under a wrong clock: it forbids nothing, or a renewal
-    /// could wait for years.
-    pub(super) fn blocks(
-        &self,
-        identifiers: &[Identifier],
-        issuer: Issuer,
-        now: OffsetDateTime,
-    ) -> Option<OffsetDateTime> {
-        let believable = self.failed_at <= now + CLOCK_SKEW;
-        self.next
-            .filter(|next| believable && now < *next && self.is_about(identifiers, issuer))
-    }
-
-    /// Whether these failures are of what is wanted now.
-    pub fn is_about(&self, identifiers: &[Identifier], issuer: Issuer) -> bool {
-        self.identifiers == identifiers && self.issuer == issuer
+    fn is_by_age(&self) -> bool {
+        matches!(
+            self,
+            Self::Due {
+                reason: DueReason::Renewal
+            }
+        )
     }
 }
 
@@ -207,6 +209,8 @@ impl Attempts {
 fn due_reason(
     wanted: &WantedCertificate,
     stored: Option<&StoredCertificate>,
+    memory: &Memory,
+    terms: &Terms,
     now: OffsetDateTime,
 ) -> Result<DueReason, OffsetDateTime> {
     let Some(stored) = stored else {
@@ -225,236 +229,35 @@ fn due_reason(
         // our clock is behind, and another one would be from its future, too
         return Err(stored.validity.not_before);
     }
-    let renew_at = renew_at(stored.validity);
+    if let Some(reason) = other_terms(wanted, stored, terms) {
+        return Ok(reason);
+    }
+    let renew_at = renew_at(stored.validity, memory.suggestion(&stored.serial));
     match renew_at <= now {
         true => Ok(DueReason::Renewal),
         false => Err(renew_at),
     }
 }
 
-/// After that many failures in a row.
-fn delay(failures: u32, retry: RetryAdvice) -> Duration {
-    let scheduled = match failures {
-        0 | 1 => Duration::MINUTE,
-        2 => 10 * Duration::MINUTE,
-        3 => 100 * Duration::MINUTE,
-        _ => Duration::DAY,
-    };
-    match retry {
-        RetryAdvice::After(wait) => {
-            let wait = Duration::try_from(wait).unwrap_or(LONGEST_WAIT);
-            scheduled.max(wait.min(LONGEST_WAIT))
-        }
-        RetryAdvice::Retry => scheduled,
-        RetryAdvice::Useless => Duration::DAY,
+/// What is good, and not what would be ordered now. What is not known of it is as it should be.
+fn other_terms(
+    wanted: &WantedCertificate,
+    stored: &StoredCertificate,
+    terms: &Terms,
+) -> Option<DueReason> {
+    let mut identifiers = wanted.identifiers.clone();
+    identifiers.sort();
+    if stored.identifiers != identifiers {
+        return Some(DueReason::Superfluous);
     }
+    if stored.key_type.is_some_and(|known| known != terms.key_type) {
+        return Some(DueReason::OtherKeyType);
+    }
+    let origin = stored.origin.as_ref()?;
+    if origin.directory != terms.directory {
+        return Some(DueReason::OtherDirectory);
+    }
+    (origin.profile != terms.profile).then_some(DueReason::OtherProfile)
 }
 
 const SHORT_LIFETIME: Duration = Duration::days(10);
-
-/// The longest window of a known rate limit; a CA that asks for more is asked again anyway.
-const LONGEST_WAIT: Duration = Duration::WEEK;
-
-#[cfg(test)]
-mod tests {
-    use std::path::PathBuf;
-
-    use super::*;
-
-    fn start() -> OffsetDateTime {
-        OffsetDateTime::from_unix_timestamp(1_800_000_000).unwrap()
-    }
-
-    fn wanted(name: &str) -> WantedCertificate {
-        WantedCertificate::new(vec![Identifier::Dns(name.into())], Issuer::Acme).unwrap()
-    }
-
-    fn stored(wanted: &WantedCertificate, from: OffsetDateTime, days: i64) -> StoredCertificate {
-        StoredCertificate {
-            name: wanted.name.clone(),
-            serial: format!("{:x}", from.unix_timestamp()),
-            issuer: wanted.issuer,
-            identifiers: wanted.identifiers.clone(),
-            validity: Validity {
-                not_before: from,
-                not_after: from + Duration::days(days),
-            },
-            chain: PathBuf::from("/c"),
-            key: PathBuf::from("/k"),
-            leaf: Vec::new(),
-        }
-    }
-
-    fn state_of(
-        wanted: &WantedCertificate,
-        stored: &StoredCertificate,
-        now: OffsetDateTime,
-    ) -> CertificateState {
-        CertificateState::of(wanted, Some(stored), None, now)
-    }
-
-    fn failed(previous: Option<&Attempts>, retry: RetryAdvice, now: OffsetDateTime) -> Attempts {
-        let request = CertificateRequest::new(&wanted("a.example"), None, previous);
-        Attempts::after_failure(previous, &request, "no route".into(), retry, now)
-    }
-
-    #[test]
-    fn a_long_certificate_is_renewed_after_two_thirds_and_a_short_one_after_half() {
-        let after = |days: i64| {
-            let certificate = stored(&wanted("a.example"), start(), days);
-            renew_at(certificate.validity) - start()
-        };
-        assert_eq!(after(90), Duration::days(60));
-        assert_eq!(after(45), Duration::days(30));
-        assert_eq!(after(10), Duration::days(5));
-        assert_eq!(after(6), Duration::days(3));
-    }
-
-    #[test]
-    fn a_missing_certificate_is_due() {
-        let schedule = due(
-            &[wanted("a.example")],
-            &Default::default(),
-            &BTreeMap::new(),
-            start(),
-        );
-        assert_eq!(schedule.due.len(), 1);
-        assert_eq!(schedule.due[0].replaces, None);
-        assert_eq!(schedule.next, None);
-    }
-
-    #[test]
-    fn a_certificate_is_due_for_each_reason_and_only_then() {
-        let wanted = wanted("a.example");
-        let good = stored(&wanted, start(), 90);
-        let due = |reason| CertificateState::Due { reason };
-        let renew_at = start() + Duration::days(60);
-        let day = |days| start() + Duration::days(days);
-        assert_eq!(
-            state_of(&wanted, &good, day(59)),
-            CertificateState::Valid { renew_at }
-        );
-        assert_eq!(state_of(&wanted, &good, day(60)), due(DueReason::Renewal));
-        assert_eq!(state_of(&wanted, &good, day(91)), due(DueReason::Expired));
-        assert_eq!(
-            state_of(&wanted, &good, day(-1)),
-            CertificateState::Valid { renew_at: day(0) }
-        );
-        let internal = WantedCertificate {
-            issuer: Issuer::Internal,
-            ..wanted.clone()
-        };
-        assert_eq!(
-            state_of(&internal, &good, day(1)),
-            due(DueReason::OtherIssuer)
-        );
-        let mut more = wanted.clone();
-        more.identifiers.push(Identifier::Dns("b.example".into()));
-        assert_eq!(state_of(&more, &good, day(1)), due(DueReason::Uncovered));
-    }
-
-    #[test]
-    fn a_failed_certificate_waits_1_10_and_100_minutes_then_a_day() {
-        let mut attempts = None;
-        let mut waits = Vec::new();
-        for _ in 0..5 {
-            let failed = failed(attempts.as_ref(), RetryAdvice::Retry, start());
-            waits.push((failed.next.unwrap() - start()).whole_minutes());
-            attempts = Some(failed);
-        }
-        assert_eq!(waits, [1, 10, 100, 1440, 1440]);
-    }
-
-    #[test]
-    fn the_cas_own_delay_is_kept_but_never_for_more_than_a_week() {
-        let wait = |seconds| {
-            let advice = RetryAdvice::After(std::time::Duration::from_secs(seconds));
-            failed(None, advice, start()).next.unwrap() - start()
-        };
-        assert_eq!(wait(1), Duration::MINUTE);
-        assert_eq!(wait(7200), Duration::hours(2));
-        assert_eq!(wait(u64::MAX), Duration::WEEK);
-    }
-
-    #[test]
-    fn a_failure_is_not_retried_before_its_time() {
-        let failed = failed(None, RetryAdvice::Retry, start());
-        let attempts = BTreeMap::from([(wanted("a.example").name, failed)]);
-        let inventory = CertificateInventory::default();
-        let at = |seconds| {
-            let now = start() + Duration::seconds(seconds);
-            due(&[wanted("a.example")], &inventory, &attempts, now)
-        };
-        assert_eq!(at(59).due, []);
-        assert_eq!(at(59).next, Some(start() + Duration::MINUTE));
-        assert_eq!(at(60).due[0].failures, 1);
-    }
-
-    #[test]
-    fn a_changed_wish_is_tried_at_once() {
-        let failed = failed(None, RetryAdvice::Useless, start());
-        let mut corrected = wanted("a.example");
-        corrected
-            .identifiers
-            .push(Identifier::Dns("b.example".into()));
-        let attempts = BTreeMap::from([(corrected.name.clone(), failed)]);
-        let schedule = due(&[corrected], &Default::default(), &attempts, start());
-        assert_eq!(schedule.due.len(), 1);
-    }
-
-    #[test]
-    fn a_failure_that_a_wrong_clock_put_in_the_future_blocks_nothing() {
-        let failed = failed(None, RetryAdvice::Retry, start() + Duration::days(1000));
-        let attempts = BTreeMap::from([(wanted("a.example").name, failed)]);
-        let schedule = due(
-            &[wanted("a.example")],
-            &Default::default(),
-            &attempts,
-            start(),
-        );
-        assert_eq!(schedule.due.len(), 1);
-    }
-
-    #[test]
-    fn four_hundred_days_with_a_failing_ca_are_one_attempt_a_day() {
-        let names: Vec<_> = (0..100).map(|n| wanted(&format!("n{n}.example"))).collect();
-        let mut attempts: BTreeMap<CertificateName, Attempts> = BTreeMap::new();
-        let inventory = CertificateInventory::default();
-        let (mut now, mut tried) = (start(), 0);
-        while now < start() + Duration::days(400) {
-            let schedule = due(&names, &inventory, &attempts, now);
-            for request in &schedule.due {
-                tried += 1;
-                let previous = attempts.get(&request.name);
-                let next = Attempts::after_failure(
-                    previous,
-                    request,
-                    "down".into(),
-                    RetryAdvice::Retry,
-                    now,
-                );
-                attempts.insert(request.name.clone(), next);
-            }
-            now = due(&names, &inventory, &attempts, now).next.unwrap();
-        }
-        assert_eq!(tried, 100 * (3 + 400));
-    }
-
-    #[test]
-    fn four_hundred_days_with_a_good_ca_renew_every_sixty_days() {
-        let wanted = [wanted("a.example")];
-        let mut inventory = CertificateInventory::default();
-        let (mut now, mut issued) = (start(), 0);
-        while now < start() + Duration::days(400) {
-            for request in due(&wanted, &inventory, &BTreeMap::new(), now).due {
-                issued += 1;
-                let certificate = stored(&wanted[0], now, 90);
-                inventory.certificates.insert(request.name, certificate);
-            }
-            now = due(&wanted, &inventory, &BTreeMap::new(), now)
-                .next
-                .unwrap();
-        }
-        assert_eq!(issued, 7);
-    }
-}

@@ -20,10 +20,11 @@ use time::OffsetDateTime;
 
 use self::version::{Stamp, Version};
 use crate::atomic_file::{self, WriteError};
+use crate::certificate::attempts::RetryAdvice;
 use crate::certificate::chain::{Chain, ChainError};
 use crate::certificate::key::KeyError;
 use crate::certificate::ledger::{Ledger, LedgerError};
-use crate::certificate::schedule::{RetryAdvice, renew_at};
+use crate::certificate::schedule::renew_at;
 use crate::certificate::words::one_line;
 use crate::certificate::{
     CertificateInventory, CertificateName, CertificateRequest, IssuedCertificate, Issuer,
@@ -197,14 +198,7 @@ impl CertificateStore {
         // our own need none
         let judge = self.shared.judge.as_deref();
         let judge = judge.filter(|_| request.issuer == Issuer::Acme);
-        let stored = version::write(
-            &directory,
-            &chain,
-            &issued.key_pem,
-            request,
-            sequence,
-            judge,
-        )?;
+        let stored = version::write(&directory, &chain, issued, request, sequence, judge)?;
         let link = directory.join(CURRENT);
         atomic_file::symlink(&link, Path::new(&stored.serial))?;
         Ok(stored)
@@ -313,7 +307,7 @@ fn check_against(
         let validity = stored.certificate.validity;
         validity.is_usable(now) && validity.not_after > chain.validity.not_after
     });
-    match lasts_longer && renew_at(chain.validity) <= now {
+    match lasts_longer && renew_at(chain.validity, None) <= now {
         true => Err(StoreError::NoGain),
         false => Ok(()),
     }

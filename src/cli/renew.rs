@@ -1,6 +1,10 @@
 //! `vhostd renew`
 
+mod rehearsal; // `vhostd renew --dry-run`
+
 use clap::Args;
+
+use rehearsal::rehearse;
 
 use super::reload::{ask_daemon, failed, request};
 use super::{Exit, open, output, runtime};
@@ -21,6 +25,9 @@ pub(super) struct Renew {
     /// Renew even what is not due
     #[arg(long)]
     force: bool,
+    /// Order from the CA's staging area, and install nothing
+    #[arg(long)]
+    dry_run: bool,
     /// Print data for programs
     #[arg(long)]
     json: bool,
@@ -32,6 +39,7 @@ impl Renew {
         Self {
             names,
             force: true,
+            dry_run: false,
             json: false,
         }
     }
@@ -47,6 +55,9 @@ impl Renew {
         let Some(runtime) = runtime() else {
             return Err(Exit::Failed);
         };
+        if self.dry_run {
+            return rehearse(&self.names, &settings, &runtime);
+        }
         let request = Request::Renew {
             names: self.names.clone(),
             force: self.force,
@@ -158,6 +169,16 @@ pub(super) fn say(renewed: &Renewed) {
                 ));
                 continue;
             }
+            RenewalResult::Rehearsed => {
+                output::success(&format!(
+                    "{} could be renewed: the staging CA issued one, which is not installed",
+                    one.name
+                ));
+            }
+            RenewalResult::Failed if one.next.is_none() => {
+                let error = one.error.as_deref().unwrap_or("failed");
+                output::error(&format!("{} could not be renewed: {error}", one.name));
+            }
             RenewalResult::Failed => {
                 output::error(&format!(
                     "{}: {}",
@@ -166,6 +187,9 @@ pub(super) fn say(renewed: &Renewed) {
                 ));
                 output::hint(Some(&format!("tried again at {next}")));
             }
+        }
+        if let Some(limit) = &one.limit {
+            output::warning(&format!("{}: {limit}", one.name));
         }
         nothing = false;
     }

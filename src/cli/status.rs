@@ -160,16 +160,36 @@ fn print_vhosts(shown: &Overview, now: OffsetDateTime) {
     {
         output::line("");
         let error = certificate.last_error.as_deref().unwrap_or_default();
-        output::warning(&format!(
-            "{}: {} failed attempt{}: {error}",
-            certificate.name,
-            certificate.attempts,
-            if certificate.attempts == 1 { "" } else { "s" }
-        ));
+        let name = &certificate.name;
+        output::warning(&match certificate.attempts {
+            0 => format!("{name}: not tried yet: failed to {error}"),
+            1 => format!("{name}: 1 failed attempt: {error}"),
+            more => format!("{name}: {more} failed attempts: {error}"),
+        });
         let next = certificate.renew_at.as_deref().unwrap_or("-");
         output::hint(Some(&format!(
             "tried again at {next}; `vhostd renew {}` tries now",
             certificate.name
+        )));
+    }
+    print_incidents(shown);
+}
+
+/// A CA that says why it wants a renewal has an incident.
+fn print_incidents(shown: &Overview) {
+    for certificate in &shown.certificates {
+        let suggestion = certificate.suggestion.as_ref();
+        let why = suggestion.and_then(|suggestion| suggestion.explanation_url.as_ref());
+        let (Some(why), Some(at)) = (why, &certificate.renew_at) else {
+            continue;
+        };
+        output::line("");
+        let name = &certificate.name;
+        output::warning(&format!(
+            "{name}: its CA asks for a renewal, on {at}: {why}"
+        ));
+        output::hint(Some(&format!(
+            "`vhostd renew {name} --force` renews it now"
         )));
     }
 }

@@ -16,6 +16,8 @@ pub(super) enum Event {
     Files,
     Read(Box<ReadDone>),
     Applied(Result<Applied, ReconcileError>),
+    /// The CA was asked when to renew it.
+    Asked(CertificateName),
     Obtained(CertificateName, Obtained),
     Call(Call),
     /// SIGHUP.

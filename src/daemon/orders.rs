@@ -8,6 +8,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use super::Event;
 use super::batch::Batch;
 use crate::certificate::renew::Obtained;
+use crate::certificate::renewal_info::Inquiry;
 use crate::certificate::{CertificateName, CertificateRequest, WantedCertificate};
 use crate::clock::Clock;
 use crate::control::{Answer, Line, RenewalResult, Renewed, Request};
@@ -27,6 +28,8 @@ pub(super) struct Orders {
     obtaining: Option<Obtaining>,
     wanted: Vec<WantedCertificate>,
     in_flight: BTreeSet<CertificateName>,
+    /// About which the CA is being asked.
+    asked: BTreeSet<CertificateName>,
     /// What ended since somebody began to wait.
     ended: BTreeMap<CertificateName, Obtained>,
     next_due: Option<Instant>,
@@ -54,6 +57,7 @@ impl Orders {
             obtaining: None,
             wanted: Vec::new(),
             in_flight: BTreeSet::new(),
+            asked: BTreeSet::new(),
             ended: BTreeMap::new(),
             next_due: None,
             waiters: Vec::new(),
@@ -98,6 +102,7 @@ impl Orders {
                         .unwrap_or(Duration::ZERO);
                     self.next_due = Some(now + wait.clamp(Duration::from_millis(100), LOOK_AGAIN));
                 }
+                self.ask(&obtaining, schedule.inquiries, events);
                 self.start(&obtaining, schedule.due, events);
             }
             Err(error) => tracing::error!("failed to find what is due: {error}"),
@@ -157,17 +162,24 @@ impl Orders {
         })
     }
 
+    /// Notes that the CA has been asked: the next step may come at another time.
+    pub(super) fn answered(&mut self, name: &CertificateName) {
+        self.asked.remove(name);
+        self.next_due = Some(Instant::now());
+    }
+
     /// Notes the end of an order. Returns whether there is something new to serve.
     pub(super) fn finished(&mut self, name: &CertificateName, obtained: &Obtained) -> bool {
         self.in_flight.remove(name);
-        if matches!(obtained, Obtained::Failed { .. }) {
+        let stored = !matches!(obtained, Obtained::Failed { .. } | Obtained::Postponed);
+        if !stored {
             // what was stored is looked at once it is served
             self.next_due = Some(Instant::now());
         }
         if !self.waiters.is_empty() {
             self.ended.insert(name.clone(), obtained.clone());
         }
-        !matches!(obtained, Obtained::Failed { .. })
+        stored
     }
 
     /// `vhostd renew`.
@@ -315,7 +327,8 @@ impl Orders {
     }
 
     fn summary(&mut self, installation: &Installation) -> CertificateSummary {
-        let stored = |obtained: &Obtained| !matches!(obtained, Obtained::Failed { .. });
+        let stored =
+            |obtained: &Obtained| matches!(obtained, Obtained::Stored(_) | Obtained::AlreadyDone);
         let mut summary = CertificateSummary::default();
         let ended = self.ended.iter().filter(|(_, obtained)| stored(obtained));
         summary
@@ -331,6 +344,24 @@ impl Orders {
             tracing::warn!("failed to {error}");
         }
         summary
+    }
+
+    fn ask(
+        &mut self,
+        obtaining: &Obtaining,
+        inquiries: Vec<Inquiry>,
+        events: &UnboundedSender<Event>,
+    ) {
+        for inquiry in inquiries {
+            if !self.asked.insert(inquiry.name.clone()) {
+                continue;
+            }
+            let (obtaining, events) = (obtaining.clone(), events.clone());
+            tokio::spawn(async move {
+                obtaining.inquire(&inquiry).await;
+                let _ = events.send(Event::Asked(inquiry.name));
+            });
+        }
     }
 
     fn start(

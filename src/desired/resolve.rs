@@ -174,6 +174,8 @@ mod tests {
                 not_before: NOW,
                 not_after: NOW,
             },
+            origin: None,
+            key_type: None,
             chain: format!("/{issuer:?}.pem").into(),
             key: "/k".into(),
             leaf: Vec::new(),

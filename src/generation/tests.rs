@@ -22,3 +22,13 @@ fn the_first_two_that_lock_at_once_lock_the_same_file() {
         });
     }
 }
+
+#[test]
+fn what_cannot_be_read_now_is_not_taken_for_missing() {
+    let directory = tempfile::tempdir().unwrap();
+    let missing = repair::read_file(&directory.path().join("missing"));
+    assert_eq!(missing.unwrap(), None);
+    // an error of the kernel's that says nothing about what is there: ENAMETOOLONG
+    let unreadable = repair::read_file(&directory.path().join("x".repeat(300)));
+    assert!(matches!(unreadable, Err(GenerationError::Read { .. })));
+}

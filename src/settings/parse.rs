@@ -104,6 +104,9 @@ fn acme(settings: &mut AcmeSettings, mut fields: Fields, problems: &mut Problems
     if let Some(text) = one_string(&mut fields, "directory", problems) {
         set(&mut settings.directory, directory_url(&text, problems));
     }
+    if let Some(text) = fields.string("staging", problems) {
+        settings.staging = directory_url(&text, problems);
+    }
     if let Some(text) = fields.string("email", problems) {
         settings.email = email(&text, problems);
     }

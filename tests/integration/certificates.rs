@@ -1,19 +1,24 @@
 //! Certificates from a real ACME server: ordered, resumed, refused, stored once.
 
+mod limits;
+mod suggestion;
+
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use time::OffsetDateTime;
+use vhostd::certificate::attempts::RetryAdvice;
 use vhostd::certificate::internal::InternalCa;
 use vhostd::certificate::ledger::{Ledger, PendingOrder};
 use vhostd::certificate::order::{AcmeClient, OrderError};
-use vhostd::certificate::renew::{Obtained, obtain};
-use vhostd::certificate::schedule::{self, RetryAdvice};
+use vhostd::certificate::renew::{Obtained, Tools, obtain};
+use vhostd::certificate::schedule;
 use vhostd::certificate::store::CertificateStore;
 use vhostd::certificate::{
-    CertificateRequest, Identifier, IssuedCertificate, Issuer, StoredCertificate, WantedCertificate,
+    CertificateRequest, Identifier, IssuedCertificate, Issuer, StoredCertificate, Terms,
+    WantedCertificate,
 };
 use vhostd::settings::{AcmeSettings, KeyType};
 
@@ -64,16 +69,17 @@ impl Host {
     }
 
     async fn obtain(&self, request: &CertificateRequest, client: &AcmeClient) -> Obtained {
-        let internal = InternalCa::new(self.path());
-        obtain(
-            request,
-            &self.store(),
-            &self.ledger(),
-            Some(client),
-            &internal,
-            &now,
-        )
-        .await
+        let (store, ledger) = (self.store(), self.ledger());
+        let tools = Tools {
+            store: &store,
+            ledger: &ledger,
+            acme: Some(client),
+            internal: &InternalCa::new(self.path()),
+            limits: None,
+            clock: &now,
+            chance: &|| 0.0,
+        };
+        obtain(request, tools).await
     }
 }
 
@@ -160,6 +166,7 @@ async fn a_certificate_is_ordered_verifies_and_only_root_can_read_its_keys() {
         &[wanted(&["a.example", "b.example"])],
         &inventory,
         &Default::default(),
+        &Terms::from(&settings),
         now(),
     );
     assert_eq!(schedule.due, []);
@@ -174,17 +181,26 @@ async fn a_short_certificate_is_renewed_after_half_of_its_life_by_a_new_version(
     let pebble = Pebble::builder(host.challenges.port)
         .validity(six_days)
         .start();
-    let client = host.client(&settings(&pebble));
+    let settings = settings(&pebble);
+    let client = host.client(&settings);
     let first = stored(host.obtain(&request(&["a.example"]), &client).await);
     let wanted = [wanted(&["a.example"])];
     let due = |now| {
         let (inventory, _) = host.store().inventory().unwrap();
-        schedule::due(&wanted, &inventory, &Default::default(), now).due
+        let terms = Terms::from(&settings);
+        schedule::due(&wanted, &inventory, &Default::default(), &terms, now).due
     };
     assert_eq!(due(now() + Duration::from_secs(71 * 3600)), []);
-    let renewal = due(now() + Duration::from_secs(73 * 3600));
-    assert_eq!(renewal[0].replaces.as_deref(), Some(first.serial.as_str()));
-    let second = stored(host.obtain(&renewal[0], &client).await);
+    let renewal = due(now() + Duration::from_secs(73 * 3600)).remove(0);
+    assert_eq!(renewal.replaces.as_deref(), Some(first.serial.as_str()));
+    assert!(renewal.by_age);
+    // it is not that late yet
+    assert_eq!(host.obtain(&renewal, &client).await, Obtained::Postponed);
+    let renewal = CertificateRequest {
+        by_age: false,
+        ..renewal
+    };
+    let second = stored(host.obtain(&renewal, &client).await);
     assert_ne!(second.serial, first.serial);
     assert!(first.chain.exists(), "a generation may name it");
     let current = host.path().join("certificates/a.example/current");
@@ -404,23 +420,24 @@ async fn a_failing_challenge_gives_the_cas_reason_and_schedules_the_retry() {
     );
     assert_eq!(retry, RetryAdvice::Retry);
     assert!(next >= before + Duration::from_secs(60) && next <= now() + Duration::from_secs(60));
-    let attempts = host.ledger().attempts().unwrap();
-    assert_eq!(attempts[&request.name].failures, 1);
+    let memories = host.ledger().memories().unwrap();
+    let attempts = memories[&request.name].attempts.clone().unwrap();
+    assert_eq!(attempts.failures, 1);
     assert!(
         host.ledger().pending(&request.name).unwrap().is_none(),
         "a dead order is not resumed"
     );
     let wanted = [wanted(&["a.example", "b.example"])];
-    let schedule = schedule::due(&wanted, &Default::default(), &attempts, now());
-    assert_eq!(
-        (schedule.due.len(), schedule.next),
-        (0, attempts[&request.name].next)
-    );
+    let due = |now| {
+        let terms = Terms::from(&settings(&pebble));
+        schedule::due(&wanted, &Default::default(), &memories, &terms, now)
+    };
+    let schedule = due(now());
+    assert_eq!((schedule.due.len(), schedule.next), (0, attempts.next));
     // and once the page is right, it is issued
     host.challenges.set(Some(client.thumbprint()));
-    let schedule = schedule::due(&wanted, &Default::default(), &attempts, next);
-    stored(host.obtain(&schedule.due[0], &client).await);
-    assert!(host.ledger().attempts().unwrap().is_empty());
+    stored(host.obtain(&due(next).due[0], &client).await);
+    assert_eq!(host.ledger().attempts_of(&request.name).unwrap(), None);
 }
 
 #[tokio::test]

@@ -93,11 +93,13 @@ fn a_save_by_unlink_and_create_drops_no_request() {
     let trust = wait_for_root(&host);
     host.wait_for_serving("hello");
     let traffic = Traffic::https(&host, HELLO, trust.clone());
-    for round in 1..6 {
+    for round in 1..5 {
         let app = &apps[round % 2];
+        // at rest: what is removed in a flood waits for its turn anyway
+        thread::sleep(Duration::from_millis(1200));
         host.remove_file("hello.yml");
         // a slow editor
-        thread::sleep(Duration::from_millis(150));
+        thread::sleep(Duration::from_millis(300));
         let text = format!("server_name: {HELLO}\nproxy_pass_url: {}\n", app.url());
         fs::write(host.path("vhosts.d/hello.yml"), text).unwrap();
         wait_for("the saved file", || answers(&host, &trust, app));

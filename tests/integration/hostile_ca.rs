@@ -14,11 +14,11 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use time::OffsetDateTime;
+use vhostd::certificate::attempts::RetryAdvice;
 use vhostd::certificate::internal::InternalCa;
 use vhostd::certificate::ledger::Ledger;
 use vhostd::certificate::order::{AcmeClient, Patience};
-use vhostd::certificate::renew::{Obtained, obtain};
-use vhostd::certificate::schedule::RetryAdvice;
+use vhostd::certificate::renew::{Obtained, Tools, obtain};
 use vhostd::certificate::store::CertificateStore;
 use vhostd::certificate::{
     CertificateRequest, Identifier, Issuer, StoredCertificate, WantedCertificate,
@@ -76,9 +76,16 @@ impl Fixture {
         let stored = store.newest(&wanted.name).unwrap();
         let attempts = ledger.attempts_of(&wanted.name).unwrap();
         let request = CertificateRequest::new(&wanted, stored.as_ref(), attempts.as_ref());
-        let internal = InternalCa::new(path);
-        let clock = OffsetDateTime::now_utc;
-        obtain(&request, &store, &ledger, Some(&client), &internal, &clock).await
+        let tools = Tools {
+            store: &store,
+            ledger: &ledger,
+            acme: Some(&client),
+            internal: &InternalCa::new(path),
+            limits: None,
+            clock: &OffsetDateTime::now_utc,
+            chance: &|| 0.5,
+        };
+        obtain(&request, tools).await
     }
 
     /// The proper CA issues, and the certificate is another one than before.

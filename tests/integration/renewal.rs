@@ -310,11 +310,10 @@ fn a_failing_ca_is_status_4_and_its_schedule_survives_a_restart() {
     // a person who names it wants it now
     assert_eq!(host.json(&["renew", "hello"]).0, 4);
     let now = host.certificate(NAME).unwrap();
-    assert_ne!(now["renew_at"], Value::Null);
-    assert!(
-        now["renew_at"].as_str() >= failing["renew_at"].as_str(),
-        "{now}"
-    );
+    // a minute from then, and up to a tenth of it
+    let jitter = time::Duration::seconds(6);
+    let (next, before) = (moment(&now["renew_at"]), moment(&failing["renew_at"]));
+    assert!(next.unwrap() + jitter >= before.unwrap(), "{now}");
 }
 
 #[test]
@@ -388,4 +387,174 @@ fn a_renewed_certificate_that_nobody_serves_is_no_success() {
     assert_eq!(renew.status, 1, "{renew:?}\n{}", daemon.log());
     let words = "stored, but not served yet: nginx is not running";
     assert!(renew.stderr.contains(words), "{renew:?}");
+}
+
+/// `hello` has a certificate of a later Pebble's.
+fn with_later_pebble(validity: Duration) -> Option<(Host, Pebble)> {
+    let nginx = NginxHost::new();
+    let builder = Pebble::builder(nginx.http_port).validity(validity);
+    let pebble = builder.later()?.start();
+    let host = Host::on(nginx, &acme(&pebble));
+    let app = App::start();
+    host.drop_app("hello", NAME, &app);
+    let reload = host.vhostd(&["reload", "--wait"]);
+    assert_eq!(reload.status, 0, "{reload:?}");
+    Some((host, pebble))
+}
+
+fn moment(value: &Value) -> Option<OffsetDateTime> {
+    OffsetDateTime::parse(value.as_str()?, &Rfc3339).ok()
+}
+
+#[test]
+fn the_daemon_asks_the_ca_when_to_renew_and_keeps_its_moment_over_a_restart() {
+    let ninety_days = Duration::from_secs(90 * 86400);
+    let Some((host, pebble)) = with_later_pebble(ninety_days) else {
+        return;
+    };
+    assert!(host.certificate(NAME).unwrap()["suggestion"].is_null());
+    let asked = || pebble.log().matches("-ari-").count();
+    let suggested = || {
+        let certificate = host.certificate(NAME)?;
+        let suggestion = &certificate["suggestion"];
+        let window = [moment(&suggestion["start"])?, moment(&suggestion["end"])?];
+        Some((window, moment(&certificate["renew_at"])?))
+    };
+    let daemon = host.daemon();
+    let ([start, end], renew_at) = wait_for("the suggestion", suggested);
+    assert!(start <= renew_at && renew_at <= end, "{renew_at}");
+    let before = asked();
+    assert_eq!(daemon.stop(), 0);
+    let daemon = host.daemon();
+    assert_eq!(host.json(&["renew"]).0, 0);
+    assert_eq!(suggested(), Some(([start, end], renew_at)));
+    // and asks nobody before the CA wants it
+    assert_eq!(asked(), before);
+    assert_eq!(daemon.stop(), 0);
+}
+
+#[test]
+fn renew_asks_the_ca_and_renews_what_it_wants_renewed() {
+    // in its first tenth nothing is renewed because of a wish, after the first half everything is
+    let Some((host, pebble)) = with_later_pebble(Duration::from_secs(60)) else {
+        return;
+    };
+    let certificate = host.certificate(NAME).unwrap();
+    let not_before = moment(&certificate["not_before"]).unwrap();
+    let home = host.path("state/certificates/hello.example.com/current");
+    let at = |seconds: i64| {
+        let at = not_before + time::Duration::seconds(seconds);
+        at.format(&Rfc3339).unwrap()
+    };
+    let incident = serde_json::json!({
+        "suggestedWindow": {"start": at(-7200), "end": at(-3600)},
+        "explanationURL": "https://ca.example/incident",
+    });
+    pebble.suggest(&home.join("fullchain.pem"), &incident);
+    wait_for("the certificate's seventh second", || {
+        (OffsetDateTime::now_utc() > not_before + time::Duration::seconds(7)).then_some(())
+    });
+    let (status, renewed) = host.json(&["renew"]);
+    assert_eq!(status, 0, "{renewed}");
+    assert_eq!(renewed["certificates"][0]["result"], "renewed", "{renewed}");
+    assert_eq!(pebble.finalized(), 2);
+    assert!(OffsetDateTime::now_utc() < not_before + time::Duration::seconds(30));
+}
+
+#[test]
+fn a_changed_key_type_is_a_renewal_at_once() {
+    let (host, pebble) = Host::with_pebble();
+    let app = App::start();
+    host.drop_app("hello", NAME, &app);
+    assert_eq!(host.vhostd(&["reload", "--wait"]).status, 0);
+    let daemon = host.daemon();
+    let settings = acme(&pebble).replace("acme: {", "acme: {key_type: ecdsa-p384, ");
+    host.configure(&settings);
+    let reload = host.vhostd(&["reload", "--wait"]);
+    assert_eq!(reload.status, 0, "{reload:?} {}", daemon.log());
+    assert_eq!(pebble.finalized(), 2);
+    let key = host.path("state/certificates/hello.example.com/current/privkey.pem");
+    let key = vhostd::certificate::key::PrivateKeyPem::new(std::fs::read_to_string(key).unwrap());
+    assert!(key.is_of(vhostd::settings::KeyType::EcdsaP384));
+    // and not a second time
+    assert_eq!(host.vhostd(&["reload", "--wait"]).status, 0);
+    assert_eq!(pebble.finalized(), 2);
+    assert_eq!(daemon.stop(), 0);
+}
+
+/// Every file below the state directory but what nginx and locks touch, with its bytes.
+fn state(host: &Host) -> Vec<(std::path::PathBuf, Vec<u8>)> {
+    let mut found = Vec::new();
+    let mut directories = vec![host.path("state")];
+    while let Some(directory) = directories.pop() {
+        for entry in std::fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            // the account at the staging area is all that may come of it
+            match path.is_dir() && !path.is_symlink() {
+                true if path.ends_with("accounts") => {}
+                true => directories.push(path),
+                false => found.push((path.clone(), std::fs::read(&path).unwrap_or_default())),
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn a_dry_run_orders_from_the_staging_ca_says_what_came_of_it_and_installs_nothing() {
+    let nginx = NginxHost::new();
+    let (real, staging) = (
+        Pebble::start(nginx.http_port),
+        Pebble::start(nginx.http_port),
+    );
+    let roots = nginx.path("roots.pem");
+    let both =
+        [real.ca_file(), staging.ca_file()].map(|path| std::fs::read_to_string(path).unwrap());
+    std::fs::write(&roots, both.concat()).unwrap();
+    let settings = format!(
+        "acme: {{directory: {}, staging: {}, ca_file: {}}}\n",
+        real.directory_url(),
+        staging.directory_url(),
+        roots.display()
+    );
+    let host = Host::on(nginx, &settings);
+    let app = App::start();
+    host.drop_app("hello", NAME, &app);
+    host.drop_file(
+        "inside.yml",
+        "server_name: inside.example.com\nproxy_pass_url: http://127.0.0.1:1\ntls: internal\n",
+    );
+    assert_eq!(host.vhostd(&["reload", "--wait"]).status, 0);
+    let before = state(&host);
+    let dry = host.vhostd(&["renew", "--dry-run"]);
+    assert_eq!(dry.status, 0, "{dry:?}");
+    assert!(
+        dry.stdout
+            .contains("hello.example.com could be renewed: the staging CA issued one"),
+        "{dry:?}"
+    );
+    assert!(!dry.stdout.contains("inside"), "{dry:?}");
+    assert_eq!((staging.finalized(), real.finalized()), (1, 1));
+    assert_eq!(state(&host), before);
+    let (status, json) = host.json(&["renew", "hello", "--dry-run"]);
+    assert_eq!(
+        (status, &json["certificates"][0]["result"]),
+        (0, &"rehearsed".into())
+    );
+    // one that fails is said, and counts nowhere
+    drop(staging);
+    let dry = host.vhostd(&["renew", "--dry-run"]);
+    assert_eq!(dry.status, 4, "{dry:?}");
+    assert!(
+        dry.stderr
+            .contains("could not be renewed: read the ACME directory"),
+        "{dry:?}"
+    );
+    assert_eq!(state(&host), before);
+    // a CA without a staging area
+    host.configure(&settings.replace("staging: ", "email: a@example.com, profile: p}\n#"));
+    let dry = host.vhostd(&["renew", "--dry-run"]);
+    assert_eq!(dry.status, 2, "{dry:?}");
+    assert!(dry.stderr.contains("set `acme.staging`"), "{dry:?}");
 }

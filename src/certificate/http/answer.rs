@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{CONTENT_ENCODING, DATE, RETRY_AFTER};
 use http::{HeaderMap, Response};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc2822;
 
@@ -19,6 +19,19 @@ pub(super) struct DirectoryObject {
     new_nonce: String,
     new_account: String,
     new_order: String,
+    /// RFC 9773 §4.
+    #[serde(
+        default,
+        deserialize_with = "text_or_nothing",
+        skip_serializing_if = "Option::is_none"
+    )]
+    renewal_info: Option<String>,
+}
+
+/// What is not needed must not hide the rest.
+fn text_or_nothing<'de, D: Deserializer<'de>>(value: D) -> Result<Option<String>, D::Error> {
+    let value = serde_json::Value::deserialize(value)?;
+    Ok(value.as_str().map(str::to_owned))
 }
 
 impl DirectoryObject {
@@ -29,6 +42,18 @@ impl DirectoryObject {
 
     pub(super) fn urls(&self) -> [&str; 3] {
         [&self.new_nonce, &self.new_account, &self.new_order]
+    }
+
+    /// Without what the CA may not name: a certificate can be renewed without being told when.
+    pub(super) fn without_strange_renewal_info(
+        mut self,
+        check: impl FnOnce(&str) -> Result<(), HttpError>,
+    ) -> Self {
+        if let Some(Err(error)) = self.renewal_info.as_deref().map(check) {
+            tracing::warn!("no renewal information: {error}");
+            self.renewal_info = None;
+        }
+        self
     }
 
     pub(super) fn to_json(&self) -> Result<Vec<u8>, HttpError> {

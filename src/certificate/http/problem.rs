@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::certificate::schedule::RetryAdvice;
+use crate::certificate::attempts::RetryAdvice;
 use crate::certificate::words::{first_few, one_line};
 
 /// What the CA says is wrong (RFC 7807, RFC 8555 §6.7). Unknown members and identifier types are

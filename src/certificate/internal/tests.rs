@@ -101,7 +101,7 @@ fn a_leaf_verifies_against_the_root_for_its_names_and_no_other() {
 fn a_leaf_lasts_a_week_and_is_renewed_at_half_of_it() {
     let leaf = Chain::parse(&fixture().issue(&[dns("a.example")], now())).unwrap();
     assert_eq!(leaf.validity.not_after - now(), Duration::WEEK);
-    let renewed = renew_at(leaf.validity) - now();
+    let renewed = renew_at(leaf.validity, None) - now();
     assert!(renewed > Duration::days(3) && renewed <= Duration::hours(84));
 }
 

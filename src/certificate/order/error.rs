@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use crate::certificate::Identifier;
 use crate::certificate::account::AccountError;
+use crate::certificate::attempts::RetryAdvice;
 use crate::certificate::http::{HttpError, Problem, Subproblem, SubproblemIdentifier};
 use crate::certificate::key::KeyError;
 use crate::certificate::ledger::LedgerError;
-use crate::certificate::schedule::RetryAdvice;
 use crate::certificate::words::{first_few, one_line};
 
 /// Why an order was not completed.
@@ -120,6 +120,15 @@ impl OrderError {
         }
     }
 
+    /// How the CA answered, or did not.
+    pub(in crate::certificate) fn http(&self) -> Option<&HttpError> {
+        match self {
+            Self::Http { source, .. } => Some(source),
+            Self::Shared(error) => error.http(),
+            _ => None,
+        }
+    }
+
     /// The CA has forgotten the account (or never was the one that made it).
     pub(super) fn is_lost_account(&self) -> bool {
         self.problem()
@@ -131,9 +140,23 @@ impl OrderError {
             .is_some_and(|problem| problem.short_kind() == "orderNotReady")
     }
 
+    /// Of an order that names the certificate which it replaces: it may be that name. What is said
+    /// about limits, the account or a nonce is not.
+    pub(super) fn may_be_about_what_is_replaced(&self) -> bool {
+        match self {
+            Self::Http {
+                source: HttpError::Problem(problem),
+                ..
+            } => is_final(problem) && !self.is_lost_account(),
+            // the library's own: the answer does not repeat the name
+            Self::Protocol { .. } => true,
+            _ => false,
+        }
+    }
+
     /// Whether the order itself is dead, so that the next attempt needs another: the CA refuses it,
     /// or answers about it what makes no sense. Kept, such an order would be met again for ever.
-    pub(super) fn ends_order(&self) -> bool {
+    pub(in crate::certificate) fn ends_order(&self) -> bool {
         match self {
             Self::AuthorizationCount { .. }
             | Self::Challenge { .. }

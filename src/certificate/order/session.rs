@@ -18,6 +18,8 @@ use crate::certificate::http::Exchange;
 pub(super) struct Session {
     pub(super) account: instant_acme::Account,
     pub(super) exchange: Exchange,
+    /// Where to ask when a certificate is to be renewed; `None`: this CA does not tell.
+    pub(super) renewal_info: Option<String>,
 }
 
 /// What orders share.
@@ -176,7 +178,12 @@ impl AcmeClient {
             .from_credentials(credentials)
             .await
             .map_err(|error| OrderError::of(step, error))?;
-        Ok(Session { account, exchange })
+        let renewal_info = directory["renewalInfo"].as_str().map(str::to_owned);
+        Ok(Session {
+            account,
+            exchange,
+            renewal_info,
+        })
     }
 }
 

@@ -56,6 +56,7 @@ pub(super) fn self_signed(
     Ok(IssuedCertificate {
         chain_pem: certificate.pem(),
         key_pem,
+        origin: None,
     })
 }
 

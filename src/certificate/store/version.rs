@@ -11,7 +11,9 @@ use super::{Judge, StoreError};
 use crate::atomic_file::{self, Batch, WriteError};
 use crate::certificate::chain::{Chain, MAXIMUM_BYTES};
 use crate::certificate::key::PrivateKeyPem;
-use crate::certificate::{CertificateName, CertificateRequest, Issuer, StoredCertificate};
+use crate::certificate::{
+    CertificateName, CertificateRequest, IssuedCertificate, Issuer, Origin, StoredCertificate,
+};
 
 /// A verified version, and its place among the versions of its name.
 #[derive(Clone, Debug)]
@@ -30,6 +32,8 @@ pub(super) struct Stamp([(u64, u64, i64, i64); 3]);
 struct Meta {
     issuer: Issuer,
     sequence: u64,
+    #[serde(default)]
+    origin: Option<Origin>,
 }
 
 impl Stamp {
@@ -53,7 +57,7 @@ impl Stamp {
 pub(super) fn write(
     directory: &Path,
     chain: &Chain,
-    key: &PrivateKeyPem,
+    issued: &IssuedCertificate,
     request: &CertificateRequest,
     sequence: u64,
     judge: Option<&dyn Judge>,
@@ -67,6 +71,7 @@ pub(super) fn write(
         let meta = Meta {
             issuer: request.issuer,
             sequence,
+            origin: issued.origin.clone(),
         };
         let meta = serde_json::to_vec(&meta).map_err(|error| WriteError {
             operation: "serialize",
@@ -76,7 +81,11 @@ pub(super) fn write(
         atomic_file::build(&path, |temporary| {
             atomic_file::create_directory(temporary, 0o700)?;
             let mut batch = Batch::default();
-            batch.create(temporary.join(KEY), key.expose().as_bytes(), 0o600)?;
+            batch.create(
+                temporary.join(KEY),
+                issued.key_pem.expose().as_bytes(),
+                0o600,
+            )?;
             batch.create(temporary.join(CHAIN), chain.to_pem().as_bytes(), 0o644)?;
             batch.create(temporary.join(META), &meta, 0o644)?;
             std::thread::scope(|scope| {
@@ -89,7 +98,11 @@ pub(super) fn write(
             })
         })?;
     }
-    Ok(stored(&path, chain, request.name.clone(), request.issuer))
+    let origin = issued.origin.clone();
+    Ok(StoredCertificate {
+        origin,
+        ..stored(&path, chain, request.name.clone(), request.issuer)
+    })
 }
 
 /// Before anything is renamed: what nginx cannot load would keep it from every other change.
@@ -125,7 +138,10 @@ pub(super) fn read(path: &Path, name: &CertificateName) -> Result<Version, Strin
         .check_key(&key)
         .map_err(|error| format!("{KEY}: failed to {error}"))?;
     Ok(Version {
-        certificate: stored(path, &chain, name.clone(), meta.issuer),
+        certificate: StoredCertificate {
+            origin: meta.origin,
+            ..stored(path, &chain, name.clone(), meta.issuer)
+        },
         sequence: meta.sequence,
     })
 }
@@ -137,6 +153,8 @@ fn stored(path: &Path, chain: &Chain, name: CertificateName, issuer: Issuer) -> 
         issuer,
         identifiers: chain.identifiers.clone(),
         validity: chain.validity,
+        origin: None,
+        key_type: chain.key_type(),
         chain: path.join(CHAIN),
         key: path.join(KEY),
         leaf: chain.leaf().to_vec(),

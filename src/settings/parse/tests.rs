@@ -55,6 +55,7 @@ nginx:
   default_server: off
 acme:
   directory: https://localhost:14000/dir
+  staging: https://localhost:14001/dir
   email: admin@example.com
   ca_file: /a/pebble.pem
   profile: shortlived
@@ -84,6 +85,7 @@ roots: /a/sites
         },
         acme: AcmeSettings {
             directory: "https://localhost:14000/dir".into(),
+            staging: Some("https://localhost:14001/dir".into()),
             email: Some("admin@example.com".into()),
             ca_file: Some("/a/pebble.pem".into()),
             profile: Some("shortlived".into()),

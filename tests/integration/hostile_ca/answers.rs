@@ -5,9 +5,9 @@ use std::net::TcpListener;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use vhostd::certificate::attempts::RetryAdvice;
 use vhostd::certificate::key::PrivateKeyPem;
 use vhostd::certificate::ledger::{Ledger, PendingOrder};
-use vhostd::certificate::schedule::RetryAdvice;
 use vhostd::certificate::{CertificateName, Identifier};
 use vhostd::settings::KeyType;
 

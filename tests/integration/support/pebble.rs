@@ -29,6 +29,15 @@ pub struct PebbleBuilder {
     http01_port: u16,
     refused_nonces: u8,
     validity: Duration,
+    programs: Programs,
+}
+
+/// Debian 12's, or later ones, which know renewal information and profiles.
+struct Programs {
+    pebble: PathBuf,
+    dns: PathBuf,
+    /// Up to the DNS server's address.
+    dns_options: &'static [&'static str],
 }
 
 struct Running(Child);
@@ -51,6 +60,16 @@ impl PebbleBuilder {
     pub fn validity(mut self, validity: Duration) -> Self {
         self.validity = validity;
         self
+    }
+
+    /// A later one (RFC 9773, profiles); `None` where there is none.
+    pub fn later(mut self) -> Option<Self> {
+        self.programs = Programs {
+            pebble: super::later("pebble")?,
+            dns: super::later("pebble-challtestsrv")?,
+            dns_options: &["-doh", "", "-dnsserver"],
+        };
+        Some(self)
     }
 
     pub fn start(self) -> Pebble {
@@ -79,6 +98,10 @@ impl PebbleBuilder {
             "ocspResponderURL": "",
             "externalAccountBindingRequired": false,
             "certificateValidityPeriod": self.validity.as_secs(),
+            // later ones choose one of several by chance
+            "profiles": {
+                "default": {"description": "d", "validityPeriod": self.validity.as_secs()},
+            },
         }});
         fs::write(path("pebble.json"), config.to_string()).unwrap();
         let log = || {
@@ -90,7 +113,7 @@ impl PebbleBuilder {
                     .unwrap(),
             )
         };
-        let dns = Command::new("pebble-challtestsrv")
+        let dns = Command::new(&self.programs.dns)
             .args([
                 "-http01",
                 "",
@@ -101,13 +124,14 @@ impl PebbleBuilder {
                 "-defaultIPv6",
                 "",
             ])
-            .args(["-dns01", &format!("127.0.0.1:{dns_port}")])
+            .args(self.programs.dns_options)
+            .arg(format!("127.0.0.1:{dns_port}"))
             .args(["-management", &format!("127.0.0.1:{dns_management_port}")])
             .stdout(log())
             .stderr(log())
             .spawn()
             .expect("pebble-challtestsrv is installed");
-        let pebble = Command::new("pebble")
+        let pebble = Command::new(&self.programs.pebble)
             .arg("-config")
             .arg(path("pebble.json"))
             .args(["-dnsserver", &format!("127.0.0.1:{dns_port}")])
@@ -154,6 +178,11 @@ impl Pebble {
             http01_port,
             refused_nonces: 0,
             validity: Duration::from_secs(90 * 86400),
+            programs: Programs {
+                pebble: "pebble".into(),
+                dns: "pebble-challtestsrv".into(),
+                dns_options: &["-dns01"],
+            },
         }
     }
 
@@ -225,8 +254,22 @@ impl Pebble {
         fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
     }
 
+    /// What a later Pebble says from now on about the certificate in the file (RFC 9773 §4.2).
+    pub fn suggest(&self, chain: &Path, renewal_info: &serde_json::Value) {
+        let pem = fs::read_to_string(chain).unwrap();
+        let end = "-----END CERTIFICATE-----\n";
+        let leaf = pem.split_inclusive(end).next().unwrap();
+        let body =
+            serde_json::json!({"certificate": leaf, "ariResponse": renewal_info.to_string()});
+        self.manage("POST", "/set-renewal-info/", &body.to_string());
+    }
+
     /// The body of a GET at the management interface.
     fn management(&self, path: &str) -> String {
+        self.manage("GET", path, "")
+    }
+
+    fn manage(&self, method: &str, path: &str, body: &str) -> String {
         let mut roots = rustls::RootCertStore::empty();
         roots
             .add(CertificateDer::from_pem_file(self.ca_file()).unwrap())
@@ -241,7 +284,12 @@ impl Pebble {
         let connection = rustls::ClientConnection::new(Arc::new(config), name).unwrap();
         let socket = TcpStream::connect(("127.0.0.1", self.management_port)).unwrap();
         let mut stream = rustls::StreamOwned::new(connection, socket);
-        write!(stream, "GET {path} HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n").unwrap();
+        let length = body.len();
+        write!(
+            stream,
+            "{method} {path} HTTP/1.0\r\nHost: 127.0.0.1\r\nUser-Agent: test\r\nContent-Length: {length}\r\n\r\n{body}"
+        )
+        .unwrap();
         let mut answer = String::new();
         // Go closes without a TLS close_notify
         let _ = stream.read_to_string(&mut answer);

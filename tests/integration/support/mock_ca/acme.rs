@@ -289,6 +289,7 @@ impl Shared {
         let now = OffsetDateTime::now_utc();
         parameters.not_before = now - time::Duration::HOUR;
         parameters.not_after = now + time::Duration::days(90);
+        parameters.use_authority_key_identifier_extension = true;
         parameters.serial_number = Some(SerialNumber::from(rand_serial()));
         if let Some(change) = &*self.issuing.lock().unwrap() {
             change(&mut parameters);

@@ -1,0 +1,224 @@
+//! P: what failed, and when it is tried again.
+
+use serde::{Deserialize, Serialize};
+use time::{Duration, OffsetDateTime};
+
+use crate::certificate::budget::Wait;
+use crate::certificate::{CLOCK_SKEW, CertificateRequest, Identifier, Issuer};
+
+/// What went wrong since a certificate was last obtained; stored, so that a restart asks no sooner.
+///
+/// It speaks of one set of identifiers and one issuer: once the operator changes those, the new
+/// wish is tried at once.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Attempts {
+    pub identifiers: Vec<Identifier>,
+    pub issuer: Issuer,
+    /// In a row; 0: nothing was tried, because the CA would not allow it yet.
+    pub failures: u32,
+    #[serde(with = "time::serde::rfc3339")]
+    pub failed_at: OffsetDateTime,
+    /// Not before this time; `None`: at once.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub next: Option<OffsetDateTime>,
+    /// A lowercase fragment for the operator: the CA's own words where there are any.
+    pub last_error: Option<String>,
+    pub retry: RetryAdvice,
+}
+
+/// Will retrying help?
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RetryAdvice {
+    /// Yes, but not sooner than the CA said.
+    After(std::time::Duration),
+    /// Yes: the schedule's time.
+    #[default]
+    Retry,
+    /// Not until something is changed. It is still tried once a day: nobody has to tell us that
+    /// the CA's policy or its fault was mended.
+    Useless,
+}
+
+impl Attempts {
+    /// What to remember after one more failure: 1, 10, 100 minutes, then a day between attempts;
+    /// sooner where the stored certificate is about to end.
+    ///
+    /// `chance` is from 0 up to 1: what fails together is not tried again together.
+    pub fn after_failure(
+        previous: Option<&Self>,
+        request: &CertificateRequest,
+        error: String,
+        retry: RetryAdvice,
+        now: OffsetDateTime,
+        chance: f64,
+    ) -> Self {
+        let earlier = previous
+            .filter(|previous| previous.is_about(&request.identifiers, request.issuer))
+            .map_or(0, |previous| previous.failures);
+        let failures = earlier.saturating_add(1);
+        let left = request.expires.map(|expires| expires - now);
+        Self {
+            identifiers: request.identifiers.clone(),
+            issuer: request.issuer,
+            failures,
+            failed_at: now,
+            next: Some(now + delay(failures, retry, left, chance)),
+            last_error: Some(error),
+            retry,
+        }
+    }
+
+    /// What to remember of an attempt that was not made. What failed before still did.
+    pub fn postponed(
+        previous: Option<&Self>,
+        request: &CertificateRequest,
+        wait: &Wait,
+        now: OffsetDateTime,
+    ) -> Self {
+        let earlier = previous
+            .filter(|previous| previous.is_about(&request.identifiers, request.issuer))
+            .map_or(0, |previous| previous.failures);
+        Self {
+            identifiers: request.identifiers.clone(),
+            issuer: request.issuer,
+            failures: earlier,
+            failed_at: now,
+            next: Some(wait.until),
+            last_error: Some(wait.why.clone()),
+            retry: wait.retry(now),
+        }
+    }
+
+    /// As it is, but not tried before the CA would allow it.
+    pub fn not_before(mut self, wait: &Wait) -> Self {
+        self.next = self.next.max(Some(wait.until));
+        if wait.for_a_person {
+            self.last_error = Some(wait.why.clone());
+            self.retry = RetryAdvice::Useless;
+        }
+        self
+    }
+
+    /// Until when these failures forbid another attempt.
+    ///
+    /// A record from the future was written under a wrong clock: it forbids nothing, or a renewal
+    /// could wait for years.
+    pub(super) fn blocks(
+        &self,
+        identifiers: &[Identifier],
+        issuer: Issuer,
+        now: OffsetDateTime,
+    ) -> Option<OffsetDateTime> {
+        let believable = self.failed_at <= now + CLOCK_SKEW;
+        self.next
+            .filter(|next| believable && now < *next && self.is_about(identifiers, issuer))
+    }
+
+    /// Whether these failures are of what is wanted now.
+    pub fn is_about(&self, identifiers: &[Identifier], issuer: Issuer) -> bool {
+        self.identifiers == identifiers && self.issuer == issuer
+    }
+}
+
+/// After that many failures in a row. `left`: of the stored certificate's life.
+fn delay(failures: u32, retry: RetryAdvice, left: Option<Duration>, chance: f64) -> Duration {
+    let daily = match left {
+        Some(left) if left.is_positive() => (left / 8_i32).clamp(Duration::HOUR, Duration::DAY),
+        _ => Duration::DAY,
+    };
+    let scheduled = match (failures, retry) {
+        (_, RetryAdvice::Useless) => Duration::DAY,
+        (0 | 1, _) => Duration::MINUTE,
+        (2, _) => 10 * Duration::MINUTE,
+        (3, _) => 100 * Duration::MINUTE,
+        _ => daily,
+    };
+    let spread = scheduled * (1.0 + chance * JITTER);
+    match retry {
+        // the CA has said when: not a second later for our sake
+        RetryAdvice::After(wait) => {
+            let wait = Duration::try_from(wait).unwrap_or(LONGEST_WAIT);
+            spread.max(wait.min(LONGEST_WAIT))
+        }
+        RetryAdvice::Retry | RetryAdvice::Useless => spread,
+    }
+}
+
+/// The part of a delay that may be added to it.
+const JITTER: f64 = 0.1;
+/// The longest window of a known rate limit; a CA that asks for more is asked again anyway.
+const LONGEST_WAIT: Duration = Duration::WEEK;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::certificate::WantedCertificate;
+
+    fn start() -> OffsetDateTime {
+        OffsetDateTime::from_unix_timestamp(1_800_000_000).unwrap()
+    }
+
+    fn request(expires: Option<OffsetDateTime>) -> CertificateRequest {
+        let names = vec![Identifier::Dns("a.example".into())];
+        let wanted = WantedCertificate::new(names, Issuer::Acme).unwrap();
+        CertificateRequest {
+            expires,
+            ..CertificateRequest::new(&wanted, None, None)
+        }
+    }
+
+    /// The waits of so many failures in a row, in minutes.
+    fn waits(count: usize, expires: Option<OffsetDateTime>, chance: f64) -> Vec<i64> {
+        let (request, mut now, mut last) = (request(expires), start(), None);
+        let mut waits = Vec::new();
+        for _ in 0..count {
+            let (error, retry) = ("no route".to_owned(), RetryAdvice::Retry);
+            let failed =
+                Attempts::after_failure(last.as_ref(), &request, error, retry, now, chance);
+            waits.push((failed.next.unwrap() - now).whole_minutes());
+            now = failed.next.unwrap();
+            last = Some(failed);
+        }
+        waits
+    }
+
+    #[test]
+    fn a_failed_certificate_waits_1_10_and_100_minutes_then_a_day() {
+        assert_eq!(waits(5, None, 0.0), [1, 10, 100, 1440, 1440]);
+        let far = start() + Duration::days(30);
+        assert_eq!(waits(5, Some(far), 0.0), [1, 10, 100, 1440, 1440]);
+    }
+
+    #[test]
+    fn what_failed_together_is_not_tried_again_together() {
+        assert_eq!(waits(5, None, 0.999), [1, 10, 109, 1583, 1583]);
+    }
+
+    #[test]
+    fn a_certificate_that_is_about_to_end_is_tried_more_often_but_not_every_minute() {
+        let two_days = waits(40, Some(start() + Duration::days(2)), 0.0);
+        assert!(two_days[3] < 6 * 60, "{two_days:?}");
+        assert_eq!(two_days[20], 60);
+        // once it is over, nothing is lost by patience
+        assert_eq!(two_days[39], 1440);
+        let hopeless = RetryAdvice::Useless;
+        let request = request(Some(start() + Duration::days(2)));
+        let failed = Attempts::after_failure(None, &request, "no".into(), hopeless, start(), 0.0);
+        assert_eq!(failed.next, Some(start() + Duration::DAY));
+    }
+
+    #[test]
+    fn the_cas_own_delay_is_kept_to_the_second_but_never_for_more_than_a_week() {
+        let wait = |seconds| {
+            let advice = RetryAdvice::After(std::time::Duration::from_secs(seconds));
+            let request = request(None);
+            let failed =
+                Attempts::after_failure(None, &request, "busy".into(), advice, start(), 0.5);
+            failed.next.unwrap() - start()
+        };
+        assert_eq!(wait(1), Duration::seconds(63));
+        assert_eq!(wait(7200), Duration::hours(2));
+        assert_eq!(wait(u64::MAX), Duration::WEEK);
+    }
+}

@@ -1,0 +1,130 @@
+//! W: what the CA allows, asked before an order and kept after it.
+
+use time::OffsetDateTime;
+
+use super::{ObtainError, Tools};
+use crate::certificate::budget::{Budget, Planned, Refusal, Renewing, Wait};
+use crate::certificate::ledger::LedgerError;
+use crate::certificate::order::OrderError;
+use crate::certificate::schedule::Memory;
+use crate::certificate::{CertificateRequest, Issuer, StoredCertificate};
+
+/// One order's place in the budget of its CA.
+pub(super) struct Allowance<'a> {
+    request: &'a CertificateRequest,
+    tools: Tools<'a>,
+    renewing: Renewing,
+}
+
+impl<'a> Allowance<'a> {
+    /// `None`: nobody counts what our own CA issues.
+    pub(super) fn of(request: &'a CertificateRequest, tools: Tools<'a>) -> Option<Self> {
+        if request.issuer != Issuer::Acme || tools.acme.is_none() {
+            return None;
+        }
+        let stored = tools.store.newest(&request.name).ok().flatten();
+        let memory = tools.ledger.memory_of(&request.name).unwrap_or_default();
+        let now = (tools.clock)();
+        Some(Self {
+            request,
+            tools,
+            renewing: renewing(request, stored.as_ref(), &memory, now),
+        })
+    }
+
+    fn planned(&self) -> Planned<'a> {
+        Planned {
+            identifiers: &self.request.identifiers,
+            renewing: self.renewing,
+        }
+    }
+
+    /// Counts the order, or says until when it has to wait. Who insists does not wait, and an order
+    /// that is under way was counted.
+    pub(super) fn admit(&self) -> Result<Option<Wait>, LedgerError> {
+        if self.tools.ledger.pending(&self.request.name)?.is_some() {
+            return Ok(None);
+        }
+        let (planned, now) = (self.planned(), (self.tools.clock)());
+        self.update(|budget| match self.request.insisted {
+            true => {
+                budget.forgive(&planned);
+                let _ = budget.admit(&planned, self.tools.limits, now);
+                None
+            }
+            false => budget.admit(&planned, self.tools.limits, now).err(),
+        })
+    }
+
+    /// What became of the order. What cannot be written is told, and no reason to fail.
+    pub(super) fn note<T>(&self, outcome: &Result<T, ObtainError>) -> Option<Wait> {
+        let (planned, now) = (self.planned(), (self.tools.clock)());
+        let limits = self.tools.limits;
+        let error = match outcome {
+            Ok(_) => None,
+            Err(ObtainError::Order(error)) => Some(&**error),
+            // the CA has issued it
+            Err(_) => return None,
+        };
+        let noted = self.update(|budget| {
+            let Some(error) = error else {
+                budget.forgive(&planned);
+                return None;
+            };
+            note_failure(budget, error, &planned, self.tools, now);
+            budget.wait(&planned, limits, now)
+        });
+        noted.unwrap_or_else(|error| {
+            tracing::error!(identifier = %self.request.name, "failed to {error}");
+            None
+        })
+    }
+
+    fn update<T>(&self, change: impl FnOnce(&mut Budget) -> T) -> Result<T, LedgerError> {
+        let directory = self.tools.acme.map_or("", |acme| acme.directory());
+        self.tools.ledger.update_budget(directory, change)
+    }
+}
+
+fn note_failure(
+    budget: &mut Budget,
+    error: &OrderError,
+    planned: &Planned<'_>,
+    tools: Tools<'_>,
+    now: OffsetDateTime,
+) {
+    for problem in error.problems() {
+        budget.failed(&problem.identifier, tools.limits, now);
+    }
+    // an order that stays open may yet become a certificate
+    if error.ends_order() || error.http().is_some() {
+        budget.returned(planned, tools.limits);
+    }
+    if let Some(refusal) = error.http().and_then(|error| Refusal::of(error, now)) {
+        budget.refused(&refusal, planned);
+    }
+}
+
+/// RFC 9773 §5: the CA exempts an order that names what it replaces, within the window that it
+/// suggested itself.
+fn renewing(
+    request: &CertificateRequest,
+    stored: Option<&StoredCertificate>,
+    memory: &Memory,
+    now: OffsetDateTime,
+) -> Renewing {
+    let Some(stored) = stored.filter(|stored| stored.issuer == Issuer::Acme) else {
+        return Renewing::Nothing;
+    };
+    let suggestion = memory.suggestion(&stored.serial);
+    let within = suggestion.is_some_and(|it| it.start <= now && now < it.end);
+    if within && request.renewal_id.is_some() {
+        return Renewing::Suggested;
+    }
+    let mut names = request.identifiers.clone();
+    names.sort();
+    match names == stored.identifiers {
+        true => Renewing::SameNames,
+        false => Renewing::Nothing,
+    }
+}
