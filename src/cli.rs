@@ -2,6 +2,7 @@
 
 pub mod diagnostic; // P a diagnostic as rustc would draw it
 
+mod ca;
 mod check;
 mod demo;
 mod history;
@@ -53,6 +54,8 @@ enum Command {
     History(history::History),
     /// Serve an earlier generation's vhosts again, with today's certificates
     Rollback(rollback::Rollback),
+    /// The internal CA (`tls: internal`): its roots, and this system's trust in them
+    Ca(ca::Ca),
     /// A complete private instance in a temporary directory: needs no root, domain or network
     Demo(demo::Demo),
     /// Prepare this host: directories, generation 0, the include line
@@ -130,6 +133,7 @@ pub fn run(arguments: Arguments) -> Exit {
         Command::Status(status) => status.run(&settings),
         Command::History(history) => history.run(&settings),
         Command::Rollback(rollback) => rollback.run(settings),
+        Command::Ca(ca) => ca.run(settings),
         Command::Setup(setup) => setup.run(settings),
     }
 }

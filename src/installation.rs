@@ -148,7 +148,7 @@ impl Installation {
             host_nginx,
             certificates: CertificateStore::with_judge(state, Some(Arc::new(judge))),
             ledger: Ledger::new(state),
-            internal_ca: InternalCa::new(state),
+            internal_ca: InternalCa::new(state).permitting(settings.internal_ca.permit.clone()),
             templates: Templates::with_overrides(overrides(&settings.templates_dir)?)?,
             thumbprint: AccountKey::open(state, &settings.acme.directory)?
                 .thumbprint()
@@ -269,7 +269,9 @@ impl Installation {
                 atomic_file::sweep_dead(&entry.path())?;
             }
         }
-        atomic_file::sweep_dead(&self.settings.state_dir.join("internal-ca"))?;
+        let internal_ca = self.settings.state_dir.join("internal-ca");
+        atomic_file::sweep_dead(&internal_ca)?;
+        atomic_file::sweep_dead(&internal_ca.join("retired"))?;
         Ok(atomic_file::sweep_dead(&self.settings.runtime_dir)?)
     }
 

@@ -9,6 +9,7 @@
 
 // what every room speaks
 pub mod atomic_file; // W every write passes here
+pub mod command; // X one child process, with an argv and a timeout
 pub mod diagnostic; // P what is wrong, where, and what to do
 pub mod settings; // R vhostd's own settings, once
 pub mod yaml; // P text → nodes with positions; the only user of the YAML parser
@@ -41,4 +42,5 @@ pub mod overview; // R what `status` and `history` show
 pub mod preparation; // W `setup` and its undoing
 pub mod status; // W what the last reconcile found, per vhost
 pub mod systemd; // W READY, RELOADING, STATUS, WATCHDOG
+pub mod trust_store; // W the roots of our CA in the system's own trust store
 pub mod watch; // R inotify; an event is only a hint to read again

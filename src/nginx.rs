@@ -6,7 +6,7 @@
 
 mod built_in; // P what `nginx -V` tells
 pub mod candidate; // X a child nginx that reads a candidate where the active generation is read
-pub mod command; // X one child process, with a timeout
+
 pub mod dump; // P `nginx -T` → what the hand-written sites use
 pub mod error_log; // R what nginx wrote since a moment
 pub mod features; // X what this nginx can do, tried out
@@ -25,12 +25,12 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use crate::command::{self, CommandError, Finished, Running};
 use crate::settings::NginxSettings;
 
 use crate::atomic_file;
 use built_in::BuiltIn;
 use candidate::{CandidateError, RewrittenMain};
-use command::{CommandError, Finished, Running};
 use dump::Survey;
 use error_log::{Mark, Verdict};
 use footprint::{Footprint, Roots};

@@ -114,7 +114,18 @@ impl Obtaining {
     pub fn schedule(&self, wanted: &[WantedCertificate]) -> Result<Schedule, ObtainingError> {
         let (inventory, _) = self.store.inventory()?;
         let memories = self.ledger.memories()?;
-        Ok(due(wanted, &inventory, &memories, &self.terms, self.now()))
+        let schedule = due(wanted, &inventory, &memories, &self.terms, self.now());
+        // one root for all who have none, instead of one for each
+        let internal = schedule
+            .due
+            .iter()
+            .filter(|it| it.issuer == Issuer::Internal);
+        let internal = internal.map(|request| request.identifiers.as_slice());
+        if let Err(error) = self.internal.prepare(internal, self.now()) {
+            // whoever needs the root meets the same error, and records it
+            tracing::debug!("failed to {error}");
+        }
+        Ok(schedule)
     }
 
     pub fn inventory(&self) -> Result<CertificateInventory, ObtainingError> {

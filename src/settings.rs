@@ -7,6 +7,7 @@ use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+use crate::certificate::internal::scope::Scope;
 use crate::diagnostic::{Diagnostic, Position, fault};
 use crate::vhost::TlsMode;
 
@@ -21,6 +22,7 @@ pub struct Settings {
     pub log_dir: PathBuf,
     pub nginx: NginxSettings,
     pub acme: AcmeSettings,
+    pub internal_ca: InternalCaSettings,
     /// What a vhost without a `tls` key gets.
     pub tls: TlsMode,
     /// A vhost's `root` must lie below one of these.
@@ -68,6 +70,13 @@ pub struct AcmeSettings {
     pub key_type: KeyType,
 }
 
+/// Of vhostd's own CA.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct InternalCaSettings {
+    /// What its roots may speak for; `None`: what is around the names that a root is made for.
+    pub permit: Option<Scope>,
+}
+
 /// The key of a certificate.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum KeyType {
@@ -100,6 +109,7 @@ impl Default for Settings {
             log_dir: "/var/log/nginx".into(),
             nginx: NginxSettings::default(),
             acme: AcmeSettings::default(),
+            internal_ca: InternalCaSettings::default(),
             tls: TlsMode::Auto,
             roots: ["/srv", "/var/www", "/home", "/opt"]
                 .map(PathBuf::from)

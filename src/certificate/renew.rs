@@ -463,11 +463,11 @@ mod tests {
     async fn a_new_certificate_that_is_due_at_once_is_followed_by_the_next_a_day_later() {
         let fixture = fixture();
         let request = request(Issuer::Internal);
-        // the CA's clock is right, ours is two months ahead when the certificate is there
+        // the CA's clock is right, ours is four days ahead when the certificate is there
         let asked = std::sync::atomic::AtomicI64::new(0);
         let jumping = || match asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed) {
             0 | 1 => now(),
-            _ => now() + time::Duration::days(61),
+            _ => now() + time::Duration::days(4),
         };
         let tools = Tools {
             clock: &jumping,

@@ -51,6 +51,16 @@ pub(super) fn line(text: &str) {
     out!("{text}");
 }
 
+/// Beside data, which is on standard output.
+pub(super) fn note(text: &str) {
+    err!("{text}");
+}
+
+/// Data as it is.
+pub(super) fn data(text: &str) {
+    let _ = write!(anstream::stdout(), "{text}");
+}
+
 pub(super) fn faint(text: &str) -> String {
     format!("{FAINT}{text}{FAINT:#}")
 }

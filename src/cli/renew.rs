@@ -34,15 +34,29 @@ pub(super) struct Renew {
 }
 
 impl Renew {
+    /// `names` now, due or not.
+    pub(super) fn forced(names: Vec<String>) -> Self {
+        Self {
+            names,
+            force: true,
+            dry_run: false,
+            json: false,
+        }
+    }
+
     pub(super) fn run(self, settings: Settings) -> Exit {
+        match self.obtain(settings) {
+            Ok(renewed) => self.conclude(&renewed),
+            Err(exit) => exit,
+        }
+    }
+
+    pub(super) fn obtain(&self, settings: Settings) -> Result<Renewed, Exit> {
         let Some(runtime) = runtime() else {
-            return Exit::Failed;
+            return Err(Exit::Failed);
         };
         if self.dry_run {
-            return match rehearse(&self.names, &settings, &runtime) {
-                Ok(rehearsed) => self.conclude(&rehearsed),
-                Err(exit) => exit,
-            };
+            return rehearse(&self.names, &settings, &runtime);
         }
         let request = Request::Renew {
             names: self.names.clone(),
@@ -54,27 +68,21 @@ impl Renew {
             Line::Error(error) => failure = Some(error),
             Line::Step(_) | Line::Report(_) => {}
         });
-        let renewed = match runtime.block_on(asked) {
-            Err(exit) => return exit,
-            Ok(false) => match self.by_itself(settings, &runtime) {
-                Err(exit) => return exit,
-                Ok(renewed) => renewed,
-            },
-            Ok(true) => match (renewed, failure) {
-                (Some(renewed), _) => renewed,
+        match runtime.block_on(asked)? {
+            false => self.by_itself(settings, &runtime),
+            true => match (renewed, failure) {
+                (Some(renewed), _) => Ok(renewed),
                 (None, Some(failure)) => {
                     output::error(&failure.message);
                     output::hint(failure.hint.as_deref());
-                    return if failure.exit == 2 {
-                        Exit::Usage
-                    } else {
-                        Exit::Failed
-                    };
+                    Err(match failure.exit {
+                        2 => Exit::Usage,
+                        _ => Exit::Failed,
+                    })
                 }
-                (None, None) => return Exit::Failed,
+                (None, None) => Err(Exit::Failed),
             },
-        };
-        self.conclude(&renewed)
+        }
     }
 
     fn by_itself(
@@ -145,7 +153,7 @@ impl Renew {
     }
 }
 
-fn say(renewed: &Renewed) {
+pub(super) fn say(renewed: &Renewed) {
     let mut nothing = true;
     for one in &renewed.certificates {
         let until = one.not_after.as_deref().unwrap_or("-");

@@ -17,6 +17,7 @@ use crate::generation::repair::set_aside;
 use crate::generation::{GenerationError, LockedStore};
 use crate::nginx::dump::Survey;
 use crate::reconcile::pin::{Pin, PinError};
+use crate::trust_store::TrustStore;
 use crate::vhost::source::{self, SourceError};
 
 /// What could not be repaired without a guess.
@@ -76,14 +77,25 @@ impl Installation {
         std::mem::take(&mut *told)
     }
 
-    /// Who else can change what is in the state directory.
+    /// Who else can change what is in the state directory, and what is odd about the internal CA's
+    /// roots.
     pub fn exposures(&self) -> Vec<String> {
         let directories = [
             self.settings.state_dir.clone(),
             self.generations.directory(),
         ];
         let found = directories.iter().filter_map(|path| exposed(path));
-        found.collect()
+        let of_roots = self.internal_ca.advice().into_iter();
+        found.chain(of_roots).chain(self.trust_advice()).collect()
+    }
+
+    fn trust_advice(&self) -> Option<String> {
+        let roots = self.internal_ca.roots().ok()?;
+        // most hosts have none
+        roots.first()?;
+        let former = self.internal_ca.retired().unwrap_or_default();
+        let store = TrustStore::of_this_system().ok()?;
+        store.advice(&roots, &former)
     }
 
     fn is_whole(&self) -> bool {

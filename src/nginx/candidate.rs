@@ -9,10 +9,10 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::command::{CommandError, Finished, Running};
 use super::namespace::{self, Mounts, NamespaceError, Walls};
 use super::syntax::{self, Directive};
 use crate::atomic_file::{self, TEMPORARY_PREFIX, WriteError};
+use crate::command::{CommandError, Finished, Running};
 
 #[derive(Debug, thiserror::Error)]
 pub enum CandidateError {

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use super::Logs;
 use super::candidate::CandidateError;
-use super::command::{self, CommandError};
 use super::trial::{self, Trial};
 use crate::atomic_file::{self, WriteError};
 use crate::certificate::store::Judge;
+use crate::command::{self, CommandError};
 
 /// Why nothing could be tried.
 #[derive(Debug, thiserror::Error)]

@@ -11,9 +11,9 @@ use rustix::thread::CapabilitySet;
 
 use super::Logs;
 use super::candidate::CandidateError;
-use super::command::{self, CommandError, Finished, Interrupt, Running};
 use super::namespace::{self, Mounts, Walls};
 use crate::atomic_file::{self, WriteError};
+use crate::command::{self, CommandError, Finished, Interrupt, Running};
 
 /// What is tried.
 #[derive(Debug)]

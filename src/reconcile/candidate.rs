@@ -294,6 +294,7 @@ impl<'a> Candidate<'a> {
     /// Every vhost with TLS has something to serve: from our own CA at once, else a placeholder.
     fn provide_certificates(&mut self) -> Result<(), ReconcileError> {
         let (store, now) = (&self.installation.certificates, self.request.now);
+        self.prepare_internal_ca();
         for wanted in &self.wanted {
             let served = self.inventory.serving(wanted, now);
             let internal = wanted.issuer == Issuer::Internal;
@@ -331,6 +332,21 @@ impl<'a> Candidate<'a> {
             }
         }
         Ok(())
+    }
+
+    /// One root for all who have none, instead of one for each.
+    fn prepare_internal_ca(&self) {
+        let internal = self.wanted.iter().filter(|wanted| {
+            let served = self.inventory.serving(wanted, self.request.now);
+            wanted.issuer == Issuer::Internal
+                && served.is_none_or(|served| served.issuer != Issuer::Internal)
+        });
+        let internal = internal.map(|wanted| wanted.identifiers.as_slice());
+        let ca = &self.installation.internal_ca;
+        if let Err(error) = ca.prepare(internal, self.request.now) {
+            // whoever needs the root meets the same error, and says whose certificate it is about
+            tracing::debug!("failed to {error}");
+        }
     }
 
     fn issue(&self, request: &CertificateRequest) -> Result<StoredCertificate, ReconcileError> {

@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use super::{AcmeSettings, DefaultServer, KeyType, NginxSettings, Settings};
+use crate::certificate::internal::scope::{Scope, Subtree};
 use crate::diagnostic::{Diagnostic, Located, Position};
 use crate::vhost::normalized;
 use crate::vhost::parse::tls_mode;
@@ -50,6 +51,9 @@ fn settings(mut fields: Fields, problems: &mut Problems) -> Settings {
     }
     if let Some(section) = section(&mut fields, "acme", problems) {
         acme(&mut settings.acme, section, problems);
+    }
+    if let Some(section) = section(&mut fields, "internal_ca", problems) {
+        settings.internal_ca.permit = permit(section, problems);
     }
     set(
         &mut settings.tls,
@@ -122,6 +126,23 @@ fn acme(settings: &mut AcmeSettings, mut fields: Fields, problems: &mut Problems
         problems.add_with_hint(text.at, reason, Some("write auto, or leave the key out"));
     }
     fields.finish(&["external_account"], problems);
+}
+
+fn permit(mut fields: Fields, problems: &mut Problems) -> Option<Scope> {
+    let texts = fields.strings("permit", problems);
+    fields.finish(&[], problems);
+    let mut subtrees = Vec::new();
+    for Located { value, at } in &texts {
+        match Subtree::parse(value) {
+            Ok(subtree) => subtrees.push(subtree),
+            Err(error) => {
+                let reason = format!("{}: {error}", quoted(value));
+                let hint = "zones and networks, as in example.internal or 10.0.0.0/8";
+                problems.add_with_hint(*at, reason, Some(hint));
+            }
+        }
+    }
+    (!texts.is_empty()).then(|| subtrees.into_iter().collect())
 }
 
 /// A mapping, or nothing: a section whose keys are all commented out.
@@ -327,171 +348,4 @@ fn key_type(text: &Located<String>, problems: &mut Problems) -> Option<KeyType> 
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::vhost::TlsMode;
-
-    fn parsed(text: &str) -> Settings {
-        parse(Path::new("vhostd.yml"), text).unwrap()
-    }
-
-    fn refused(text: &str) -> String {
-        let diagnostics = parse(Path::new("vhostd.yml"), text).unwrap_err();
-        let lines: Vec<String> = diagnostics.iter().map(ToString::to_string).collect();
-        lines.join("\n")
-    }
-
-    #[test]
-    fn the_state_directory_is_one_word_for_nginx_and_no_pattern() {
-        for odd in [
-            "/var/lib/v hostd",
-            "/var/*",
-            "/var/v?",
-            "/v[ab]",
-            "/v\u{2003}",
-        ] {
-            let said = refused(&format!("state_dir: \"{odd}\"\n"));
-            assert!(said.contains("nginx includes files from"), "{odd}: {said}");
-        }
-        assert!(refused("state_dir: /var/$x\n").contains("a character that"));
-        let plain = parsed("state_dir: /var/lib/ü-1.x_y\n");
-        assert_eq!(plain.state_dir, Path::new("/var/lib/ü-1.x_y"));
-    }
-
-    #[test]
-    fn an_empty_file_and_sections_of_comments_are_the_defaults() {
-        for text in ["", "# nothing\n", "{}", "nginx:\n# http_port: 81\nacme:\n"] {
-            assert_eq!(parsed(text), Settings::default(), "{text:?}");
-        }
-    }
-
-    #[test]
-    fn every_key_is_read() {
-        let settings = parsed(
-            r#"vhosts_dir: /a/vhosts.d/
-state_dir: /a/state
-runtime_dir: /a/run
-templates_dir: /a/templates
-log_dir: /a/log
-nginx:
-  binary: /usr/sbin/nginx
-  config: /a/nginx.conf
-  include: /a/vhostd.conf
-  pid_file: /a/nginx.pid
-  http_port: 8080
-  https_port: 8443
-  listen: ["127.0.0.1", "[::1]"]
-  default_server: off
-acme:
-  directory: https://localhost:14000/dir
-  staging: https://localhost:14001/dir
-  email: admin@example.com
-  ca_file: /a/pebble.pem
-  profile: shortlived
-  key_type: rsa-2048
-  renew: auto
-tls: internal
-roots: /a/sites
-"#,
-        );
-        let expected = Settings {
-            vhosts_dir: "/a/vhosts.d".into(),
-            state_dir: "/a/state".into(),
-            runtime_dir: "/a/run".into(),
-            templates_dir: "/a/templates".into(),
-            log_dir: "/a/log".into(),
-            nginx: NginxSettings {
-                binary: "/usr/sbin/nginx".into(),
-                config: "/a/nginx.conf".into(),
-                include: "/a/vhostd.conf".into(),
-                pid_file: Some("/a/nginx.pid".into()),
-                http_port: 8080,
-                https_port: 8443,
-                listen: Some(vec!["127.0.0.1".parse().unwrap(), "::1".parse().unwrap()]),
-                default_server: DefaultServer::Off,
-            },
-            acme: AcmeSettings {
-                directory: "https://localhost:14000/dir".into(),
-                staging: Some("https://localhost:14001/dir".into()),
-                email: Some("admin@example.com".into()),
-                ca_file: Some("/a/pebble.pem".into()),
-                profile: Some("shortlived".into()),
-                key_type: KeyType::Rsa2048,
-            },
-            tls: TlsMode::Internal,
-            roots: vec!["/a/sites".into()],
-        };
-        assert_eq!(settings, expected);
-    }
-
-    #[test]
-    fn every_error_is_reported_at_its_place() {
-        assert_eq!(
-            refused(
-                "state_dri: /a\nlog_dir: logs\nnginx: {http_port: 0, listen: ['127.0.0.1:80']}\n\
-                 acme:\n  directory: http://ca.example/dir\n  email: mailto:a@example.com\n"
-            ),
-            "vhostd.yml:1:1: unknown key `state_dri`\n\
-             vhostd.yml:2:10: `logs`: not an absolute path\n\
-             vhostd.yml:3:20: not a port: a number from 1 to 65535\n\
-             vhostd.yml:3:32: `127.0.0.1:80`: not an IP address\n\
-             vhostd.yml:5:14: `http://ca.example/dir`: http:// only to a loopback address\n\
-             vhostd.yml:6:10: `mailto:a@example.com`: not an e-mail address"
-        );
-    }
-
-    #[test]
-    fn what_a_later_version_brings_is_refused_as_such() {
-        for text in [
-            "hooks: {on_failure: []}\n",
-            "acme: {external_account: {}}\n",
-            "acme: {directory: [https://a.example/d]}\n",
-            "acme: {key_type: [ecdsa-p256, rsa-2048]}\n",
-            "acme: {renew: 30d}\n",
-            "tls: {challenge: dns-01}\n",
-        ] {
-            assert!(
-                refused(text).contains("not supported by this version"),
-                "{text}"
-            );
-        }
-    }
-
-    #[test]
-    fn what_cannot_be_meant_is_refused() {
-        for text in [
-            "roots: [/srv/../etc]\n",
-            "roots: [/]\n",
-            "roots: []\n",
-            "state_dir: /a$b\n",
-            "state_dir: 1\n",
-            "nginx: {binary: ./nginx}\n",
-            "nginx: {binary: ''}\n",
-            "nginx: {http_port: 443}\n",
-            "nginx: {http_port: '80'}\n",
-            "nginx: {https_port: 65536}\n",
-            "nginx: {listen: []}\n",
-            "nginx: {listen: [localhost]}\n",
-            "nginx: {listen: ['[127.0.0.1]']}\n",
-            "nginx: {listen: ['::', '[::]']}\n",
-            "nginx: {default_server: maybe}\n",
-            "acme: {directory: /dir}\n",
-            "acme: {directory: 'https://'}\n",
-            "acme: {directory: 'https://u:p@a.example/'}\n",
-            "acme: {directory: 'ftp://127.0.0.1/'}\n",
-            "acme: {email: nobody}\n",
-            "acme: {profile: 'a b'}\n",
-            "acme: {key_type: rsa}\n",
-            "- a\n",
-        ] {
-            assert!(parse(Path::new("vhostd.yml"), text).is_err(), "{text}");
-        }
-        assert!(
-            parse(
-                Path::new("v"),
-                "acme: {directory: 'http://[::1]:14000/dir'}\n"
-            )
-            .is_ok()
-        );
-    }
-}
+mod tests;

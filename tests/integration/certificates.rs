@@ -449,7 +449,8 @@ async fn a_ca_out_of_reach_keeps_nobody_from_starting() {
         .unwrap();
     // so that it does not depend on the roots that this machine has
     let root = InternalCa::new(host.path());
-    root.ensure(now()).unwrap();
+    let named = [Identifier::Dns("ca.test".into())];
+    root.prepare([&named[..]], now()).unwrap();
     let settings = AcmeSettings {
         directory: format!("https://{closed}/dir"),
         ca_file: Some(root.root_path()),

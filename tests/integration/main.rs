@@ -6,6 +6,7 @@
     reason = "tests"
 )]
 
+mod ca;
 mod certificates;
 mod check;
 mod crash;

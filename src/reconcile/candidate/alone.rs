@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use crate::command::Interrupt;
 use crate::generation::manifest::Manifest;
 use crate::installation::Installation;
-use crate::nginx::command::Interrupt;
 use crate::nginx::{Logs, TestError, Trial, scratch};
 use crate::render::{RenderedConfig, entry};
 use crate::vhost::AppName;

@@ -3,9 +3,9 @@
 use super::alone::{self, Changed, Refused};
 use super::lesson::Lesson;
 use super::{Candidate, Judgement};
+use crate::command::Interrupt;
 use crate::generation::manifest::Manifest;
 use crate::generation::{LockedStore, StagedGeneration, TestedGeneration};
-use crate::nginx::command::Interrupt;
 use crate::nginx::{Accepted, TestError};
 use crate::reconcile::plan::{Plan, configs, plan};
 use crate::reconcile::report::StepName;

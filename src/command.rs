@@ -1,8 +1,5 @@
 //! X: one child process, with an argv, a timeout and no inherited surprises.
-#![expect(
-    clippy::disallowed_methods,
-    reason = "nginx is the room that starts processes"
-)]
+#![expect(clippy::disallowed_methods, reason = "the room that starts processes")]
 
 use std::ffi::OsStr;
 use std::io::{self, Read};
