@@ -60,8 +60,8 @@ impl Fixture {
         }
     }
 
-    /// One attempt, as a new process would make it.
-    async fn obtain(&self) -> Obtained {
+    /// One attempt, as a new process would make it; `insisted`: whatever the CA refused before.
+    async fn obtain(&self, insisted: bool) -> Obtained {
         let path = self.directory.path();
         let settings = AcmeSettings {
             directory: self.ca.directory_url(),
@@ -75,7 +75,10 @@ impl Fixture {
         let wanted = WantedCertificate::new(identifiers, Issuer::Acme).unwrap();
         let stored = store.newest(&wanted.name).unwrap();
         let attempts = ledger.attempts_of(&wanted.name).unwrap();
-        let request = CertificateRequest::new(&wanted, stored.as_ref(), attempts.as_ref());
+        let request = CertificateRequest {
+            insisted,
+            ..CertificateRequest::new(&wanted, stored.as_ref(), attempts.as_ref())
+        };
         let tools = Tools {
             store: &store,
             ledger: &ledger,
@@ -90,7 +93,7 @@ impl Fixture {
 
     /// The proper CA issues, and the certificate is another one than before.
     async fn issues(&self) -> StoredCertificate {
-        match self.obtain().await {
+        match self.obtain(true).await {
             Obtained::Stored(stored) => stored,
             other => panic!("the CA behaves, and yet: {other:?}"),
         }
@@ -101,7 +104,7 @@ impl Fixture {
     async fn fails(&self, what: &str, words: &str) -> Failure {
         let before = self.stored();
         let begin = Instant::now();
-        let obtained = self.obtain().await;
+        let obtained = self.obtain(false).await;
         let took = begin.elapsed();
         let Obtained::Failed { error, next, retry } = obtained else {
             panic!("{what}: {obtained:?}")

@@ -29,7 +29,7 @@ impl Refusal {
                 ..
             } => Some(Self {
                 subject: Some(Subject::Account),
-                until: now + bounded(*wait),
+                until: now + bounded(*wait).min(LONGEST_BUSY),
                 why: format!("order now: the CA is busy ({error})"),
                 for_a_person: false,
             }),
@@ -97,6 +97,8 @@ fn bounded(wait: std::time::Duration) -> Duration {
     Duration::try_from(wait).map_or(LONGEST_WAIT, |wait| wait.min(LONGEST_WAIT))
 }
 
+/// Nobody is that busy: it would keep every certificate from being renewed.
+const LONGEST_BUSY: Duration = Duration::HOUR;
 const MOMENT: &[FormatItem<'_>] =
     format_description!("[year]-[month]-[day] [hour]:[minute]:[second]");
 /// There is a signed token in it.
@@ -195,5 +197,8 @@ mod tests {
         assert_eq!(refusal.subject, Some(Subject::Account));
         assert_eq!(refusal.until, now() + Duration::seconds(17));
         assert_eq!(Refusal::of(&busy(None), now()), None);
+        let absurd = std::time::Duration::MAX;
+        let refusal = Refusal::of(&busy(Some(absurd)), now()).unwrap();
+        assert_eq!(refusal.until, now() + Duration::HOUR);
     }
 }
