@@ -16,6 +16,7 @@ pub mod ledger; // W attempts, pending orders and the lock, per certificate
 pub mod order; // N CertificateRequest → IssuedCertificate over ACME
 pub mod renew; // W lock → still due? → order → check → store: what the daemon and `renew` call
 pub mod renewal_info; // P when the CA wants a certificate renewed
+pub mod reuse; // R the key of a renewal: a new one, or the one that is there
 pub mod schedule; // P what is due now, and when to look again
 pub mod store; // W versioned directories ↔ CertificateInventory
 mod words; // P a stranger's words, fit for a terminal and a status file
@@ -180,6 +181,8 @@ pub struct CertificateRequest {
     /// Because of its age alone: right before the order the CA is asked once more whether it is
     /// time.
     pub by_age: bool,
+    /// The stored version's key, to be used again; `None`: a new one is made.
+    pub reuse_key: Option<PathBuf>,
     /// A person asked for it now: what the CA is known to allow is told, not waited for.
     pub insisted: bool,
     /// [`Attempts::failures`] at that time: one more means that somebody else has just tried.
@@ -204,6 +207,7 @@ impl CertificateRequest {
                 .and_then(|stored| RenewalId::of(&stored.leaf)),
             expires: stored.map(|stored| stored.validity.not_after),
             by_age: false,
+            reuse_key: None,
             insisted: false,
             failures: attempts.map_or(0, |attempts| attempts.failures),
         }

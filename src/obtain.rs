@@ -39,6 +39,7 @@ pub struct Obtaining {
     acme: Option<AcmeClient>,
     terms: Terms,
     limits: Option<Limits>,
+    reuse_key: bool,
     clock: Clock,
     chance: Chance,
     /// Shared by the clones.
@@ -69,6 +70,7 @@ impl Obtaining {
             acme: Some(AcmeClient::new(&settings.acme, &settings.state_dir)?),
             terms: Terms::from(&settings.acme),
             limits: Limits::of(&settings.acme.directory),
+            reuse_key: settings.acme.reuse_key,
             clock,
             chance: chance::system(),
             at_once: Arc::new(Semaphore::new(ORDERS_AT_ONCE)),
@@ -94,6 +96,7 @@ impl Obtaining {
                 ..Terms::from(&settings.acme)
             },
             limits: None,
+            reuse_key: false,
             clock,
             chance: chance::system(),
             at_once: Arc::new(Semaphore::new(ORDERS_AT_ONCE)),
@@ -150,6 +153,11 @@ impl Obtaining {
         // never closed: an error cannot come
         let _turn = self.at_once.acquire().await;
         request.key_type.get_or_insert(self.terms.key_type);
+        if self.reuse_key
+            && let Ok(Some(stored)) = self.store.newest(&request.name)
+        {
+            request.reuse_key = Some(stored.key);
+        }
         let tools = Tools {
             store: &self.store,
             ledger: &self.ledger,

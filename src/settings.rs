@@ -68,6 +68,8 @@ pub struct AcmeSettings {
     /// Certificate profile (draft-ietf-acme-profiles).
     pub profile: Option<String>,
     pub key_type: KeyType,
+    /// Whether a renewal keeps the key.
+    pub reuse_key: bool,
 }
 
 /// Of vhostd's own CA.
@@ -142,6 +144,7 @@ impl Default for AcmeSettings {
             ca_file: None,
             profile: None,
             key_type: KeyType::EcdsaP256,
+            reuse_key: false,
         }
     }
 }

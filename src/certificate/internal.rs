@@ -22,6 +22,7 @@ use crate::atomic_file::{self, WriteError};
 use crate::certificate::attempts::RetryAdvice;
 use crate::certificate::chain::ChainError;
 use crate::certificate::key::{self, KeyError, PrivateKeyPem};
+use crate::certificate::reuse;
 use crate::certificate::{CertificateRequest, Identifier, IssuedCertificate};
 use crate::settings::KeyType;
 
@@ -144,8 +145,10 @@ impl InternalCa {
         now: OffsetDateTime,
     ) -> Result<IssuedCertificate, InternalError> {
         let (root, key) = self.signer(&request.identifiers, now)?;
-        let key_pem = PrivateKeyPem::generate(request.key_type.unwrap_or(KeyType::EcdsaP256))?;
+        let key_pem = reuse::key(request, request.key_type.unwrap_or(KeyType::EcdsaP256))?;
         let mut parameters = key::parameters(&request.identifiers)?;
+        // rcgen takes it from the key, which may be used again
+        parameters.serial_number = Some(key::serial_number()?);
         parameters.not_before = (now - BACKDATED).max(root.validity.not_before);
         parameters.not_after = now + LIFETIME;
         parameters.is_ca = IsCa::ExplicitNoCa;

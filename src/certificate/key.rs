@@ -3,7 +3,9 @@
 
 use std::fmt;
 
-use rcgen::{CertificateParams, DistinguishedName, KeyPair, PublicKeyData, RsaKeySize, SanType};
+use rcgen::{
+    CertificateParams, DistinguishedName, KeyPair, PublicKeyData, RsaKeySize, SanType, SerialNumber,
+};
 
 use x509_parser::prelude::FromDer;
 use x509_parser::public_key::PublicKey;
@@ -27,6 +29,8 @@ pub enum KeyError {
     },
     #[error("make a key: {0}")]
     Make(#[source] rcgen::Error),
+    #[error("draw a serial number: the system gives no randomness")]
+    Random,
     #[error("read a private key: {0}")]
     Read(#[source] rcgen::Error),
     #[error("sign: {0}")]
@@ -103,6 +107,15 @@ pub fn signing_request(
         .serialize_request(&key.pair()?)
         .map_err(KeyError::Sign)?;
     Ok(request.der().to_vec())
+}
+
+/// 126 bits that nobody foresees, positive (RFC 5280 §4.1.2.2).
+pub(crate) fn serial_number() -> Result<SerialNumber, KeyError> {
+    let random = rustls::crypto::aws_lc_rs::default_provider().secure_random;
+    let mut bytes = [0; 16];
+    random.fill(&mut bytes).map_err(|_| KeyError::Random)?;
+    bytes[0] = bytes[0] & 0x3f | 0x40;
+    Ok(SerialNumber::from_slice(&bytes))
 }
 
 /// Certificate parameters with these alternative names, an empty subject, and rcgen's other

@@ -22,6 +22,7 @@ use crate::certificate::account::{AccountError, AccountKey};
 use crate::certificate::http::{AcmeHttp, BAD_NONCE, HttpError};
 use crate::certificate::key::{PrivateKeyPem, signing_request};
 use crate::certificate::ledger::{CertificateLock, Ledger, LedgerError, PendingOrder};
+use crate::certificate::reuse;
 use crate::certificate::{CertificateRequest, Identifier, IssuedCertificate, Origin};
 use crate::settings::{AcmeSettings, KeyType};
 
@@ -265,7 +266,8 @@ impl AcmeClient {
     ) -> Result<Running<'a>, OrderError> {
         let key_type = self.key_type(request);
         // beside the request to the CA: an RSA key takes longer than that
-        let key = spawn_blocking(move || PrivateKeyPem::generate(key_type));
+        let of = request.clone();
+        let key = spawn_blocking(move || reuse::key(&of, key_type));
         let step = "ask for a new order";
         let order = self.new_order(step, session, request).await?;
         let key = key.await??;

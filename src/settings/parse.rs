@@ -119,6 +119,15 @@ fn acme(settings: &mut AcmeSettings, mut fields: Fields, problems: &mut Problems
     if let Some(text) = one_string(&mut fields, "key_type", problems) {
         set(&mut settings.key_type, key_type(&text, problems));
     }
+    if let Some(node) = fields.take("reuse_key") {
+        match node.value {
+            Value::Bool(reuse) => settings.reuse_key = reuse,
+            other => {
+                let reason = format!("expected true or false, found {}", other.kind());
+                problems.add(node.at, reason);
+            }
+        }
+    }
     if let Some(text) = fields.string("renew", problems)
         && text.value != "auto"
     {

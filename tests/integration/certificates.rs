@@ -1,6 +1,7 @@
 //! Certificates from a real ACME server: ordered, resumed, refused, stored once.
 
 mod limits;
+mod rotation;
 mod suggestion;
 
 use std::net::TcpListener;
@@ -69,6 +70,16 @@ impl Host {
     }
 
     async fn obtain(&self, request: &CertificateRequest, client: &AcmeClient) -> Obtained {
+        self.obtain_at(now(), request, client).await
+    }
+
+    /// As [`Host::obtain`], at another time.
+    async fn obtain_at(
+        &self,
+        at: OffsetDateTime,
+        request: &CertificateRequest,
+        client: &AcmeClient,
+    ) -> Obtained {
         let (store, ledger) = (self.store(), self.ledger());
         let tools = Tools {
             store: &store,
@@ -76,7 +87,7 @@ impl Host {
             acme: Some(client),
             internal: &InternalCa::new(self.path()),
             limits: None,
-            clock: &now,
+            clock: &move || at,
             chance: &|| 0.0,
         };
         obtain(request, tools).await

@@ -558,3 +558,35 @@ fn a_dry_run_orders_from_the_staging_ca_says_what_came_of_it_and_installs_nothin
     assert_eq!(dry.status, 2, "{dry:?}");
     assert!(dry.stderr.contains("set `acme.staging`"), "{dry:?}");
 }
+
+#[test]
+fn with_reuse_key_a_renewal_keeps_the_key_of_each_issuer() {
+    let (host, pebble) = Host::with_pebble();
+    let settings = acme(&pebble).replace("acme: {", "acme: {reuse_key: true, ");
+    host.configure(&settings);
+    let app = App::start();
+    host.drop_app("hello", NAME, &app);
+    let inside = "inside.example.com";
+    host.drop_file(
+        "inside.yml",
+        &format!(
+            "server_name: {inside}\nproxy_pass_url: {}\ntls: internal\n",
+            app.url()
+        ),
+    );
+    assert_eq!(host.vhostd(&["reload", "--wait"]).status, 0);
+    let keys = || {
+        [NAME, inside].map(|name| {
+            let home = host.path("state/certificates").join(name).join("current");
+            let read = |file: &str| std::fs::read(home.join(file)).unwrap();
+            (read("privkey.pem"), read("fullchain.pem"))
+        })
+    };
+    let before = keys();
+    let renew = host.vhostd(&["renew", "--force"]);
+    assert_eq!(renew.status, 0, "{renew:?}");
+    for (before, after) in before.into_iter().zip(keys()) {
+        assert_eq!(before.0, after.0);
+        assert_ne!(before.1, after.1);
+    }
+}

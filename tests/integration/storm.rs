@@ -114,3 +114,28 @@ fn who_reloads_by_hand_in_the_middle_of_a_flood_waits_for_nobody() {
     }
     assert_eq!(daemon.stop(), 0);
 }
+
+#[test]
+fn files_that_are_dropped_at_once_are_one_edit() {
+    const FILES: usize = 40;
+    let host = Host::with_settings("tls: off\n");
+    let app = App::start();
+    let daemon = host.daemon();
+    let mut costs: Vec<u64> = Vec::new();
+    // whoever drops them may be interrupted by another test for longer than anybody waits
+    while costs.len() < 5 && costs.iter().filter(|cost| **cost == 1).count() < 2 {
+        // at rest
+        thread::sleep(Duration::from_millis(1300));
+        let (before, round) = (host.active(), costs.len());
+        for number in 0..FILES {
+            let name = format!("r{round}n{number}");
+            host.drop_app(&name, &format!("{name}.example.com"), &app);
+        }
+        let last = format!("r{round}n{}.example.com", FILES - 1);
+        wait_for(&last, || serves(&host, &last));
+        costs.push(host.active() - before);
+    }
+    let of_one = costs.iter().filter(|cost| **cost == 1).count();
+    assert!(of_one >= 2, "{costs:?}");
+    assert_eq!(daemon.stop(), 0);
+}

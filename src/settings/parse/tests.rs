@@ -60,6 +60,7 @@ acme:
   ca_file: /a/pebble.pem
   profile: shortlived
   key_type: rsa-2048
+  reuse_key: yes
   renew: auto
 internal_ca:
   permit: [example.com, 10.0.0.0/8]
@@ -90,6 +91,7 @@ roots: /a/sites
             ca_file: Some("/a/pebble.pem".into()),
             profile: Some("shortlived".into()),
             key_type: KeyType::Rsa2048,
+            reuse_key: true,
         },
         internal_ca: InternalCaSettings {
             permit: Some(

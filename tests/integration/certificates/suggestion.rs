@@ -30,26 +30,6 @@ impl Host {
         let inquiry = Inquiry::about(stored, client.directory()).unwrap();
         inquire(&inquiry, client, &self.ledger(), &now, 0.5).await
     }
-
-    /// As [`Host::obtain`], on another day.
-    async fn obtain_on(
-        &self,
-        day: OffsetDateTime,
-        request: &CertificateRequest,
-        client: &AcmeClient,
-    ) -> Obtained {
-        let (store, ledger) = (self.store(), self.ledger());
-        let tools = Tools {
-            store: &store,
-            ledger: &ledger,
-            acme: Some(client),
-            internal: &InternalCa::new(self.path()),
-            limits: None,
-            clock: &move || day,
-            chance: &|| 0.5,
-        };
-        obtain(request, tools).await
-    }
 }
 
 const NAME: &str = "a.example";
@@ -94,7 +74,7 @@ async fn a_certificate_is_renewed_when_the_ca_suggests_and_the_new_order_says_wh
     let then = suggestion.renew_at + time::Duration::SECOND;
     let renewal = host.schedule(&terms, then).due.remove(0);
     assert!(renewal.by_age);
-    let second = stored(host.obtain_on(then, &renewal, &client).await);
+    let second = stored(host.obtain_at(then, &renewal, &client).await);
     assert_ne!(second.serial, first.serial);
     assert!(host.schedule(&terms, then).due.is_empty());
     // replaced once, it cannot be replaced again (RFC 9773 §5): then the order does not say so
@@ -103,7 +83,7 @@ async fn a_certificate_is_renewed_when_the_ca_suggests_and_the_new_order_says_wh
         by_age: false,
         ..renewal
     };
-    let third = stored(host.obtain_on(then, &again, &client).await);
+    let third = stored(host.obtain_at(then, &again, &client).await);
     assert_ne!(third.serial, second.serial);
     // the first, the second, and the third twice
     assert_eq!(pebble.log().matches("POST /order-plz").count(), 4);
@@ -123,7 +103,7 @@ async fn right_before_the_order_the_ca_is_asked_once_more() {
     let then = now() + 2 * DAY;
     let renewal = host.schedule(&terms, then).due.remove(0);
     pebble.suggest(&first.chain, &window(now() + 30 * DAY, now() + 31 * DAY));
-    let obtained = host.obtain_on(then, &renewal, &client).await;
+    let obtained = host.obtain_at(then, &renewal, &client).await;
     assert_eq!(obtained, Obtained::Postponed);
     assert_eq!(host.schedule(&terms, then).due, []);
     assert_eq!(pebble.finalized(), 1);
