@@ -44,6 +44,8 @@ pub struct Obtaining {
     chance: Chance,
     /// Shared by the clones.
     at_once: Arc<Semaphore>,
+    /// Likewise: no order waits behind questions.
+    asked_at_once: Arc<Semaphore>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +60,8 @@ pub enum ObtainingError {
 
 /// Orders at a time: more are no faster, and each holds a connection and a key.
 pub const ORDERS_AT_ONCE: usize = 8;
+
+const QUESTIONS_AT_ONCE: usize = 4;
 
 impl Obtaining {
     /// Asks no network.
@@ -74,6 +78,7 @@ impl Obtaining {
             clock,
             chance: chance::system(),
             at_once: Arc::new(Semaphore::new(ORDERS_AT_ONCE)),
+            asked_at_once: Arc::new(Semaphore::new(QUESTIONS_AT_ONCE)),
         })
     }
 
@@ -100,6 +105,7 @@ impl Obtaining {
             clock,
             chance: chance::system(),
             at_once: Arc::new(Semaphore::new(ORDERS_AT_ONCE)),
+            asked_at_once: Arc::new(Semaphore::new(QUESTIONS_AT_ONCE)),
         })
     }
 
@@ -173,7 +179,7 @@ impl Obtaining {
     /// Waits for its turn, then asks the CA, and remembers what it answers.
     pub async fn inquire(&self, inquiry: &Inquiry) {
         // never closed: an error cannot come
-        let _turn = self.at_once.acquire().await;
+        let _turn = self.asked_at_once.acquire().await;
         if let Some(acme) = &self.acme {
             inquire(inquiry, acme, &self.ledger, &*self.clock, (self.chance)()).await;
         }

@@ -151,10 +151,15 @@ impl Budget {
         if let Some(wait) = self.wait(planned, limits, now) {
             return Err(wait);
         }
+        self.count(planned, limits, now);
+        Ok(())
+    }
+
+    /// Counts an order that is made whatever the CA allows.
+    pub fn count(&mut self, planned: &Planned<'_>, limits: Option<&Limits>, now: OffsetDateTime) {
         for (subject, rate) in counted(planned, limits) {
             self.take(&subject, rate, now);
         }
-        Ok(())
     }
 
     /// What keeps the order from being made now: of several, what takes longest.
@@ -192,10 +197,10 @@ impl Budget {
         refused.chain(used).max_by_key(|wait| wait.until)
     }
 
-    /// The order came to nothing: no certificate is counted.
-    pub fn returned(&mut self, planned: &Planned<'_>, limits: Option<&Limits>) {
+    /// No certificate came of the order, or the CA has not even made it: that is not counted.
+    pub fn returned(&mut self, planned: &Planned<'_>, limits: Option<&Limits>, made: bool) {
         for (subject, rate) in counted(planned, limits) {
-            if subject != Subject::Account
+            if !(made && subject == Subject::Account)
                 && let Some(full) = self.used.get_mut(&subject.to_string())
             {
                 full.0 -= rate.pause;

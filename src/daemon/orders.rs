@@ -23,6 +23,9 @@ use crate::status::StatusRecord;
 /// A clock may jump: however far away the next renewal is, it is looked for this often.
 const LOOK_AGAIN: Duration = Duration::from_secs(3600);
 
+/// As long as others are being asked about, an answer waits for theirs.
+const ANSWERS_TOGETHER: Duration = Duration::from_secs(1);
+
 pub(super) struct Orders {
     clock: Clock,
     obtaining: Option<Obtaining>,
@@ -162,10 +165,16 @@ impl Orders {
         })
     }
 
-    /// Notes that the CA has been asked: the next step may come at another time.
+    /// Notes that the CA has been asked: the next step may come at another time. Of a thousand
+    /// answers the schedule is not made a thousand times.
     pub(super) fn answered(&mut self, name: &CertificateName) {
         self.asked.remove(name);
-        self.next_due = Some(Instant::now());
+        let now = Instant::now();
+        let soon = match self.asked.is_empty() {
+            true => now,
+            false => now + ANSWERS_TOGETHER,
+        };
+        self.next_due = Some(self.next_due.map_or(soon, |next| next.min(soon)));
     }
 
     /// Notes the end of an order. Returns whether there is something new to serve.

@@ -108,10 +108,19 @@ fn what_came_to_nothing_is_no_certificate_but_an_order() {
     let (mut budget, set) = (Budget::default(), names(&["a.example.com"]));
     for _ in 0..300 {
         admit(&mut budget, &new(&set), now()).unwrap();
-        budget.returned(&new(&set), Some(&LETS_ENCRYPT));
+        budget.returned(&new(&set), Some(&LETS_ENCRYPT), true);
     }
     let wait = admit(&mut budget, &new(&set), now()).unwrap_err();
     assert!(wait.why.contains("300 orders"), "{}", wait.why);
+}
+
+#[test]
+fn what_the_ca_never_heard_of_costs_nothing() {
+    let (mut budget, set) = (Budget::default(), names(&["a.example.com"]));
+    for _ in 0..1000 {
+        admit(&mut budget, &new(&set), now()).unwrap();
+        budget.returned(&new(&set), Some(&LETS_ENCRYPT), false);
+    }
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use time::OffsetDateTime;
 
 use super::{ObtainError, Tools};
-use crate::certificate::budget::{Budget, Planned, Refusal, Renewing, Wait};
+use crate::certificate::budget::{Budget, Limits, Planned, Refusal, Renewing, Wait};
 use crate::certificate::ledger::LedgerError;
 use crate::certificate::order::OrderError;
 use crate::certificate::schedule::Memory;
@@ -39,20 +39,19 @@ impl<'a> Allowance<'a> {
         }
     }
 
-    /// Counts the order, or says until when it has to wait. Who insists does not wait, and an order
-    /// that is under way was counted.
+    /// Counts the order, or says until when it has to wait. Who insists does not wait; an order that
+    /// is under way was counted.
     pub(super) fn admit(&self) -> Result<Option<Wait>, LedgerError> {
-        if self.tools.ledger.pending(&self.request.name)?.is_some() {
-            return Ok(None);
-        }
+        let open = self.tools.ledger.pending(&self.request.name)?.is_some();
         let (planned, now) = (self.planned(), (self.tools.clock)());
+        let limits = self.tools.limits.filter(|_| !open);
         self.update(|budget| match self.request.insisted {
             true => {
                 budget.forgive(&planned);
-                let _ = budget.admit(&planned, self.tools.limits, now);
+                budget.count(&planned, limits, now);
                 None
             }
-            false => budget.admit(&planned, self.tools.limits, now).err(),
+            false => budget.admit(&planned, limits, now).err(),
         })
     }
 
@@ -66,12 +65,18 @@ impl<'a> Allowance<'a> {
             // the CA has issued it
             Err(_) => return None,
         };
+        let open = self.tools.ledger.pending(&self.request.name);
+        let open = open.is_ok_and(|pending| pending.is_some());
         let noted = self.update(|budget| {
             let Some(error) = error else {
                 budget.forgive(&planned);
                 return None;
             };
-            note_failure(budget, error, &planned, self.tools, now);
+            // one that stays open may yet become a certificate
+            if !open {
+                budget.returned(&planned, limits, error.ends_order());
+            }
+            note_failure(budget, error, &planned, limits, now);
             budget.wait(&planned, limits, now)
         });
         noted.unwrap_or_else(|error| {
@@ -90,15 +95,11 @@ fn note_failure(
     budget: &mut Budget,
     error: &OrderError,
     planned: &Planned<'_>,
-    tools: Tools<'_>,
+    limits: Option<&Limits>,
     now: OffsetDateTime,
 ) {
     for problem in error.problems() {
-        budget.failed(&problem.identifier, tools.limits, now);
-    }
-    // an order that stays open may yet become a certificate
-    if error.ends_order() || error.http().is_some() {
-        budget.returned(planned, tools.limits);
+        budget.failed(&problem.identifier, limits, now);
     }
     if let Some(refusal) = error.http().and_then(|error| Refusal::of(error, now)) {
         budget.refused(&refusal, planned);
