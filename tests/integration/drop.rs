@@ -257,15 +257,9 @@ fn a_new_vhost_with_a_quick_ca_costs_one_generation() {
 
 #[test]
 fn many_new_vhosts_with_a_quick_ca_cost_one_generation() {
-    const FILES: usize = 20;
-    let nginx = NginxHost::new();
     // eight at a time: the last comes long after anybody would wait for one
-    let look = Gate::slow(
-        ([127, 0, 0, 1], nginx.http_port).into(),
-        Duration::from_millis(80),
-    );
-    let pebble = Pebble::start(look.port);
-    let host = Host::on(nginx, &acme(&pebble));
+    const FILES: usize = 30;
+    let (host, pebble) = Host::with_pebble();
     let app = App::start();
     let _daemon = host.daemon();
     let trust = Trust::Root(pebble.issuing_root());
