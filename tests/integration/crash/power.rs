@@ -10,7 +10,9 @@ use std::process::{Command, Output};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::scene::{Reload, Renewal, Rollback, Scene, Setup};
-use crate::support::host::Host;
+use crate::support::host::{Host, acme};
+use crate::support::nginx::NginxHost;
+use crate::support::pebble::Pebble;
 use crate::support::tracer::{Effect, Fate, is_possible, trace};
 use crate::support::wait_for;
 
@@ -239,12 +241,18 @@ fn landmarks(cut: &Cut<'_>, host: &Host) -> Vec<PathBuf> {
 
 /// Cuts the power after every fsync of one run, and after its end. How many cuts there were.
 fn cut_after_every_fsync(disk: &Disk, scene: &mut impl Scene) -> usize {
+    let next = scene.arguments().join(" ");
+    cut_and_start(disk, scene, &next)
+}
+
+/// `next`: what is run after a cut, where nothing but the host itself can be reached.
+fn cut_and_start(disk: &Disk, scene: &mut impl Scene, next: &str) -> usize {
     scene.prepare();
     disk.sync();
     let (mut cuts, mut synced) = (0, false);
     let mut seen: Vec<Vec<PathBuf>> = Vec::new();
     let traced = {
-        let (scene, next) = (&*scene, scene.arguments().join(" "));
+        let scene = &*scene;
         let host = scene.host();
         let mut look = |at: &str| {
             let cut = disk.cut();
@@ -253,7 +261,7 @@ fn cut_after_every_fsync(disk: &Disk, scene: &mut impl Scene) -> usize {
             let landmarks = landmarks(&cut, host);
             if !seen.contains(&landmarks) {
                 seen.push(landmarks);
-                cut.assert_converges(host, &next, at);
+                cut.assert_converges(host, next, at);
             }
         };
         trace(&host.command(scene.arguments()), |call| {
@@ -314,6 +322,17 @@ fn a_power_cut_after_any_fsync_of_a_reload_loses_nothing_that_was_reported() {
 fn a_power_cut_after_any_fsync_of_a_renewal_loses_no_key_and_no_certificate() {
     with_disk(|disk, home| {
         let cuts = cut_after_every_fsync(disk, &mut Renewal::on(Host::below(home), None));
+        assert!(cuts > 10, "{cuts}");
+    });
+}
+
+#[test]
+fn a_power_cut_after_any_fsync_of_an_order_loses_no_key_and_no_certificate() {
+    with_disk(|disk, home| {
+        let nginx = NginxHost::below(home);
+        let pebble = Pebble::builder(nginx.http_port).refused_nonces(0).start();
+        let host = Host::on(nginx, &acme(&pebble));
+        let cuts = cut_and_start(disk, &mut Renewal::on(host, Some(pebble)), "renew");
         assert!(cuts > 10, "{cuts}");
     });
 }
