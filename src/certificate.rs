@@ -13,6 +13,7 @@ pub mod inquire; // N a CA is asked when to renew, and its answer is remembered
 pub mod internal; // W vhostd's own CA (`tls: internal`)
 pub mod key; // P private keys and signing requests
 pub mod ledger; // W attempts, pending orders and the lock, per certificate
+mod listing; // R what is in a directory that may not be there yet
 pub mod order; // N CertificateRequest → IssuedCertificate over ACME
 pub mod renew; // W lock → still due? → order → check → store: what the daemon and `renew` call
 pub mod renewal_info; // P when the CA wants a certificate renewed

@@ -1,10 +1,11 @@
 //! W: what must outlive a crash while certificates are obtained.
 //!
 //! `orders/NAME.attempts.json`: the failures since the last success. `orders/NAME.renewal.json`: when
-//! the CA wants it renewed. `orders/HOST-DIGEST.budget.json`: what was used of what that CA allows. `orders/NAME.order.json`
-//! (0600): the order that is under way, with its key; durable before the CA is told to validate
-//! anything, gone once the certificate is stored. `orders/NAME.lock`: flock(2), so that the daemon
-//! and the timer's command obtain each certificate once; the kernel drops it with its owner.
+//! the CA wants it renewed. `orders/HOST-DIGEST.budget.json`: what was used of what that CA allows.
+//! `orders/NAME.order.json` (0600): the order that is under way, with its key; durable before the CA
+//! is told to validate anything, gone once the certificate is stored. `orders/NAME.lock`: flock(2), so
+//! that the daemon and the timer's command obtain each certificate once; the kernel drops it with its
+//! owner.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, TryLockError};
@@ -20,6 +21,7 @@ use crate::certificate::account::home_name;
 use crate::certificate::attempts::Attempts;
 use crate::certificate::budget::Budget;
 use crate::certificate::key::PrivateKeyPem;
+use crate::certificate::listing;
 use crate::certificate::renewal_info::RenewalInfo;
 use crate::certificate::schedule::Memory;
 use crate::certificate::{CertificateName, Identifier};
@@ -348,18 +350,8 @@ fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, LedgerError> {
     }
 }
 
-/// None where the directory does not exist.
 fn file_names(directory: &Path) -> Result<Vec<String>, LedgerError> {
-    let entries = match fs::read_dir(directory) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries.map_err(unread(directory))?,
-    };
-    let mut names = Vec::new();
-    for entry in entries {
-        let name = entry.map_err(unread(directory))?.file_name();
-        names.push(name.to_string_lossy().into_owned());
-    }
-    Ok(names)
+    listing::names(directory).map_err(unread(directory))
 }
 
 /// Of `.vhostd-tmp-PROCESS-THREAD-NAME.order.json`.

@@ -39,6 +39,13 @@ pub enum Obtained {
     Stored(StoredCertificate),
 }
 
+impl Obtained {
+    /// Whether a version is there that was not there when it was asked for.
+    pub fn is_stored(&self) -> bool {
+        matches!(self, Self::Stored(_) | Self::AlreadyDone)
+    }
+}
+
 /// Why a certificate was not obtained.
 #[derive(Debug, thiserror::Error)]
 enum ObtainError {

@@ -24,6 +24,7 @@ use crate::certificate::attempts::RetryAdvice;
 use crate::certificate::chain::{Chain, ChainError};
 use crate::certificate::key::KeyError;
 use crate::certificate::ledger::{Ledger, LedgerError};
+use crate::certificate::listing::visible_names;
 use crate::certificate::schedule::renew_at;
 use crate::certificate::words::one_line;
 use crate::certificate::{
@@ -335,28 +336,11 @@ fn names_in(base: &Path) -> Result<Vec<CertificateName>, StoreError> {
         .collect())
 }
 
-/// The visible names in a directory; none where it does not exist.
 fn entries(directory: &Path) -> Result<Vec<String>, StoreError> {
-    let failed = |source| StoreError::Read {
+    visible_names(directory).map_err(|source| StoreError::Read {
         path: directory.to_path_buf(),
         source,
-    };
-    let entries = match fs::read_dir(directory) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries.map_err(failed)?,
-    };
-    let mut names = Vec::new();
-    for entry in entries {
-        let name = entry
-            .map_err(failed)?
-            .file_name()
-            .to_string_lossy()
-            .into_owned();
-        if !name.starts_with('.') {
-            names.push(name);
-        }
-    }
-    Ok(names)
+    })
 }
 
 const CURRENT: &str = "current";

@@ -180,7 +180,7 @@ impl Orders {
     /// Notes the end of an order. Returns whether there is something new to serve.
     pub(super) fn finished(&mut self, name: &CertificateName, obtained: &Obtained) -> bool {
         self.in_flight.remove(name);
-        let stored = !matches!(obtained, Obtained::Failed { .. } | Obtained::Postponed);
+        let stored = obtained.is_stored();
         if !stored {
             // what was stored is looked at once it is served
             self.next_due = Some(Instant::now());
@@ -336,10 +336,9 @@ impl Orders {
     }
 
     fn summary(&mut self, installation: &Installation) -> CertificateSummary {
-        let stored =
-            |obtained: &Obtained| matches!(obtained, Obtained::Stored(_) | Obtained::AlreadyDone);
         let mut summary = CertificateSummary::default();
-        let ended = self.ended.iter().filter(|(_, obtained)| stored(obtained));
+        let ended = self.ended.iter();
+        let ended = ended.filter(|(_, obtained)| obtained.is_stored());
         summary
             .ordered
             .extend(ended.map(|(name, _)| name.to_string()));

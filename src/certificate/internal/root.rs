@@ -18,6 +18,7 @@ use super::{BACKDATED, InternalError};
 use crate::atomic_file;
 use crate::certificate::chain::Chain;
 use crate::certificate::key::{self, KeyError, PrivateKeyPem};
+use crate::certificate::listing::visible_names;
 use crate::certificate::{Identifier, Validity};
 use crate::settings::KeyType;
 
@@ -203,22 +204,11 @@ fn retired_path(directory: &Path, root: &Root) -> PathBuf {
     directory.join(RETIRED).join(format!("{}.pem", root.id))
 }
 
-/// The visible names in a directory; none where there is no such directory.
 fn names(directory: &Path) -> Result<Vec<String>, InternalError> {
-    let failed = |source| InternalError::Read {
+    let mut names = visible_names(directory).map_err(|source| InternalError::Read {
         path: directory.to_path_buf(),
         source,
-    };
-    let entries = match fs::read_dir(directory) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries.map_err(failed)?,
-    };
-    let mut names = Vec::new();
-    for entry in entries {
-        let name = entry.map_err(failed)?.file_name();
-        names.push(name.to_string_lossy().into_owned());
-    }
-    names.retain(|name| !name.starts_with('.'));
+    })?;
     names.sort();
     Ok(names)
 }

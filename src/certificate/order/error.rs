@@ -143,15 +143,9 @@ impl OrderError {
     /// Of an order that names the certificate which it replaces: it may be that name. What is said
     /// about limits, the account or a nonce is not.
     pub(super) fn may_be_about_what_is_replaced(&self) -> bool {
-        match self {
-            Self::Http {
-                source: HttpError::Problem(problem),
-                ..
-            } => is_final(problem) && !self.is_lost_account(),
-            // the library's own: the answer does not repeat the name
-            Self::Protocol { .. } => true,
-            _ => false,
-        }
+        // the library's own: the answer does not repeat the name
+        matches!(self, Self::Protocol { .. })
+            || self.problem().is_some_and(is_final) && !self.is_lost_account()
     }
 
     /// Whether the order itself is dead, so that the next attempt needs another: the CA refuses it,
