@@ -94,8 +94,12 @@ impl NginxHost {
         let output = self.command().output().unwrap();
         let message = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(output.status.success(), "{message}{}", self.error_log());
-        // the parent exits before the pid file is written
+        // the parent exits before the pid file is written; a signal between that and the first
+        // worker is remembered by the master, but heeded only with the next one
         wait_for("nginx's pid file", || self.pid());
+        wait_for("nginx's first worker", || {
+            (!self.workers().is_empty()).then_some(())
+        });
     }
 
     /// SIGHUP; what it did has to be waited for.
