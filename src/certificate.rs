@@ -118,35 +118,38 @@ pub struct WantedCertificate {
     pub identifiers: Vec<Identifier>,
     /// `Acme` or `Internal`.
     pub issuer: Issuer,
+    /// Certificate profile (draft-ietf-acme-profiles); `None`: the CA chooses.
+    #[serde(default)]
+    pub profile: Option<String>,
+    #[serde(default)]
+    pub key_type: KeyType,
 }
 
 impl WantedCertificate {
+    /// Of no profile, with an ECDSA P-256 key.
     pub fn new(identifiers: Vec<Identifier>, issuer: Issuer) -> Option<Self> {
         let name = CertificateName::of(identifiers.first()?);
         Some(Self {
             name,
             identifiers,
             issuer,
+            profile: None,
+            key_type: KeyType::default(),
         })
     }
 }
 
-/// What is asked of an issuer beside the names. A stored certificate of other terms is replaced.
+/// Where certificates come from. A stored one of another origin is replaced.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Terms {
     /// The URL of the ACME directory (RFC 8555 §7.1.1).
     pub directory: String,
-    /// draft-ietf-acme-profiles; `None`: the CA chooses.
-    pub profile: Option<String>,
-    pub key_type: KeyType,
 }
 
 impl From<&AcmeSettings> for Terms {
     fn from(settings: &AcmeSettings) -> Self {
         Self {
             directory: settings.directory.clone(),
-            profile: settings.profile.clone(),
-            key_type: settings.key_type,
         }
     }
 }
@@ -168,10 +171,9 @@ pub struct CertificateRequest {
     pub identifiers: Vec<Identifier>,
     /// `Acme` or `Internal`.
     pub issuer: Issuer,
-    /// Certificate profile (draft-ietf-acme-profiles); `None`: what the settings say.
+    /// Certificate profile (draft-ietf-acme-profiles); `None`: the CA chooses.
     pub profile: Option<String>,
-    /// `None`: what the settings say.
-    pub key_type: Option<KeyType>,
+    pub key_type: KeyType,
     /// The serial of the stored version that this one follows. Once another version is there,
     /// somebody else has done the work.
     pub replaces: Option<String>,
@@ -200,8 +202,8 @@ impl CertificateRequest {
             name: wanted.name.clone(),
             identifiers: wanted.identifiers.clone(),
             issuer: wanted.issuer,
-            profile: None,
-            key_type: None,
+            profile: wanted.profile.clone(),
+            key_type: wanted.key_type,
             replaces: stored.map(|stored| stored.serial.clone()),
             renewal_id: stored
                 .filter(|stored| stored.issuer == Issuer::Acme)

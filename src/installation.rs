@@ -23,7 +23,7 @@ use crate::nginx::features::{ProbeFeaturesError, binary_version, features};
 use crate::nginx::process::NoMaster;
 use crate::nginx::{self, HostNginx, LocateError, Logs, Nginx};
 use crate::render::{TemplateError, Templates};
-use crate::settings::Settings;
+use crate::settings::{KeyType, Settings};
 
 pub use repair::RepairError;
 
@@ -306,6 +306,8 @@ fn reserved_certificate() -> WantedCertificate {
         name: CertificateName::of(&first),
         identifiers: vec![first],
         issuer: Issuer::Internal,
+        profile: None,
+        key_type: KeyType::default(),
     }
 }
 

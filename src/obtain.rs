@@ -98,7 +98,6 @@ impl Obtaining {
             acme: Some(acme),
             terms: Terms {
                 directory: directory.to_owned(),
-                ..Terms::from(&settings.acme)
             },
             limits: None,
             reuse_key: false,
@@ -158,7 +157,6 @@ impl Obtaining {
     pub async fn obtain(&self, mut request: CertificateRequest) -> Obtained {
         // never closed: an error cannot come
         let _turn = self.at_once.acquire().await;
-        request.key_type.get_or_insert(self.terms.key_type);
         if self.reuse_key
             && let Ok(Some(stored)) = self.store.newest(&request.name)
         {

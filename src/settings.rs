@@ -7,9 +7,11 @@ use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
 use crate::certificate::internal::scope::Scope;
 use crate::diagnostic::{Diagnostic, Position, fault};
-use crate::vhost::TlsMode;
+use crate::vhost::{TlsDefaults, TlsMode};
 
 /// `vhostd.yml`, every key with its default (contract: docs/settings.md).
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -67,7 +69,8 @@ pub struct AcmeSettings {
     pub ca_file: Option<PathBuf>,
     /// Certificate profile (draft-ietf-acme-profiles).
     pub profile: Option<String>,
-    pub key_type: KeyType,
+    /// One certificate for each.
+    pub key_types: KeyTypes,
     /// Whether a renewal keeps the key.
     pub reuse_key: bool,
 }
@@ -80,11 +83,70 @@ pub struct InternalCaSettings {
 }
 
 /// The key of a certificate.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(
+    Clone, Copy, Debug, Default, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize,
+)]
 pub enum KeyType {
+    #[default]
+    #[serde(rename = "ecdsa-p256")]
     EcdsaP256,
+    #[serde(rename = "ecdsa-p384")]
     EcdsaP384,
+    #[serde(rename = "rsa-2048")]
     Rsa2048,
+}
+
+impl KeyType {
+    pub const ALL: [Self; 3] = [Self::EcdsaP256, Self::EcdsaP384, Self::Rsa2048];
+
+    /// As it is written in the settings.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::EcdsaP256 => "ecdsa-p256",
+            Self::EcdsaP384 => "ecdsa-p384",
+            Self::Rsa2048 => "rsa-2048",
+        }
+    }
+
+    /// nginx serves one certificate for each kind of key.
+    pub fn is_ecdsa(self) -> bool {
+        matches!(self, Self::EcdsaP256 | Self::EcdsaP384)
+    }
+}
+
+/// One key type, or an ECDSA one and an RSA one, whose certificates are served together.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct KeyTypes {
+    first: KeyType,
+    second: Option<KeyType>,
+}
+
+impl KeyTypes {
+    /// `None` where nginx could not serve both.
+    pub fn both(first: KeyType, second: KeyType) -> Option<Self> {
+        (first.is_ecdsa() != second.is_ecdsa()).then_some(Self {
+            first,
+            second: Some(second),
+        })
+    }
+
+    /// The first one's certificate is the one that is always there.
+    pub fn first(self) -> KeyType {
+        self.first
+    }
+
+    pub fn second(self) -> Option<KeyType> {
+        self.second
+    }
+}
+
+impl From<KeyType> for KeyTypes {
+    fn from(first: KeyType) -> Self {
+        Self {
+            first,
+            second: None,
+        }
+    }
 }
 
 const LETS_ENCRYPT: &str = "https://acme-v02.api.letsencrypt.org/directory";
@@ -143,7 +205,7 @@ impl Default for AcmeSettings {
             email: None,
             ca_file: None,
             profile: None,
-            key_type: KeyType::EcdsaP256,
+            key_types: KeyTypes::default(),
             reuse_key: false,
         }
     }
@@ -174,6 +236,15 @@ impl Settings {
                 let reason = format!("the settings cannot be read: {why}");
                 Err(vec![Diagnostic::new(path, reason)])
             }
+        }
+    }
+
+    /// What a vhost gets that does not say otherwise.
+    pub fn tls_defaults(&self) -> TlsDefaults {
+        TlsDefaults {
+            mode: self.tls,
+            profile: self.acme.profile.clone(),
+            key_types: self.acme.key_types,
         }
     }
 

@@ -169,7 +169,7 @@ fn vhosts(candidate: &Candidate<'_>, report: &Report, served: &Served) -> Vec<Vh
             (None, true) => VhostState::Serving,
             (None, false) => VhostState::Pending,
         };
-        let wanted = wanted(app, candidate.default_tls());
+        let wanted = wanted(app, &candidate.default_tls());
         for (spec, wanted) in app.vhosts.iter().zip(wanted) {
             let pending = (state == VhostState::Pending).then(|| report.error.clone());
             let status = VhostStatus::of(&app.name, &app.file, state, fault);

@@ -21,6 +21,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::diagnostic::{Located, Position};
+use crate::settings::KeyTypes;
 
 /// One vhost file, parsed: the vhosts of one app.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -49,8 +50,7 @@ pub struct VhostSpec {
     /// Empty for a static site. All of one scheme.
     pub upstreams: Vec<Upstream>,
     pub cache_assets: Option<CacheAssets>,
-    /// `None`: what the settings say.
-    pub tls: Option<TlsMode>,
+    pub tls: TlsSpec,
 }
 
 impl VhostSpec {
@@ -81,6 +81,44 @@ pub enum TlsMode {
     Internal,
     /// No TLS at all: plain HTTP.
     Off,
+}
+
+/// What a vhost's `tls` key says. `None`: what the settings say.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct TlsSpec {
+    pub mode: Option<TlsMode>,
+    /// Certificate profile (draft-ietf-acme-profiles).
+    pub profile: Option<String>,
+    pub key_types: Option<KeyTypes>,
+}
+
+impl TlsSpec {
+    /// With the settings in all that it leaves open.
+    pub fn or(&self, defaults: &TlsDefaults) -> TlsDefaults {
+        TlsDefaults {
+            mode: self.mode.unwrap_or(defaults.mode),
+            profile: self.profile.clone().or_else(|| defaults.profile.clone()),
+            key_types: self.key_types.unwrap_or(defaults.key_types),
+        }
+    }
+}
+
+/// What the settings say about the certificate of a vhost that does not say otherwise.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct TlsDefaults {
+    pub mode: TlsMode,
+    pub profile: Option<String>,
+    pub key_types: KeyTypes,
+}
+
+impl From<TlsMode> for TlsDefaults {
+    fn from(mode: TlsMode) -> Self {
+        Self {
+            mode,
+            profile: None,
+            key_types: KeyTypes::default(),
+        }
+    }
 }
 
 /// Which files below `root` get a long life.

@@ -24,7 +24,7 @@ fuzz_target!(|bytes: &[u8]| {
         Path::new("f"),
         text,
         &[PathBuf::from("/srv")],
-        TlsMode::Internal,
+        &TlsMode::Internal.into(),
     ) {
         Ok(app) => {
             let state = desired(&app);
@@ -53,7 +53,7 @@ static TEMPLATES: LazyLock<Templates> =
 fn desired(app: &App) -> DesiredState {
     let vhost = |spec: &VhostSpec| DesiredVhost {
         spec: spec.clone(),
-        tls: match spec.tls {
+        tls: match spec.tls.mode {
             Some(TlsMode::Off) => DesiredTls::Off,
             _ => DesiredTls::On {
                 wanted: wanted(spec),

@@ -24,7 +24,6 @@ use crate::certificate::chain::ChainError;
 use crate::certificate::key::{self, KeyError, PrivateKeyPem};
 use crate::certificate::reuse;
 use crate::certificate::{CertificateRequest, Identifier, IssuedCertificate};
-use crate::settings::KeyType;
 
 /// The CA below a state directory. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -145,7 +144,7 @@ impl InternalCa {
         now: OffsetDateTime,
     ) -> Result<IssuedCertificate, InternalError> {
         let (root, key) = self.signer(&request.identifiers, now)?;
-        let key_pem = reuse::key(request, request.key_type.unwrap_or(KeyType::EcdsaP256))?;
+        let key_pem = reuse::key(request)?;
         let mut parameters = key::parameters(&request.identifiers)?;
         // rcgen takes it from the key, which may be used again
         parameters.serial_number = Some(key::serial_number()?);

@@ -24,7 +24,7 @@ use crate::certificate::key::{PrivateKeyPem, signing_request};
 use crate::certificate::ledger::{CertificateLock, Ledger, LedgerError, PendingOrder};
 use crate::certificate::reuse;
 use crate::certificate::{CertificateRequest, Identifier, IssuedCertificate, Origin};
-use crate::settings::{AcmeSettings, KeyType};
+use crate::settings::AcmeSettings;
 
 /// Repeats a call whose nonce the CA refused (RFC 8555 §6.5: with a new one, at once). The library
 /// itself does so three times, which a busy CA exceeds.
@@ -59,8 +59,6 @@ struct Shared {
     key: AccountKey,
     http: AcmeHttp,
     email: Option<String>,
-    profile: Option<String>,
-    key_type: KeyType,
     patience: Patience,
     account: tokio::sync::Mutex<session::Account>,
 }
@@ -145,8 +143,6 @@ impl AcmeClient {
                 key,
                 http,
                 email: settings.email.clone(),
-                profile: settings.profile.clone(),
-                key_type: settings.key_type,
                 patience,
                 account: tokio::sync::Mutex::default(),
             }),
@@ -229,8 +225,8 @@ impl AcmeClient {
         };
         let wanted = pending.directory == self.shared.key.directory()
             && pending.identifiers == request.identifiers
-            && pending.profile.as_deref() == self.profile(request)
-            && pending.key.is_of(self.key_type(request));
+            && pending.profile == request.profile
+            && pending.key.is_of(request.key_type);
         if wanted {
             let found = insist!(
                 "ask for the pending order",
@@ -264,10 +260,9 @@ impl AcmeClient {
         ledger: &Ledger,
         lock: &CertificateLock,
     ) -> Result<Running<'a>, OrderError> {
-        let key_type = self.key_type(request);
         // beside the request to the CA: an RSA key takes longer than that
         let of = request.clone();
-        let key = spawn_blocking(move || reuse::key(&of, key_type));
+        let key = spawn_blocking(move || reuse::key(&of));
         let step = "ask for a new order";
         let order = self.new_order(step, session, request).await?;
         let key = key.await??;
@@ -280,7 +275,7 @@ impl AcmeClient {
             directory: self.shared.key.directory().to_owned(),
             url: order.url().to_owned(),
             identifiers: request.identifiers.clone(),
-            profile: self.profile(request).map(str::to_owned),
+            profile: request.profile.clone(),
             key: key.clone(),
         };
         let (ledger, name, lock) = (ledger.clone(), request.name.clone(), lock.clone());
@@ -310,7 +305,7 @@ impl AcmeClient {
         let identifiers: Vec<_> = request.identifiers.iter().map(acme_identifier).collect();
         let plain = || {
             let new = NewOrder::new(&identifiers);
-            match self.profile(request) {
+            match &request.profile {
                 Some(profile) => new.profile(profile),
                 None => new,
             }
@@ -334,22 +329,11 @@ impl AcmeClient {
         }
     }
 
-    fn profile<'a>(&'a self, request: &'a CertificateRequest) -> Option<&'a str> {
-        request
-            .profile
-            .as_deref()
-            .or(self.shared.profile.as_deref())
-    }
-
     fn origin(&self, request: &CertificateRequest) -> Origin {
         Origin {
             directory: self.shared.key.directory().to_owned(),
-            profile: self.profile(request).map(str::to_owned),
+            profile: request.profile.clone(),
         }
-    }
-
-    fn key_type(&self, request: &CertificateRequest) -> KeyType {
-        request.key_type.unwrap_or(self.shared.key_type)
     }
 }
 

@@ -4,21 +4,20 @@ use std::fs;
 
 use crate::certificate::CertificateRequest;
 use crate::certificate::key::{KeyError, PrivateKeyPem};
-use crate::settings::KeyType;
 
 /// Takes a while: not on the daemon's loop. A stored key that cannot be read, or is of another type,
 /// is followed by a new one: a certificate with another key is better than none.
-pub fn key(request: &CertificateRequest, key_type: KeyType) -> Result<PrivateKeyPem, KeyError> {
+pub fn key(request: &CertificateRequest) -> Result<PrivateKeyPem, KeyError> {
     let Some(path) = &request.reuse_key else {
-        return PrivateKeyPem::generate(key_type);
+        return PrivateKeyPem::generate(request.key_type);
     };
     let stored = fs::read_to_string(path).map(PrivateKeyPem::new);
     match stored {
-        Ok(key) if key.is_of(key_type) => Ok(key),
-        Ok(_) => PrivateKeyPem::generate(key_type),
+        Ok(key) if key.is_of(request.key_type) => Ok(key),
+        Ok(_) => PrivateKeyPem::generate(request.key_type),
         Err(error) => {
             tracing::warn!(identifier = %request.name, "a new key instead of {}: {error}", path.display());
-            PrivateKeyPem::generate(key_type)
+            PrivateKeyPem::generate(request.key_type)
         }
     }
 }
@@ -28,6 +27,7 @@ pub fn key(request: &CertificateRequest, key_type: KeyType) -> Result<PrivateKey
 mod tests {
     use super::*;
     use crate::certificate::{Identifier, Issuer, WantedCertificate};
+    use crate::settings::KeyType;
 
     #[test]
     fn a_key_is_used_again_only_where_that_is_asked_for_and_it_is_of_the_right_type() {
@@ -47,7 +47,11 @@ mod tests {
             ..new.clone()
         };
         let is_stored = |request: &CertificateRequest, key_type| {
-            let key = key(request, key_type).unwrap();
+            let request = CertificateRequest {
+                key_type,
+                ..request.clone()
+            };
+            let key = key(&request).unwrap();
             assert!(key.is_of(key_type));
             key.expose() == stored.expose()
         };

@@ -250,14 +250,17 @@ fn other_terms(
     if stored.identifiers != identifiers {
         return Some(DueReason::Superfluous);
     }
-    if stored.key_type.is_some_and(|known| known != terms.key_type) {
+    if stored
+        .key_type
+        .is_some_and(|known| known != wanted.key_type)
+    {
         return Some(DueReason::OtherKeyType);
     }
     let origin = stored.origin.as_ref()?;
     if origin.directory != terms.directory {
         return Some(DueReason::OtherDirectory);
     }
-    (origin.profile != terms.profile).then_some(DueReason::OtherProfile)
+    (origin.profile != wanted.profile).then_some(DueReason::OtherProfile)
 }
 
 const SHORT_LIFETIME: Duration = Duration::days(10);

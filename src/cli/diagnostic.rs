@@ -112,8 +112,8 @@ mod tests {
         let app = "hello".parse().unwrap();
         let file = Path::new("/etc/vhostd/vhosts.d/hello.yml");
         let roots = [PathBuf::from("/srv")];
-        let errors =
-            crate::vhost::parse::parse(&app, file, text, &roots, TlsMode::Auto).unwrap_err();
+        let errors = crate::vhost::parse::parse(&app, file, text, &roots, &TlsMode::Auto.into())
+            .unwrap_err();
         let drawn: Vec<String> = errors
             .iter()
             .map(|error| render(error, Some(text), false))

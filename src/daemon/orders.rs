@@ -128,10 +128,10 @@ impl Orders {
                 let survey = active.map_err(|error| error.to_string())?.manifest.survey;
                 let taken = neighbours::names(&survey, &installation.settings.nginx);
                 let apps = desired::accept(candidates, &intent.given(owners, taken)).apps;
-                let default = installation.settings.tls;
+                let default = installation.settings.tls_defaults();
                 let wanted: Vec<_> = apps
                     .iter()
-                    .flat_map(|app| desired::wanted(app, default))
+                    .flat_map(|app| desired::wanted(app, &default))
                     .flatten()
                     .collect();
                 if wanted.iter().all(|wanted| self.wanted.contains(wanted)) {

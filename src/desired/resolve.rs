@@ -4,21 +4,26 @@ use time::OffsetDateTime;
 
 use super::{CertificateFiles, DesiredState, DesiredTls, DesiredVhost, HostFacts};
 use crate::certificate::{CertificateInventory, Identifier, Issuer, WantedCertificate};
-use crate::vhost::{App, Realm, ServerName, TlsMode, VhostSpec};
+use crate::vhost::{App, Realm, ServerName, TlsDefaults, TlsMode, VhostSpec};
 
 /// The certificate that each vhost of `app` should have, in its order; `None` for plain HTTP.
 ///
 /// The realm that holds all names of the vhost gives the identifiers, else the vhost's own names.
-pub fn wanted(app: &App, default: TlsMode) -> Vec<Option<WantedCertificate>> {
+pub fn wanted(app: &App, default: &TlsDefaults) -> Vec<Option<WantedCertificate>> {
     app.vhosts
         .iter()
         .map(|vhost| {
-            let issuer = match vhost.tls.unwrap_or(default) {
+            let tls = vhost.tls.or(default);
+            let issuer = match tls.mode {
                 TlsMode::Auto => Issuer::Acme,
                 TlsMode::Internal => Issuer::Internal,
                 TlsMode::Off => return None,
             };
-            WantedCertificate::new(identifiers(app, vhost), issuer)
+            Some(WantedCertificate {
+                profile: tls.profile,
+                key_type: tls.key_types.first(),
+                ..WantedCertificate::new(identifiers(app, vhost), issuer)?
+            })
         })
         .collect()
 }
@@ -60,7 +65,7 @@ fn realm_covers(realm: &Realm, name: &ServerName) -> bool {
 pub fn desired(
     apps: &[App],
     host: HostFacts,
-    default_tls: TlsMode,
+    default_tls: &TlsDefaults,
     inventory: &CertificateInventory,
     now: OffsetDateTime,
 ) -> Result<DesiredState, DesiredError> {
@@ -134,7 +139,14 @@ mod tests {
     fn app(text: &str) -> App {
         let name = "hello".parse().unwrap();
         let roots = [PathBuf::from("/srv")];
-        crate::vhost::parse::parse(&name, Path::new("h.yml"), text, &roots, TlsMode::Auto).unwrap()
+        crate::vhost::parse::parse(
+            &name,
+            Path::new("h.yml"),
+            text,
+            &roots,
+            &TlsMode::Auto.into(),
+        )
+        .unwrap()
     }
 
     fn host() -> HostFacts {
@@ -184,7 +196,7 @@ mod tests {
     }
 
     fn wanted_names(app: &App) -> Vec<Option<Vec<String>>> {
-        wanted(app, TlsMode::Auto)
+        wanted(app, &TlsMode::Auto.into())
             .into_iter()
             .map(|wanted| wanted.map(|it| it.identifiers.iter().map(ToString::to_string).collect()))
             .collect()
@@ -225,7 +237,7 @@ mod tests {
             .placeholders
             .extend([stored(&["a.example"], Issuer::Placeholder)]);
         let trusted = |inventory: &CertificateInventory| {
-            let state = desired(&apps, host(), TlsMode::Auto, inventory, NOW).unwrap();
+            let state = desired(&apps, host(), &TlsMode::Auto.into(), inventory, NOW).unwrap();
             assert_eq!(state.host.https.len(), 1);
             match &state.vhosts[0].tls {
                 DesiredTls::On { trusted, .. } => *trusted,
@@ -246,7 +258,7 @@ mod tests {
              - {server_name: a.example, root: /srv/a}\n- {server_name: b.example, root: /srv/a}\n",
         )];
         let inventory = CertificateInventory::default();
-        let error = desired(&apps, host(), TlsMode::Auto, &inventory, NOW).unwrap_err();
+        let error = desired(&apps, host(), &TlsMode::Auto.into(), &inventory, NOW).unwrap_err();
         let DesiredError::NoCertificate { missing } = error;
         assert_eq!(missing.len(), 1);
         assert_eq!(missing[0].name.as_str(), "a.example");
@@ -256,7 +268,7 @@ mod tests {
     fn the_https_port_stays_free_while_no_vhost_has_tls() {
         let apps = [app("server_name: a.example\nroot: /srv/a\ntls: off\n")];
         let inventory = CertificateInventory::default();
-        let state = desired(&apps, host(), TlsMode::Auto, &inventory, NOW).unwrap();
+        let state = desired(&apps, host(), &TlsMode::Auto.into(), &inventory, NOW).unwrap();
         assert!(state.host.https.is_empty());
         assert_eq!(state.host.http.len(), 1);
     }
@@ -267,7 +279,14 @@ mod tests {
             .map(|n| format!("- {{server_name: n{n}.example, root: /srv/a, tls: off}}\n"))
             .collect();
         let inventory = CertificateInventory::default();
-        let state = desired(&[app(&list)], host(), TlsMode::Auto, &inventory, NOW).unwrap();
+        let state = desired(
+            &[app(&list)],
+            host(),
+            &TlsMode::Auto.into(),
+            &inventory,
+            NOW,
+        )
+        .unwrap();
         let last = state.vhosts.last().unwrap();
         assert_eq!(last.spec.name.to_string(), "hello#11");
     }

@@ -25,7 +25,7 @@ use crate::generation::manifest::{AppSource, Manifest, ServedName};
 use crate::installation::Installation;
 use crate::nginx::dump::Survey;
 use crate::render::{RenderedConfig, digest_of, render};
-use crate::vhost::{App, AppName, ServerName, TlsMode};
+use crate::vhost::{App, AppName, ServerName, TlsDefaults};
 
 use alone::Refused;
 use withhold::Withheld;
@@ -172,11 +172,11 @@ impl<'a> Candidate<'a> {
             stale: self.apps.iter().any(|accepted| accepted.name == *app),
         });
         self.rejections.extend(withheld);
-        let default_tls = self.installation.settings.tls;
+        let default_tls = self.default_tls();
         let wanted = self
             .apps
             .iter()
-            .flat_map(|app| desired::wanted(app, default_tls));
+            .flat_map(|app| desired::wanted(app, &default_tls));
         self.wanted = wanted.flatten().fold(Vec::new(), |mut all, one| {
             if !all.contains(&one) {
                 all.push(one);
@@ -197,7 +197,7 @@ impl<'a> Candidate<'a> {
             let state = desired::desired(
                 &rendered,
                 self.host()?,
-                self.default_tls(),
+                &self.default_tls(),
                 &self.inventory,
                 self.request.now,
             )?;
@@ -256,8 +256,8 @@ impl<'a> Candidate<'a> {
         neighbours::names(&self.survey, &self.installation.settings.nginx)
     }
 
-    pub(crate) fn default_tls(&self) -> TlsMode {
-        self.installation.settings.tls
+    pub(crate) fn default_tls(&self) -> TlsDefaults {
+        self.installation.settings.tls_defaults()
     }
 
     /// The text that an accepted app was made from.
@@ -308,10 +308,7 @@ impl<'a> Candidate<'a> {
                 false => None,
             };
             if let Some(_lock) = lock {
-                let request = CertificateRequest {
-                    key_type: Some(self.installation.settings.acme.key_type),
-                    ..CertificateRequest::new(wanted, served, None)
-                };
+                let request = CertificateRequest::new(wanted, served, None);
                 match self.issue(&request) {
                     Ok(stored) => {
                         let name = wanted.name.clone();

@@ -298,7 +298,7 @@ impl Intent {
             &source.file,
             &source.text,
             &settings.roots,
-            settings.tls,
+            &settings.tls_defaults(),
         ))
     }
 }
@@ -311,7 +311,13 @@ fn parsed(
     worker: &Worker,
 ) -> Result<Parsed, Vec<Diagnostic>> {
     let text = file.text.clone().map_err(|diagnostic| vec![diagnostic])?;
-    let app = parse::parse(&file.app, &file.path, &text, &settings.roots, settings.tls)?;
+    let app = parse::parse(
+        &file.app,
+        &file.path,
+        &text,
+        &settings.roots,
+        &settings.tls_defaults(),
+    )?;
     let findings = root::inspect(&app, &settings.roots, worker);
     if !findings.errors.is_empty() {
         return Err(findings.errors);

@@ -6,7 +6,7 @@ use super::*;
 use crate::certificate::{Identifier, Issuer, WantedCertificate};
 use crate::desired::{CertificateFiles, Features, HostFacts, Listener, Probe, UnsetHttpDirectives};
 use crate::diagnostic::{Located, Position};
-use crate::vhost::{AssetPath, CacheAssets, RootDir, ServerName, Upstream, VhostSpec};
+use crate::vhost::{AssetPath, CacheAssets, RootDir, ServerName, TlsSpec, Upstream, VhostSpec};
 
 /// Set it to write the snapshots instead of comparing with them.
 const UPDATE: &str = "VHOSTD_UPDATE_SNAPSHOTS";
@@ -89,7 +89,7 @@ fn vhost(app: &str, number: Option<usize>, server_names: &[&str]) -> DesiredVhos
             root: None,
             upstreams: Vec::new(),
             cache_assets: None,
-            tls: None,
+            tls: TlsSpec::default(),
         },
         tls: DesiredTls::Off,
     }

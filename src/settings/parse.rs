@@ -3,11 +3,11 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use super::{AcmeSettings, DefaultServer, KeyType, NginxSettings, Settings};
+use super::{AcmeSettings, DefaultServer, NginxSettings, Settings};
 use crate::certificate::internal::scope::{Scope, Subtree};
 use crate::diagnostic::{Diagnostic, Located, Position};
 use crate::vhost::normalized;
-use crate::vhost::parse::tls_mode;
+use crate::vhost::parse::tls;
 use crate::yaml::{self, Fields, Node, Problems, Value, quoted};
 
 /// Parses the settings; what is absent has its default. An empty file is all defaults.
@@ -57,7 +57,9 @@ fn settings(mut fields: Fields, problems: &mut Problems) -> Settings {
     }
     set(
         &mut settings.tls,
-        fields.take("tls").and_then(|node| tls_mode(node, problems)),
+        fields
+            .take("tls")
+            .and_then(|node| tls::mode(node, problems)),
     );
     let roots = fields.strings("roots", problems);
     if !roots.is_empty() {
@@ -114,11 +116,13 @@ fn acme(settings: &mut AcmeSettings, mut fields: Fields, problems: &mut Problems
         settings.ca_file = path(&text, problems);
     }
     if let Some(text) = fields.string("profile", problems) {
-        settings.profile = profile(&text, problems);
+        settings.profile = tls::profile(&text, problems);
     }
-    if let Some(text) = one_string(&mut fields, "key_type", problems) {
-        set(&mut settings.key_type, key_type(&text, problems));
-    }
+    let key_types = fields.take("key_type");
+    set(
+        &mut settings.key_types,
+        key_types.and_then(|node| tls::key_types(node, problems)),
+    );
     if let Some(node) = fields.take("reuse_key") {
         match node.value {
             Value::Bool(reuse) => settings.reuse_key = reuse,
@@ -327,33 +331,6 @@ fn email(text: &Located<String>, problems: &mut Problems) -> Option<String> {
         Some("as in admin@example.com, without mailto:"),
     );
     None
-}
-
-fn profile(text: &Located<String>, problems: &mut Problems) -> Option<String> {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-    if (1..=64).contains(&text.value.len()) && text.value.bytes().all(plain) {
-        return Some(text.value.clone());
-    }
-    let reason = format!("{}: not the name of a profile", quoted(&text.value));
-    problems.add_with_hint(
-        text.at,
-        reason,
-        Some("as in classic, tlsserver or shortlived"),
-    );
-    None
-}
-
-fn key_type(text: &Located<String>, problems: &mut Problems) -> Option<KeyType> {
-    match text.value.as_str() {
-        "ecdsa-p256" => Some(KeyType::EcdsaP256),
-        "ecdsa-p384" => Some(KeyType::EcdsaP384),
-        "rsa-2048" => Some(KeyType::Rsa2048),
-        other => {
-            let known = ["ecdsa-p256", "ecdsa-p384", "rsa-2048"];
-            problems.unknown_word(text.at, other, &known);
-            None
-        }
-    }
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 mod assets; // P cache_assets
 mod realms; // P pki__realms
+pub(crate) mod tls; // P the `tls` key, and what the settings share with it
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -9,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use super::{
-    App, AppName, NameError, Realm, RootDir, ServerName, TlsMode, Upstream, UpstreamError,
-    VhostName, VhostSpec,
+    App, AppName, NameError, Realm, RootDir, ServerName, TlsDefaults, TlsMode, Upstream,
+    UpstreamError, VhostName, VhostSpec,
 };
 use crate::diagnostic::{Diagnostic, Located, Position};
 use crate::yaml::{self, Fields, Node, Problems, Value, quoted};
@@ -25,7 +26,7 @@ pub fn parse(
     file: &Path,
     text: &str,
     roots: &[PathBuf],
-    default_tls: TlsMode,
+    default_tls: &TlsDefaults,
 ) -> Result<App, Vec<Diagnostic>> {
     let node = yaml::parse(file, text).map_err(|diagnostic| vec![diagnostic])?;
     let mut problems = Problems::of(file);
@@ -46,7 +47,7 @@ pub fn parse(
 struct Reading<'a> {
     app: &'a AppName,
     roots: &'a [PathBuf],
-    default_tls: TlsMode,
+    default_tls: &'a TlsDefaults,
 }
 
 impl Reading<'_> {
@@ -147,7 +148,7 @@ impl Reading<'_> {
         let root = self.root(&mut fields, problems);
         let upstreams = upstreams(&mut fields, problems);
         let cache_assets = assets::parse(fields.take("cache_assets"), problems);
-        let tls = fields.take("tls").and_then(|node| tls_mode(node, problems));
+        let tls = tls::parse(fields.take("tls"), problems);
         if !fields.given("server_name") {
             let hint = "the names that it answers, as in server_name: hello.example.com";
             problems.add_with_hint(at, "`server_name` is missing", Some(hint));
@@ -162,7 +163,7 @@ impl Reading<'_> {
         }
         fields.finish(PLANNED_KEYS, problems);
         let names = || server_names.iter().chain(&redirect_from);
-        match tls.unwrap_or(self.default_tls) {
+        match tls.mode.unwrap_or(self.default_tls.mode) {
             TlsMode::Auto => refuse_unobtainable(names(), problems),
             TlsMode::Internal => refuse_addresses(names(), problems),
             TlsMode::Off => {}
@@ -251,30 +252,6 @@ fn upstreams(fields: &mut Fields, problems: &mut Problems) -> Vec<Upstream> {
         .into_iter()
         .map(|upstream| upstream.value)
         .collect()
-}
-
-/// `auto`, `internal` or `off`, with the booleans of YAML 1.1; shared with the settings.
-pub(crate) fn tls_mode(node: Node, problems: &mut Problems) -> Option<TlsMode> {
-    let expected = "auto, internal or off";
-    let text = match node.value {
-        Value::Bool(true) => return Some(TlsMode::Auto),
-        Value::Bool(false) => return Some(TlsMode::Off),
-        Value::Mapping(_) => {
-            let reason = "a mapping for `tls` is not supported by this version";
-            problems.add_with_hint(node.at, reason, Some(format!("write {expected}")));
-            return None;
-        }
-        _ => yaml::string(node, expected, problems)?,
-    };
-    match text.value.as_str() {
-        "auto" => Some(TlsMode::Auto),
-        "internal" => Some(TlsMode::Internal),
-        "off" => Some(TlsMode::Off),
-        other => {
-            problems.unknown_word(text.at, other, &["auto", "internal", "off"]);
-            None
-        }
-    }
 }
 
 /// What only challenges of a later version can prove (RFC 8555 §8.4, RFC 8738), and what no public

@@ -156,8 +156,13 @@ mod tests {
             roots[0].join(root).display()
         );
         let app = "a".parse().unwrap();
-        let app =
-            crate::vhost::parse::parse(&app, Path::new("a.yml"), &text, &roots, TlsMode::Auto);
+        let app = crate::vhost::parse::parse(
+            &app,
+            Path::new("a.yml"),
+            &text,
+            &roots,
+            &TlsMode::Auto.into(),
+        );
         inspect(&app.unwrap(), &roots, &Worker::default())
     }
 

@@ -228,7 +228,7 @@ async fn every_key_type_is_issued() {
     let client = host.client(&settings(&pebble));
     for key_type in [KeyType::EcdsaP256, KeyType::EcdsaP384, KeyType::Rsa2048] {
         let mut request = request(&["a.example"]);
-        request.key_type = Some(key_type);
+        request.key_type = key_type;
         request.replaces = host
             .store()
             .newest(&request.name)

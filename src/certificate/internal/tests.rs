@@ -14,6 +14,7 @@ use super::*;
 use crate::certificate::chain::Chain;
 use crate::certificate::schedule::renew_at;
 use crate::certificate::{Issuer, WantedCertificate};
+use crate::settings::KeyType;
 
 fn dns(name: &str) -> Identifier {
     Identifier::Dns(name.into())

@@ -158,32 +158,44 @@ fn a_certificate_is_due_for_each_reason_and_only_then() {
 fn a_changed_key_type_profile_or_ca_is_due_now_and_what_is_not_known_is_not() {
     let wanted = wanted("a.example");
     let good = stored(&wanted, start(), 90);
-    let with = |terms: &Terms| state_with(&wanted, &good, terms, day(1));
-    let key_type = Terms {
+    let with = |asked: &Asked<'_>| state_with(asked.0, &good, asked.1, day(1));
+    let (here, elsewhere) = (
+        terms(),
+        Terms {
+            directory: "https://other.example/directory".into(),
+        },
+    );
+    let other_key = WantedCertificate {
         key_type: KeyType::EcdsaP384,
-        ..terms()
+        ..wanted.clone()
     };
-    assert_eq!(with(&key_type), due_for(DueReason::OtherKeyType));
-    let profile = Terms {
+    let other_profile = WantedCertificate {
         profile: Some("tlsserver".into()),
-        ..terms()
+        ..wanted.clone()
     };
-    assert_eq!(with(&profile), due_for(DueReason::OtherProfile));
-    let directory = Terms {
-        directory: "https://other.example/directory".into(),
-        ..terms()
-    };
-    assert_eq!(with(&directory), due_for(DueReason::OtherDirectory));
+    let all: [(Asked<'_>, DueReason); 3] = [
+        ((&other_key, &here), DueReason::OtherKeyType),
+        ((&other_profile, &here), DueReason::OtherProfile),
+        ((&wanted, &elsewhere), DueReason::OtherDirectory),
+    ];
+    for (asked, reason) in &all {
+        assert_eq!(with(asked), due_for(*reason));
+    }
     let old = StoredCertificate {
         origin: None,
         key_type: None,
         ..good.clone()
     };
-    for terms in [key_type, profile, directory] {
-        let state = state_with(&wanted, &old, &terms, day(1));
-        assert!(matches!(state, CertificateState::Valid { .. }), "{terms:?}");
+    for ((wanted, terms), reason) in all {
+        let state = state_with(wanted, &old, terms, day(1));
+        assert!(
+            matches!(state, CertificateState::Valid { .. }),
+            "{reason:?}"
+        );
     }
 }
+
+type Asked<'a> = (&'a WantedCertificate, &'a Terms);
 
 #[test]
 fn the_cas_suggestion_comes_before_the_lifetime() {

@@ -10,7 +10,14 @@ fn app(name: &str, names: &[&str]) -> App {
     let text = format!("tls: internal\nroot: /srv/x\nserver_name:\n{list}");
     let roots = [PathBuf::from("/srv")];
     let name = name.parse().unwrap();
-    crate::vhost::parse::parse(&name, Path::new(&file), &text, &roots, TlsMode::Auto).unwrap()
+    crate::vhost::parse::parse(
+        &name,
+        Path::new(&file),
+        &text,
+        &roots,
+        &TlsMode::Auto.into(),
+    )
+    .unwrap()
 }
 
 /// `age`: the larger, the older.

@@ -143,7 +143,7 @@ server {
         let app = "shop".parse().unwrap();
         let roots = [PathBuf::from("/srv")];
         let file = Path::new("shop.yml");
-        let app = parse::parse(&app, file, TEXT, &roots, TlsMode::Auto).unwrap();
+        let app = parse::parse(&app, file, TEXT, &roots, &TlsMode::Auto.into()).unwrap();
         let blame = Blame {
             app: &app,
             text: TEXT,

@@ -1,5 +1,5 @@
 use super::*;
-use crate::settings::InternalCaSettings;
+use crate::settings::{InternalCaSettings, KeyType};
 use crate::vhost::TlsMode;
 
 fn parsed(text: &str) -> Settings {
@@ -90,7 +90,7 @@ roots: /a/sites
             email: Some("admin@example.com".into()),
             ca_file: Some("/a/pebble.pem".into()),
             profile: Some("shortlived".into()),
-            key_type: KeyType::Rsa2048,
+            key_types: KeyType::Rsa2048.into(),
             reuse_key: true,
         },
         internal_ca: InternalCaSettings {
@@ -144,7 +144,6 @@ fn what_a_later_version_brings_is_refused_as_such() {
         "acme: {directory: [https://a.example/d]}\n",
         "acme: {key_type: [ecdsa-p256, rsa-2048]}\n",
         "acme: {renew: 30d}\n",
-        "tls: {challenge: dns-01}\n",
     ] {
         assert!(
             refused(text).contains("not supported by this version"),
@@ -156,6 +155,7 @@ fn what_a_later_version_brings_is_refused_as_such() {
 #[test]
 fn what_cannot_be_meant_is_refused() {
     for text in [
+        "tls: {profile: shortlived}\n",
         "roots: [/srv/../etc]\n",
         "roots: [/]\n",
         "roots: []\n",

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{each, server_name_hint};
-use crate::vhost::{App, Realm, ServerName, TlsMode, VhostSpec};
+use crate::vhost::{App, Realm, ServerName, TlsDefaults, TlsMode, VhostSpec};
 use crate::yaml::{Fields, Node, Problems, Value};
 
 pub(super) fn parse(node: Option<Node>, problems: &mut Problems) -> Vec<Realm> {
@@ -44,7 +44,7 @@ fn realm(node: Node, problems: &mut Problems) -> Option<Realm> {
 /// Each domain belongs to one realm and is answered by a vhost of this file (nobody orders
 /// certificates for another app's names), and a realm has all names of a vhost or none. So a
 /// certificate's name stands for one set of identifiers.
-pub(super) fn refuse_unusable(app: &App, default_tls: TlsMode, problems: &mut Problems) {
+pub(super) fn refuse_unusable(app: &App, default_tls: &TlsDefaults, problems: &mut Problems) {
     refuse_domains(app, problems);
     let realms = Realms::of(app);
     for vhost in &app.vhosts {
@@ -126,16 +126,21 @@ fn refuse_partial(realms: &Realms<'_>, vhost: &VhostSpec, problems: &mut Problem
 }
 
 /// One certificate has one issuer.
-fn refuse_mixed(realms: &Realms<'_>, app: &App, default_tls: TlsMode, problems: &mut Problems) {
+fn refuse_mixed(
+    realms: &Realms<'_>,
+    app: &App,
+    default_tls: &TlsDefaults,
+    problems: &mut Problems,
+) {
     let mut first = BTreeMap::new();
     for vhost in &app.vhosts {
-        let mode = vhost.tls.unwrap_or(default_tls);
+        let tls = vhost.tls.or(default_tls);
         let canonical = &vhost.server_names[0];
-        if mode == TlsMode::Off {
+        if tls.mode == TlsMode::Off {
             continue;
         }
         for realm in realms.covering(&canonical.value) {
-            if *first.entry(realm).or_insert(mode) != mode {
+            if *first.entry(realm).or_insert_with(|| tls.clone()) != tls {
                 problems.add(
                     canonical.at,
                     "the vhosts of one realm must have the same `tls`",

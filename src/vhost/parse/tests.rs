@@ -1,10 +1,17 @@
 use super::*;
-use crate::vhost::AssetPath;
+use crate::settings::KeyType;
+use crate::vhost::{AssetPath, TlsSpec};
 
 fn parsed_with(text: &str, default_tls: TlsMode) -> Result<App, Vec<Diagnostic>> {
     let app = "hello".parse().unwrap();
     let roots = [PathBuf::from("/srv")];
-    parse(&app, Path::new("hello.yml"), text, &roots, default_tls)
+    parse(
+        &app,
+        Path::new("hello.yml"),
+        text,
+        &roots,
+        &default_tls.into(),
+    )
 }
 
 fn parsed(text: &str) -> App {
@@ -51,7 +58,7 @@ fn the_four_keys_are_a_vhost_named_after_its_file() {
     let paths: Vec<&str> = assets.paths.iter().map(AssetPath::as_str).collect();
     assert_eq!(paths, ["/assets/", "/static/"]);
     assert_eq!(assets.max_age.as_secs(), 31_536_000);
-    assert_eq!(vhost.tls, None);
+    assert_eq!(vhost.tls, TlsSpec::default());
 }
 
 #[test]
@@ -250,13 +257,28 @@ fn tls_knows_the_booleans_of_yaml_1_1() {
         let app = parsed(&format!(
             "server_name: a.example\nroot: /srv/a\ntls: {written}\n"
         ));
-        assert_eq!(app.vhosts[0].tls, Some(mode), "{written}");
+        assert_eq!(app.vhosts[0].tls.mode, Some(mode), "{written}");
     }
-    let said = refused("server_name: a.example\nroot: /srv/a\ntls:\n  challenge: dns-01\n");
-    assert!(
-        said.contains("a mapping for `tls` is not supported by this version"),
-        "{said}"
+}
+
+#[test]
+fn a_mapping_for_tls_says_what_is_asked_of_the_ca() {
+    let head = "server_name: a.example\nroot: /srv/a\ntls: ";
+    let tls = |text: &str| parsed(&format!("{head}{text}\n")).vhosts[0].tls.clone();
+    let asked = tls("{profile: shortlived, key_type: rsa-2048}");
+    assert_eq!(asked.mode, Some(TlsMode::Auto));
+    assert_eq!(asked.profile.as_deref(), Some("shortlived"));
+    assert_eq!(asked.key_types, Some(KeyType::Rsa2048.into()));
+    // a key type is for every CA
+    assert_eq!(tls("{key_type: ecdsa-p384}").mode, None);
+    let said = |text: &str| refused(&format!("{head}{text}\n"));
+    assert_eq!(
+        said("{keytype: rsa-2048}"),
+        "hello.yml:3:7: unknown key `keytype` (did you mean `key_type`?)"
     );
+    assert!(said("{key_type: rsa-4096}").contains("rsa-2048, found `rsa-4096`"));
+    assert!(said("{profile: 'a b'}").contains("not the name of a profile"));
+    assert!(said("{challenge: dns-01}").contains("`challenge` is not supported by this version"));
 }
 
 #[test]

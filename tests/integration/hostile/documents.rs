@@ -63,7 +63,7 @@ fn nginx_takes_the_hostile_documents_that_are_accepted_and_answers_each_name_by_
             continue;
         };
         for vhost in &mut app.vhosts {
-            vhost.tls = Some(TlsMode::Off);
+            vhost.tls.mode = Some(TlsMode::Off);
         }
         let all: Vec<String> = app
             .vhosts
@@ -107,7 +107,7 @@ fn parsed(name: &str, text: &str) -> Result<App, Vec<String>> {
     let name = name.parse().unwrap();
     let roots = [PathBuf::from("/srv")];
     let file = Path::new("hostile.yml");
-    parse(&name, file, text, &roots, TlsMode::Off).map_err(|diagnostics| {
+    parse(&name, file, text, &roots, &TlsMode::Off.into()).map_err(|diagnostics| {
         assert!(!diagnostics.is_empty());
         diagnostics
             .iter()
@@ -162,7 +162,7 @@ fn rendered(host: &HostFacts, apps: &[&App], templates: &Templates) -> RenderedC
         .flat_map(|app| &app.vhosts)
         .map(|spec| DesiredVhost {
             spec: spec.clone(),
-            tls: match spec.tls {
+            tls: match spec.tls.mode {
                 Some(TlsMode::Internal) => DesiredTls::On {
                     wanted: wanted(spec),
                     files: files(),

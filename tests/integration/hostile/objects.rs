@@ -247,7 +247,7 @@ fn refusal(vhosts: &Path) -> (Duration, String) {
     let refused = match &file.text {
         Err(diagnostic) => diagnostic.clone(),
         Ok(text) => {
-            let parsed = parse(&file.app, &file.path, text, &[], TlsMode::Off);
+            let parsed = parse(&file.app, &file.path, text, &[], &TlsMode::Off.into());
             parsed.unwrap_err().remove(0)
         }
     };

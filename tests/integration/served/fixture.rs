@@ -162,7 +162,14 @@ impl Served {
     fn vhosts(&self, app: &str, text: &str) -> Vec<DesiredVhost> {
         let app = app.parse::<AppName>().unwrap();
         let roots = [self.host.config().parent().unwrap().to_path_buf()];
-        let parsed = parse(&app, Path::new("hello.yml"), text, &roots, TlsMode::Auto).unwrap();
+        let parsed = parse(
+            &app,
+            Path::new("hello.yml"),
+            text,
+            &roots,
+            &TlsMode::Auto.into(),
+        )
+        .unwrap();
         let desired = |spec| DesiredVhost {
             spec,
             tls: DesiredTls::On {

@@ -1,0 +1,101 @@
+//! P: the `tls` key of a vhost, and what the settings share with it.
+
+use crate::diagnostic::Located;
+use crate::settings::{KeyType, KeyTypes};
+use crate::vhost::{TlsMode, TlsSpec};
+use crate::yaml::{self, Fields, Node, Problems, Value, quoted};
+
+/// A word, or a mapping of what is asked of the CA.
+pub(super) fn parse(node: Option<Node>, problems: &mut Problems) -> TlsSpec {
+    match node {
+        None => TlsSpec::default(),
+        Some(node) if matches!(node.value, Value::Mapping(_)) => {
+            let fields = Fields::of(node, "`tls`", problems);
+            fields.map_or_else(TlsSpec::default, |fields| mapping(fields, problems))
+        }
+        Some(node) => TlsSpec {
+            mode: mode(node, problems),
+            ..TlsSpec::default()
+        },
+    }
+}
+
+fn mapping(mut fields: Fields, problems: &mut Problems) -> TlsSpec {
+    let profile = fields
+        .string("profile", problems)
+        .and_then(|text| self::profile(&text, problems));
+    let key_types = fields
+        .take("key_type")
+        .and_then(|node| self::key_types(node, problems));
+    fields.finish(PLANNED_KEYS, problems);
+    TlsSpec {
+        // what only a CA of ACME has
+        mode: profile.is_some().then_some(TlsMode::Auto),
+        profile,
+        key_types,
+    }
+}
+
+/// `auto`, `internal` or `off`, with the booleans of YAML 1.1.
+pub(crate) fn mode(node: Node, problems: &mut Problems) -> Option<TlsMode> {
+    let expected = "auto, internal or off";
+    let text = match node.value {
+        Value::Bool(true) => return Some(TlsMode::Auto),
+        Value::Bool(false) => return Some(TlsMode::Off),
+        _ => yaml::string(node, expected, problems)?,
+    };
+    match text.value.as_str() {
+        "auto" => Some(TlsMode::Auto),
+        "internal" => Some(TlsMode::Internal),
+        "off" => Some(TlsMode::Off),
+        other => {
+            problems.unknown_word(text.at, other, &["auto", "internal", "off"]);
+            None
+        }
+    }
+}
+
+/// draft-ietf-acme-profiles: which ones there are, the CA says.
+pub(crate) fn profile(text: &Located<String>, problems: &mut Problems) -> Option<String> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    if (1..=64).contains(&text.value.len()) && text.value.bytes().all(plain) {
+        return Some(text.value.clone());
+    }
+    let reason = format!("{}: not the name of a profile", quoted(&text.value));
+    problems.add_with_hint(
+        text.at,
+        reason,
+        Some("as in classic, tlsserver or shortlived"),
+    );
+    None
+}
+
+/// One type.
+pub(crate) fn key_types(node: Node, problems: &mut Problems) -> Option<KeyTypes> {
+    if matches!(node.value, Value::Sequence(_)) {
+        let reason = "a list for `key_type` is not supported by this version";
+        problems.add_with_hint(node.at, reason, Some("write one of them"));
+        return None;
+    }
+    let text = yaml::string(node, "a string", problems)?;
+    key_type(&text, problems).map(KeyTypes::from)
+}
+
+fn key_type(text: &Located<String>, problems: &mut Problems) -> Option<KeyType> {
+    let found = KeyType::ALL
+        .into_iter()
+        .find(|it| it.as_str() == text.value);
+    if found.is_none() {
+        problems.unknown_word(text.at, &text.value, &KeyType::ALL.map(KeyType::as_str));
+    }
+    found
+}
+
+const PLANNED_KEYS: &[&str] = &[
+    "certificate",
+    "certificate_key",
+    "challenge",
+    "dns",
+    "hsts",
+    "min_version",
+];
