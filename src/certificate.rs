@@ -15,6 +15,7 @@ pub mod key; // P private keys and signing requests
 pub mod ledger; // W attempts, pending orders and the lock, per certificate
 mod listing; // R what is in a directory that may not be there yet
 pub mod order; // N CertificateRequest → IssuedCertificate over ACME
+pub mod pem_files; // R a certificate from files that somebody else renews
 pub mod renew; // W lock → still due? → order → check → store: what the daemon and `renew` call
 pub mod renewal_info; // P when the CA wants a certificate renewed
 pub mod reuse; // R the key of a renewal: a new one, or the one that is there
@@ -104,6 +105,8 @@ impl fmt::Display for CertificateName {
 #[serde(rename_all = "lowercase")]
 pub enum Issuer {
     Acme,
+    /// Whoever wrote the files that a vhost names.
+    File,
     /// vhostd's own CA (`tls: internal`).
     Internal,
     /// Nobody: self-signed, only so that nginx starts.
@@ -116,13 +119,24 @@ pub struct WantedCertificate {
     pub name: CertificateName,
     /// At least one; the first names the certificate; no duplicates.
     pub identifiers: Vec<Identifier>,
-    /// `Acme` or `Internal`.
+    /// `Acme`, `Internal` or `File`.
     pub issuer: Issuer,
     /// Certificate profile (draft-ietf-acme-profiles); `None`: the CA chooses.
     #[serde(default)]
     pub profile: Option<String>,
     #[serde(default)]
     pub key_type: KeyType,
+    /// Where it is taken from; with `File` only.
+    #[serde(default)]
+    pub files: Option<PemFiles>,
+}
+
+/// A certificate that somebody else renews: absolute, normalized paths.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct PemFiles {
+    /// PEM, leaf first.
+    pub chain: PathBuf,
+    pub key: PathBuf,
 }
 
 impl WantedCertificate {
@@ -135,6 +149,7 @@ impl WantedCertificate {
             issuer,
             profile: None,
             key_type: KeyType::default(),
+            files: None,
         })
     }
 }
@@ -261,7 +276,8 @@ impl Validity {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct StoredCertificate {
     pub name: CertificateName,
-    /// The X.509 serial number in lower-case hex; names the version's directory.
+    /// Names the version's directory: the X.509 serial number in lower-case hex, of a certificate
+    /// from files with a digest of the chain.
     pub serial: String,
     pub issuer: Issuer,
     /// The identifiers of the certificate itself, sorted.
@@ -282,12 +298,16 @@ pub struct StoredCertificate {
 impl StoredCertificate {
     /// Whether every one of `identifiers` is in it, itself or by a wildcard (RFC 6125 §6.4.3).
     pub fn covers(&self, identifiers: &[Identifier]) -> bool {
-        identifiers.iter().all(|wanted| {
-            self.identifiers
-                .iter()
-                .any(|have| have == wanted || wildcard_covers(have, wanted))
-        })
+        identifiers
+            .iter()
+            .all(|wanted| covers(&self.identifiers, wanted))
     }
+}
+
+/// Whether `wanted` is one of `have`, or below a wildcard of them (RFC 6125 §6.4.3).
+pub(crate) fn covers(have: &[Identifier], wanted: &Identifier) -> bool {
+    have.iter()
+        .any(|have| have == wanted || wildcard_covers(have, wanted))
 }
 
 fn wildcard_covers(have: &Identifier, wanted: &Identifier) -> bool {

@@ -308,6 +308,7 @@ fn reserved_certificate() -> WantedCertificate {
         issuer: Issuer::Internal,
         profile: None,
         key_type: KeyType::default(),
+        files: None,
     }
 }
 

@@ -352,6 +352,7 @@ impl Selection {
         if self.force {
             return mine
                 .iter()
+                .filter(|wanted| wanted.issuer != Issuer::File)
                 .map(|wanted| obtaining.request_now(wanted))
                 .collect();
         }

@@ -275,9 +275,10 @@ fn of_stored(stored: &StoredCertificate, suggestion: Option<&Suggestion>) -> Cer
         issuer: issuer(stored.issuer),
         not_before: rfc3339(stored.validity.not_before),
         not_after: rfc3339(stored.validity.not_after),
-        renew_at: match placeholder {
-            true => None,
-            false => rfc3339(renew_at(stored.validity, suggestion)),
+        renew_at: match stored.issuer {
+            // the one of files is somebody else's affair
+            Issuer::File | Issuer::Placeholder => None,
+            Issuer::Acme | Issuer::Internal => rfc3339(renew_at(stored.validity, suggestion)),
         },
         suggestion: suggestion.map(|suggestion| SuggestionShown {
             start: rfc3339(suggestion.start),
@@ -292,6 +293,7 @@ fn of_stored(stored: &StoredCertificate, suggestion: Option<&Suggestion>) -> Cer
 fn issuer(issuer: Issuer) -> String {
     let word = match issuer {
         Issuer::Acme => "acme",
+        Issuer::File => "file",
         // a placeholder stands in for what ACME will issue
         Issuer::Placeholder => "acme",
         Issuer::Internal => "internal",

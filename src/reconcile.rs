@@ -84,6 +84,8 @@ pub enum ReconcileError {
     #[error(transparent)]
     Owners(#[from] crate::installation::OwnersError),
     #[error(transparent)]
+    PemFiles(#[from] crate::certificate::pem_files::PemFilesError),
+    #[error(transparent)]
     Pin(#[from] PinError),
     #[error(transparent)]
     Render(#[from] RenderError),

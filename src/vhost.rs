@@ -20,6 +20,7 @@ pub use upstream::{Upstream, UpstreamAddress, UpstreamError, UpstreamScheme};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::certificate::PemFiles;
 use crate::diagnostic::{Located, Position};
 use crate::settings::KeyTypes;
 
@@ -90,6 +91,8 @@ pub struct TlsSpec {
     /// Certificate profile (draft-ietf-acme-profiles).
     pub profile: Option<String>,
     pub key_types: Option<KeyTypes>,
+    /// The certificate is there already: it is neither ordered nor renewed here.
+    pub files: Option<PemFiles>,
 }
 
 impl TlsSpec {

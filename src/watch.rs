@@ -1,12 +1,15 @@
-//! R: inotify on the vhosts directory. An event is only a hint to read again; it carries nothing.
+//! R: inotify on the vhosts directory, and on certificates' files. An event is only a hint to read
+//! again; it carries nothing.
 //!
-//! Two watches: on the directory, and on its parent, because a watch dies silently with the
-//! directory it is on (removed and made again, or renamed away).
+//! Two watches at least: on the directory, and on its parent, because a watch dies silently with
+//! the directory it is on (removed and made again, or renamed away).
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use notify::event::{AccessKind, AccessMode, CreateKind, EventKind, ModifyKind};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
@@ -17,7 +20,13 @@ pub struct Watch {
     /// `None` where the host has no inotify to give: nothing is ever armed, so it is polled.
     watcher: Option<RecommendedWatcher>,
     targets: [Target; 2],
+    /// Directories of files that vhosts name, as far as they are there.
+    followed: Vec<Target>,
+    files: Files,
 }
+
+/// What is followed, for the thread that is told of events.
+type Files = Arc<Mutex<BTreeSet<PathBuf>>>;
 
 #[derive(Debug)]
 struct Target {
@@ -41,16 +50,20 @@ impl Watch {
         let parent = directory
             .parent()
             .ok_or_else(|| WatchError::NoParent(directory.to_path_buf()))?;
-        let (watched, above) = (directory.to_path_buf(), parent.to_path_buf());
+        let watched = directory.to_path_buf();
+        let files = Files::default();
+        let followed = files.clone();
         let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-            if matters(&event, &watched, &above) {
+            let followed = followed.lock().unwrap_or_else(PoisonError::into_inner);
+            if matters(&event, &watched, &followed) {
+                drop(followed);
                 changed();
             }
         });
-        Ok(Self::with(watcher, [parent, directory]))
+        Ok(Self::with(watcher, [parent, directory], files))
     }
 
-    fn with(watcher: notify::Result<RecommendedWatcher>, paths: [&Path; 2]) -> Self {
+    fn with(watcher: notify::Result<RecommendedWatcher>, paths: [&Path; 2], files: Files) -> Self {
         let watcher = watcher.inspect_err(|error| {
             tracing::warn!(
                 "failed to watch for changes, so the directory is read every second ({error}); \
@@ -64,9 +77,48 @@ impl Watch {
         let mut watch = Self {
             watcher: watcher.ok(),
             targets: paths.map(target),
+            followed: Vec::new(),
+            files,
         };
         watch.rearm();
         watch
+    }
+
+    /// Watches the directories of `files`, too, and those that they are linked from; nothing else
+    /// of before. A file whose directory is not there yet is found by the next reading.
+    pub fn follow(&mut self, files: &BTreeSet<PathBuf>) {
+        let resolved = files.iter().filter_map(|file| fs::canonicalize(file).ok());
+        let all: BTreeSet<PathBuf> = files.iter().cloned().chain(resolved).collect();
+        let directories: BTreeSet<PathBuf> = all
+            .iter()
+            .filter_map(|file| file.parent())
+            .map(Path::to_path_buf)
+            .collect();
+        *self.files.lock().unwrap_or_else(PoisonError::into_inner) = all;
+        let Some(watcher) = &mut self.watcher else {
+            return;
+        };
+        let ours = |path: &Path| self.targets.iter().any(|target| target.path == path);
+        self.followed.retain(|target| {
+            let kept = directories.contains(&target.path);
+            if !kept && !ours(&target.path) {
+                let _ = watcher.unwatch(&target.path);
+            }
+            kept
+        });
+        for path in &directories {
+            if !self.followed.iter().any(|target| target.path == *path) {
+                self.followed.push(Target {
+                    path: path.clone(),
+                    armed: None,
+                });
+            }
+        }
+        for target in &mut self.followed {
+            if !self.targets.iter().any(|own| own.path == target.path) {
+                target.arm(watcher);
+            }
+        }
     }
 
     /// Puts each watch on what is at its path now. Called before every read, so that no change
@@ -77,16 +129,22 @@ impl Watch {
         };
         let mut all = true;
         for target in &mut self.targets {
-            let now = identity(&target.path);
-            if target.armed != now || now.is_none() {
-                // the old watch may be on an inode that has gone, or was moved away
-                let _ = watcher.unwatch(&target.path);
-                let watched = watcher.watch(&target.path, RecursiveMode::NonRecursive);
-                target.armed = watched.ok().and(now);
-            }
+            target.arm(watcher);
             all &= target.armed.is_some();
         }
         all
+    }
+}
+
+impl Target {
+    fn arm(&mut self, watcher: &mut RecommendedWatcher) {
+        let now = identity(&self.path);
+        if self.armed != now || now.is_none() {
+            // the old watch may be on an inode that has gone, or was moved away
+            let _ = watcher.unwatch(&self.path);
+            let watched = watcher.watch(&self.path, RecursiveMode::NonRecursive);
+            self.armed = watched.ok().and(now);
+        }
     }
 }
 
@@ -101,7 +159,11 @@ fn is_empty(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|it| it.is_file() && it.len() == 0)
 }
 
-fn matters(event: &notify::Result<notify::Event>, directory: &Path, parent: &Path) -> bool {
+fn matters(
+    event: &notify::Result<notify::Event>,
+    directory: &Path,
+    files: &BTreeSet<PathBuf>,
+) -> bool {
     // an error or an overflow may hide anything: read again
     let Ok(event) = event else { return true };
     if event.need_rescan() {
@@ -117,11 +179,9 @@ fn matters(event: &notify::Result<notify::Event>, directory: &Path, parent: &Pat
         EventKind::Create(CreateKind::File) => !event.paths.iter().all(|path| is_empty(path)),
         _ => true,
     };
-    // of the parent only the directory itself is interesting
-    kind && event
-        .paths
-        .iter()
-        .any(|path| path == directory || path.parent() != Some(parent))
+    // of other directories only the files that are followed are interesting, and ours itself
+    let ours = |path: &PathBuf| path.starts_with(directory) || files.contains(path);
+    kind && event.paths.iter().any(ours)
 }
 
 #[cfg(test)]
@@ -177,7 +237,7 @@ mod tests {
     fn a_host_without_inotify_to_give_is_polled() {
         let home = tempfile::tempdir().unwrap();
         let exhausted = Err(notify::Error::generic("too many open files"));
-        let mut watch = Watch::with(exhausted, [home.path(), home.path()]);
+        let mut watch = Watch::with(exhausted, [home.path(), home.path()], Arc::default());
         assert!(!watch.rearm(), "what is not armed is read every second");
     }
 
@@ -197,6 +257,37 @@ mod tests {
         settle(&events);
         fs::write(directory.join("a.yml"), "x").unwrap();
         events.recv_timeout(LIMIT).unwrap();
+    }
+
+    #[test]
+    fn a_followed_file_is_watched_where_it_is_and_where_it_leads_and_its_neighbours_are_not() {
+        let home = tempfile::tempdir().unwrap();
+        let [vhosts, live, archive] = ["vhosts.d", "live", "archive"].map(|name| {
+            let path = home.path().join(name);
+            fs::create_dir(&path).unwrap();
+            path
+        });
+        fs::write(archive.join("cert1.pem"), "1").unwrap();
+        std::os::unix::fs::symlink("../archive/cert1.pem", live.join("cert.pem")).unwrap();
+        let beside = home.path().join("own.pem");
+        fs::write(&beside, "1").unwrap();
+        let (mut watch, events) = start(&vhosts);
+        watch.follow(&BTreeSet::from([live.join("cert.pem"), beside.clone()]));
+        fs::write(live.join("README"), "x").unwrap();
+        assert!(events.recv_timeout(Duration::from_millis(200)).is_err());
+        fs::write(archive.join("cert1.pem"), "2").unwrap();
+        events.recv_timeout(LIMIT).unwrap();
+        settle(&events);
+        std::os::unix::fs::symlink("../archive/cert2.pem", live.join("new")).unwrap();
+        fs::rename(live.join("new"), live.join("cert.pem")).unwrap();
+        events.recv_timeout(LIMIT).unwrap();
+        settle(&events);
+        fs::write(&beside, "2").unwrap();
+        events.recv_timeout(LIMIT).unwrap();
+        settle(&events);
+        watch.follow(&BTreeSet::new());
+        fs::write(archive.join("cert1.pem"), "3").unwrap();
+        assert!(events.recv_timeout(Duration::from_millis(200)).is_err());
     }
 
     #[test]

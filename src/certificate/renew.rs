@@ -57,8 +57,6 @@ enum ObtainError {
     Ledger(#[from] LedgerError),
     #[error("order the certificate: no ACME account could be opened")]
     NoAcme,
-    #[error("order what only nginx's start needs: a placeholder")]
-    Placeholder,
     /// Boxed: it is much larger than the others.
     #[error(transparent)]
     Order(#[from] Box<OrderError>),
@@ -66,6 +64,8 @@ enum ObtainError {
     Store(#[from] StoreError),
     #[error("finish work in the background: {0}")]
     Task(#[from] tokio::task::JoinError),
+    #[error("order what is never ordered: a placeholder, or a certificate from files")]
+    Unordered,
 }
 
 /// What certificates are obtained with.
@@ -296,7 +296,7 @@ impl Attempt<'_> {
                 let now = (self.tools.clock)();
                 Ok(spawn_blocking(move || internal.issue(&request, now)).await??)
             }
-            Issuer::Placeholder => Err(ObtainError::Placeholder),
+            Issuer::File | Issuer::Placeholder => Err(ObtainError::Unordered),
         }
     }
 }
@@ -349,8 +349,8 @@ impl ObtainError {
             Self::Busy | Self::Ledger(_) | Self::NoAcme | Self::Task(_) => RetryAdvice::Retry,
             Self::Internal(error) => error.retry(),
             Self::Order(error) => error.retry(),
-            Self::Placeholder => RetryAdvice::Useless,
             Self::Store(error) => error.retry(),
+            Self::Unordered => RetryAdvice::Useless,
         }
     }
 }

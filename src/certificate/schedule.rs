@@ -12,8 +12,8 @@ use time::{Duration, OffsetDateTime};
 use crate::certificate::attempts::Attempts;
 use crate::certificate::renewal_info::{Inquiry, RenewalInfo, Suggestion};
 use crate::certificate::{
-    CertificateInventory, CertificateName, CertificateRequest, StoredCertificate, Terms, Validity,
-    WantedCertificate,
+    CertificateInventory, CertificateName, CertificateRequest, Issuer, StoredCertificate, Terms,
+    Validity, WantedCertificate,
 };
 
 /// Which certificates to obtain, and when the answer changes next.
@@ -119,7 +119,9 @@ pub fn due(
     let mut later = |at: OffsetDateTime| {
         schedule.next = Some(schedule.next.map_or(at, |earliest| earliest.min(at)));
     };
-    for wanted in wanted {
+    // nobody is asked for what is in files
+    let ordered = |wanted: &&WantedCertificate| wanted.issuer != Issuer::File;
+    for wanted in wanted.iter().filter(ordered) {
         let stored = inventory.certificates.get(&wanted.name);
         let memory = memories.get(&wanted.name).unwrap_or(&nothing);
         let state = CertificateState::of(wanted, stored, memory, terms, now);

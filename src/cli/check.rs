@@ -7,6 +7,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::{Exit, output};
+use crate::clock;
 use crate::desired::{self, Candidate, Given};
 use crate::diagnostic::Diagnostic;
 use crate::generation::GenerationStore;
@@ -105,7 +106,7 @@ impl Findings {
         let (mut candidates, mut given) = (Vec::new(), given(settings));
         for file in &files {
             self.remember(file);
-            match parse_alone(file, settings, &self.worker) {
+            match parse_alone(file, settings, &self.worker, clock::system()()) {
                 Ok((app, warnings)) => {
                     self.warnings.extend(warnings);
                     candidates.push(candidate(app, file));
@@ -129,7 +130,7 @@ impl Findings {
             Err(error) => return self.unreadable.push(error.to_string()),
         };
         self.remember(&file);
-        let app = match parse_alone(&file, settings, &self.worker) {
+        let app = match parse_alone(&file, settings, &self.worker, clock::system()()) {
             Ok((app, warnings)) => {
                 self.warnings.extend(warnings);
                 app
@@ -138,7 +139,7 @@ impl Findings {
         };
         let (mut others, mut given) = (Vec::new(), given(settings));
         for other in directory.iter().filter(|other| other.app != app.name) {
-            match parse_alone(other, settings, &self.worker) {
+            match parse_alone(other, settings, &self.worker, clock::system()()) {
                 Ok((parsed, _)) => others.push(candidate(parsed, other)),
                 Err(_) => {
                     given.silent.insert(other.app.clone(), other.path.clone());

@@ -94,6 +94,10 @@ impl Daemon {
                 false => Ok(()),
             }
             .and_then(|()| reconcile::intent::read(&installation, reading));
+            if let Ok(intent) = &intent {
+                // they are read when the intent is applied
+                watch.follow(&intent.files());
+            }
             let _ = events.send(Event::Read(Box::new(ReadDone {
                 intent,
                 absences: absences.unwrap_or_default(),

@@ -15,6 +15,7 @@ pub fn wanted(app: &App, default: &TlsDefaults) -> Vec<Option<WantedCertificate>
         .map(|vhost| {
             let tls = vhost.tls.or(default);
             let issuer = match tls.mode {
+                TlsMode::Auto if vhost.tls.files.is_some() => Issuer::File,
                 TlsMode::Auto => Issuer::Acme,
                 TlsMode::Internal => Issuer::Internal,
                 TlsMode::Off => return None,
@@ -22,6 +23,7 @@ pub fn wanted(app: &App, default: &TlsDefaults) -> Vec<Option<WantedCertificate>
             Some(WantedCertificate {
                 profile: tls.profile,
                 key_type: tls.key_types.first(),
+                files: vhost.tls.files.clone(),
                 ..WantedCertificate::new(identifiers(app, vhost), issuer)?
             })
         })
@@ -79,7 +81,7 @@ pub fn desired(
                     tls,
                 }),
                 Err(wanted) if missing.contains(&wanted) => {}
-                Err(wanted) => missing.push(wanted),
+                Err(wanted) => missing.push(*wanted),
             }
         }
     }
@@ -97,7 +99,7 @@ fn tls(
     wanted: Option<WantedCertificate>,
     inventory: &CertificateInventory,
     now: OffsetDateTime,
-) -> Result<DesiredTls, WantedCertificate> {
+) -> Result<DesiredTls, Box<WantedCertificate>> {
     let Some(wanted) = wanted else {
         return Ok(DesiredTls::Off);
     };
@@ -107,7 +109,7 @@ fn tls(
             trusted: stored.issuer != Issuer::Placeholder,
             wanted,
         }),
-        None => Err(wanted),
+        None => Err(Box::new(wanted)),
     }
 }
 

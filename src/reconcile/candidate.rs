@@ -2,6 +2,7 @@
 
 mod alone; // X changed apps are tried by themselves
 mod blame; // P what nginx said of a rendered file → the vhost file's line and key
+mod certificates; // W what every vhost with TLS has to serve at once
 mod judge; // X the attempts, until nginx accepts one
 mod lesson; // X what a refusal of nginx's teaches
 mod withhold; // P versions of apps that are not served, and why
@@ -16,9 +17,7 @@ use super::proof::fingerprint;
 use super::quarantine::Quarantine;
 use super::setback::Setback;
 use super::{ReconcileError, Request, neighbours};
-use crate::certificate::{
-    CertificateInventory, CertificateRequest, Issuer, StoredCertificate, WantedCertificate,
-};
+use crate::certificate::{CertificateInventory, WantedCertificate};
 use crate::desired::{self, Accepted, DesiredState, DesiredTls, HostFacts, Owners, Rejection};
 use crate::generation::TestedGeneration;
 use crate::generation::manifest::{AppSource, Manifest, ServedName};
@@ -289,67 +288,6 @@ impl<'a> Candidate<'a> {
             }
         }
         Ok(desired::accept(candidates, &given))
-    }
-
-    /// Every vhost with TLS has something to serve: from our own CA at once, else a placeholder.
-    fn provide_certificates(&mut self) -> Result<(), ReconcileError> {
-        let (store, now) = (&self.installation.certificates, self.request.now);
-        self.prepare_internal_ca();
-        for wanted in &self.wanted {
-            let served = self.inventory.serving(wanted, now);
-            let internal = wanted.issuer == Issuer::Internal;
-            let right = served.is_some_and(|served| !internal || served.issuer == Issuer::Internal);
-            if right {
-                continue;
-            }
-            // whoever holds the lock is about to store one
-            let lock = match internal {
-                true => self.installation.ledger.try_lock(&wanted.name)?,
-                false => None,
-            };
-            if let Some(_lock) = lock {
-                let request = CertificateRequest::new(wanted, served, None);
-                match self.issue(&request) {
-                    Ok(stored) => {
-                        let name = wanted.name.clone();
-                        self.inventory.certificates.insert(name, stored);
-                        continue;
-                    }
-                    // it is tried again as any certificate is; the others are not concerned
-                    Err(error) => self
-                        .warnings
-                        .push(format!("{}: failed to {error}", wanted.name)),
-                }
-            }
-            if self.inventory.serving(wanted, now).is_none() {
-                let placeholder = store.ensure_placeholder(wanted, now)?;
-                self.inventory
-                    .placeholders
-                    .insert(wanted.name.clone(), placeholder);
-            }
-        }
-        Ok(())
-    }
-
-    /// One root for all who have none, instead of one for each.
-    fn prepare_internal_ca(&self) {
-        let internal = self.wanted.iter().filter(|wanted| {
-            let served = self.inventory.serving(wanted, self.request.now);
-            wanted.issuer == Issuer::Internal
-                && served.is_none_or(|served| served.issuer != Issuer::Internal)
-        });
-        let internal = internal.map(|wanted| wanted.identifiers.as_slice());
-        let ca = &self.installation.internal_ca;
-        if let Err(error) = ca.prepare(internal, self.request.now) {
-            // whoever needs the root meets the same error, and says whose certificate it is about
-            tracing::debug!("failed to {error}");
-        }
-    }
-
-    fn issue(&self, request: &CertificateRequest) -> Result<StoredCertificate, ReconcileError> {
-        let (installation, now) = (self.installation, self.request.now);
-        let issued = installation.internal_ca.issue(request, now)?;
-        Ok(installation.certificates.store(&issued, request, now)?)
     }
 
     fn host(&self) -> Result<HostFacts, ReconcileError> {

@@ -1,6 +1,7 @@
 //! R: the vhosts directory (or a pinned generation) → candidates, each with its last good version.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use time::OffsetDateTime;
@@ -8,6 +9,7 @@ use time::OffsetDateTime;
 use super::grace::Absences;
 use super::pin::Pin;
 use super::{Installation, ReconcileError};
+use crate::certificate::pem_files;
 use crate::desired::{Candidate, Given, Owners, Rejection};
 use crate::diagnostic::Diagnostic;
 use crate::generation::manifest::{AppSource, Manifest};
@@ -44,6 +46,19 @@ pub struct Intent {
     pub next_removal: Option<Instant>,
     /// How long the reading took.
     pub took: Duration,
+}
+
+impl Intent {
+    /// What the vhosts name outside of their directory: certificates and their keys.
+    pub fn files(&self) -> BTreeSet<PathBuf> {
+        let candidates = self.candidates.iter();
+        let apps = candidates.flat_map(|it| std::iter::once(&it.app).chain(&it.fallback));
+        let vhosts = apps.flat_map(|app| &app.vhosts);
+        let pairs = vhosts.filter_map(|vhost| vhost.tls.files.as_ref());
+        pairs
+            .flat_map(|pair| [pair.chain.clone(), pair.key.clone()])
+            .collect()
+    }
 }
 
 /// How to read.
@@ -326,11 +341,22 @@ fn parsed(
     Ok((app, text, warnings))
 }
 
-/// The parsed form of one file that may be anywhere (`check FILE`).
+/// The parsed form of one file that may be anywhere (`check FILE`), and what looks odd.
 pub fn parse_alone(
     file: &VhostFile,
     settings: &Settings,
     worker: &Worker,
+    now: OffsetDateTime,
 ) -> Result<(App, Vec<String>), Vec<Diagnostic>> {
-    parsed(file, settings, worker).map(|(app, _, warnings)| (app, warnings))
+    let (app, _, mut warnings) = parsed(file, settings, worker)?;
+    for vhost in &app.vhosts {
+        let names = vhost.all_names().map(|name| name.value.to_identifier());
+        let names: Vec<_> = names.collect();
+        let pair = vhost.tls.files.as_ref();
+        if let Some(Err(error)) = pair.map(|pair| pem_files::read(pair, &names, now)) {
+            let warning = Diagnostic::new(&app.file, format!("failed to {error}")).at(vhost.at);
+            warnings.push(warning.to_string());
+        }
+    }
+    Ok((app, warnings))
 }

@@ -164,6 +164,7 @@ impl Reading<'_> {
         fields.finish(PLANNED_KEYS, problems);
         let names = || server_names.iter().chain(&redirect_from);
         match tls.mode.unwrap_or(self.default_tls.mode) {
+            TlsMode::Auto if tls.files.is_some() => refuse_addresses(names(), problems),
             TlsMode::Auto => refuse_unobtainable(names(), problems),
             TlsMode::Internal => refuse_addresses(names(), problems),
             TlsMode::Off => {}

@@ -21,6 +21,7 @@ mod hostile_ca;
 mod load;
 mod names;
 mod neighbours;
+mod pem_files;
 mod quarantine;
 mod refused;
 mod reload;

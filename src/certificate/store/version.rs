@@ -6,6 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use super::{Judge, StoreError};
 use crate::atomic_file::{self, Batch, WriteError};
@@ -62,22 +63,31 @@ pub(super) fn write(
     sequence: u64,
     judge: Option<&dyn Judge>,
 ) -> Result<StoredCertificate, StoreError> {
-    let path = directory.join(&chain.serial);
-    let good = path.exists()
-        && read(&path, &request.name).is_ok_and(|version| version.certificate.leaf == chain.leaf());
-    if !good {
+    let path = directory.join(directory_name(chain, request.issuer));
+    let there = match path.exists() {
+        true => read(&path, &request.name).ok(),
+        false => None,
+    };
+    let there = there.filter(|version| version.certificate.leaf == chain.leaf());
+    let meta = Meta {
+        issuer: request.issuer,
+        sequence,
+        origin: issued.origin.clone(),
+    };
+    let meta = serde_json::to_vec(&meta).map_err(|error| WriteError {
+        operation: "serialize",
+        path: path.join(META),
+        source: error.into(),
+    })?;
+    let is_newest = |version: &Version| version.sequence + 1 == sequence;
+    if let Some(version) = &there {
+        // somebody put the files of before back; what a CA issued twice is no news
+        if request.issuer == Issuer::File && !is_newest(version) {
+            atomic_file::write(&path.join(META), &meta, 0o644)?;
+        }
+    } else {
         // a damaged one of the same serial serves nobody
         atomic_file::remove(&path)?;
-        let meta = Meta {
-            issuer: request.issuer,
-            sequence,
-            origin: issued.origin.clone(),
-        };
-        let meta = serde_json::to_vec(&meta).map_err(|error| WriteError {
-            operation: "serialize",
-            path: path.join(META),
-            source: error.into(),
-        })?;
         atomic_file::build(&path, |temporary| {
             atomic_file::create_directory(temporary, 0o700)?;
             let mut batch = Batch::default();
@@ -123,14 +133,16 @@ pub(super) fn read(path: &Path, name: &CertificateName) -> Result<Version, Strin
         serde_json::from_str(&text(path, META)?).map_err(|error| format!("{META}: {error}"))?;
     let chain =
         Chain::parse(&text(path, CHAIN)?).map_err(|error| format!("{CHAIN}: failed to {error}"))?;
+    let expected = directory_name(&chain, meta.issuer);
     if path
         .file_name()
-        .is_none_or(|file_name| file_name != chain.serial.as_str())
+        .is_none_or(|file_name| file_name != expected.as_str())
     {
-        return Err(format!("{CHAIN}: the serial number is {}", chain.serial));
+        return Err(format!("{CHAIN}: it belongs into {expected}"));
     }
     let first = |identifier| CertificateName::of(identifier) == *name;
-    if !chain.identifiers.iter().any(first) {
+    // what was not made for us may be good for the name by a wildcard
+    if meta.issuer != Issuer::File && !chain.identifiers.iter().any(first) {
         return Err(format!("{CHAIN}: not for {name}"));
     }
     let key = PrivateKeyPem::new(text(path, KEY)?);
@@ -146,10 +158,29 @@ pub(super) fn read(path: &Path, name: &CertificateName) -> Result<Version, Strin
     })
 }
 
+impl StoredCertificate {
+    /// Whether it was made of these files.
+    pub fn holds(&self, pair: &IssuedCertificate) -> bool {
+        let chain = Chain::parse(&pair.chain_pem);
+        self.issuer == Issuer::File
+            && chain.is_ok_and(|chain| directory_name(&chain, self.issuer) == self.serial)
+    }
+}
+
+/// In files a leaf may come with another chain than before: a missing link is added.
+fn directory_name(chain: &Chain, issuer: Issuer) -> String {
+    if issuer != Issuer::File {
+        return chain.serial.clone();
+    }
+    let digest = Sha256::digest(chain.to_pem().as_bytes());
+    let digest = digest.iter().take(4).map(|byte| format!("{byte:02x}"));
+    format!("{}-{}", chain.serial, digest.collect::<String>())
+}
+
 fn stored(path: &Path, chain: &Chain, name: CertificateName, issuer: Issuer) -> StoredCertificate {
     StoredCertificate {
         name,
-        serial: chain.serial.clone(),
+        serial: directory_name(chain, issuer),
         issuer,
         identifiers: chain.identifiers.clone(),
         validity: chain.validity,

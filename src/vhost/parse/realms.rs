@@ -134,9 +134,9 @@ fn refuse_mixed(
 ) {
     let mut first = BTreeMap::new();
     for vhost in &app.vhosts {
-        let tls = vhost.tls.or(default_tls);
+        let tls = (vhost.tls.or(default_tls), &vhost.tls.files);
         let canonical = &vhost.server_names[0];
-        if tls.mode == TlsMode::Off {
+        if tls.0.mode == TlsMode::Off {
             continue;
         }
         for realm in realms.covering(&canonical.value) {

@@ -278,6 +278,17 @@ fn a_mapping_for_tls_says_what_is_asked_of_the_ca() {
     );
     assert!(said("{key_type: rsa-4096}").contains("rsa-2048, found `rsa-4096`"));
     assert!(said("{profile: 'a b'}").contains("not the name of a profile"));
+    let files = tls("{certificate: /a/chain.pem, certificate_key: /a/key.pem}");
+    assert_eq!(files.mode, Some(TlsMode::Auto));
+    assert_eq!(files.files.unwrap().key, Path::new("/a/key.pem"));
+    assert!(said("{certificate: /a/c.pem}").contains("`certificate_key` is missing"));
+    assert!(said("{certificate_key: /a/k.pem}").contains("`certificate` is missing"));
+    assert!(said("{certificate: a, certificate_key: /k}").contains("not an absolute path"));
+    let both = said("{certificate: /c, certificate_key: /k, profile: classic}");
+    assert!(
+        both.contains("leave `profile` and `key_type` out"),
+        "{both}"
+    );
     assert!(said("{challenge: dns-01}").contains("`challenge` is not supported by this version"));
 }
 

@@ -1,8 +1,11 @@
 //! P: the `tls` key of a vhost, and what the settings share with it.
 
+use std::path::PathBuf;
+
+use crate::certificate::PemFiles;
 use crate::diagnostic::Located;
 use crate::settings::{KeyType, KeyTypes};
-use crate::vhost::{TlsMode, TlsSpec};
+use crate::vhost::{TlsMode, TlsSpec, normalized};
 use crate::yaml::{self, Fields, Node, Problems, Value, quoted};
 
 /// A word, or a mapping of what is asked of the CA.
@@ -27,12 +30,56 @@ fn mapping(mut fields: Fields, problems: &mut Problems) -> TlsSpec {
     let key_types = fields
         .take("key_type")
         .and_then(|node| self::key_types(node, problems));
+    let files = files(
+        &mut fields,
+        profile.is_some() || key_types.is_some(),
+        problems,
+    );
     fields.finish(PLANNED_KEYS, problems);
     TlsSpec {
-        // what only a CA of ACME has
-        mode: profile.is_some().then_some(TlsMode::Auto),
+        // what only a CA of ACME has, and what is not plain HTTP
+        mode: (profile.is_some() || files.is_some()).then_some(TlsMode::Auto),
         profile,
         key_types,
+        files,
+    }
+}
+
+/// Both or neither, and then nothing is asked of a CA.
+fn files(fields: &mut Fields, asks: bool, problems: &mut Problems) -> Option<PemFiles> {
+    let chain = fields.string("certificate", problems);
+    let key = fields.string("certificate_key", problems);
+    let (chain, key) = match (chain, key) {
+        (Some(chain), Some(key)) => (chain, key),
+        (None, None) => return None,
+        (Some(text), None) => {
+            let hint = "the private key's file, as in certificate_key: /etc/ssl/private/a.key";
+            problems.add_with_hint(text.at, "`certificate_key` is missing", Some(hint));
+            return None;
+        }
+        (None, Some(text)) => {
+            let hint = "the chain's file, as in certificate: /etc/ssl/a.pem";
+            problems.add_with_hint(text.at, "`certificate` is missing", Some(hint));
+            return None;
+        }
+    };
+    if asks {
+        let reason = "a certificate from files has the profile and key type that it has";
+        problems.add_with_hint(chain.at, reason, Some("leave `profile` and `key_type` out"));
+    }
+    Some(PemFiles {
+        chain: path(&chain, problems)?,
+        key: path(&key, problems)?,
+    })
+}
+
+fn path(text: &Located<String>, problems: &mut Problems) -> Option<PathBuf> {
+    match normalized(&text.value) {
+        Ok(path) => Some(path),
+        Err(error) => {
+            problems.add(text.at, format!("{}: {error}", quoted(&text.value)));
+            None
+        }
     }
 }
 
@@ -91,11 +138,4 @@ fn key_type(text: &Located<String>, problems: &mut Problems) -> Option<KeyType> 
     found
 }
 
-const PLANNED_KEYS: &[&str] = &[
-    "certificate",
-    "certificate_key",
-    "challenge",
-    "dns",
-    "hsts",
-    "min_version",
-];
+const PLANNED_KEYS: &[&str] = &["challenge", "dns", "hsts", "min_version"];

@@ -1,0 +1,134 @@
+//! W: every vhost with TLS has something to serve: from our own CA or from files at once, else a
+//! placeholder.
+
+use super::{Candidate, ReconcileError};
+use crate::certificate::attempts::{Attempts, RetryAdvice};
+use crate::certificate::pem_files;
+use crate::certificate::{CertificateRequest, Issuer, StoredCertificate, WantedCertificate};
+
+/// What became of an attempt: it is made again at every look, and concerns no other certificate.
+type Attempt = Result<StoredCertificate, ReconcileError>;
+
+impl Candidate<'_> {
+    pub(super) fn provide_certificates(&mut self) -> Result<(), ReconcileError> {
+        self.prepare_internal_ca();
+        let now = self.request.now;
+        for wanted in &self.wanted {
+            let attempt = match wanted.issuer {
+                Issuer::File => self.take_in(wanted)?,
+                Issuer::Internal => self.issue(wanted)?,
+                Issuer::Acme | Issuer::Placeholder => None,
+            };
+            match attempt {
+                Some(Ok(stored)) => {
+                    let name = wanted.name.clone();
+                    self.inventory.certificates.insert(name, stored);
+                }
+                Some(Err(error)) => self
+                    .warnings
+                    .push(format!("{}: failed to {error}", wanted.name)),
+                None => {}
+            }
+            if self.inventory.serving(wanted, now).is_none() {
+                let store = &self.installation.certificates;
+                let placeholder = store.ensure_placeholder(wanted, now)?;
+                let name = wanted.name.clone();
+                self.inventory.placeholders.insert(name, placeholder);
+            }
+        }
+        Ok(())
+    }
+
+    /// One root for all who have none, instead of one for each.
+    fn prepare_internal_ca(&self) {
+        let internal = self.wanted.iter().filter(|wanted| {
+            wanted.issuer == Issuer::Internal && !self.serves_from(Issuer::Internal, wanted)
+        });
+        let internal = internal.map(|wanted| wanted.identifiers.as_slice());
+        let ca = &self.installation.internal_ca;
+        if let Err(error) = ca.prepare(internal, self.request.now) {
+            // whoever needs the root meets the same error, and says whose certificate it is about
+            tracing::debug!("failed to {error}");
+        }
+    }
+
+    fn serves_from(&self, issuer: Issuer, wanted: &WantedCertificate) -> bool {
+        let served = self.inventory.serving(wanted, self.request.now);
+        served.is_some_and(|served| served.issuer == issuer)
+    }
+
+    /// `None`: there is one, or whoever holds the lock is about to store one.
+    fn issue(&self, wanted: &WantedCertificate) -> Result<Option<Attempt>, ReconcileError> {
+        if self.serves_from(Issuer::Internal, wanted) {
+            return Ok(None);
+        }
+        let (installation, now) = (self.installation, self.request.now);
+        let Some(_lock) = installation.ledger.try_lock(&wanted.name)? else {
+            return Ok(None);
+        };
+        let served = self.inventory.serving(wanted, now);
+        let request = CertificateRequest::new(wanted, served, None);
+        let issued = installation.internal_ca.issue(&request, now);
+        let attempt = issued
+            .map_err(ReconcileError::from)
+            .and_then(|issued| Ok(installation.certificates.store(&issued, &request, now)?));
+        Ok(Some(attempt))
+    }
+
+    /// `None`: the files have what is stored, or somebody else takes them in.
+    fn take_in(&self, wanted: &WantedCertificate) -> Result<Option<Attempt>, ReconcileError> {
+        let Some(files) = &wanted.files else {
+            return Ok(None);
+        };
+        let (installation, now) = (self.installation, self.request.now);
+        let newest = self.inventory.certificates.get(&wanted.name);
+        let pair = match pem_files::read(files, &wanted.identifiers, now) {
+            Ok(pair) if newest.is_some_and(|newest| newest.holds(&pair)) => {
+                if installation.ledger.attempts_of(&wanted.name)?.is_some() {
+                    installation.ledger.forget_failures(&wanted.name)?;
+                }
+                return Ok(None);
+            }
+            pair => pair,
+        };
+        let Some(_lock) = installation.ledger.try_lock(&wanted.name)? else {
+            return Ok(None);
+        };
+        let request = CertificateRequest::new(wanted, newest, None);
+        let attempt = pair.map_err(ReconcileError::from).and_then(|pair| {
+            let stored = installation.certificates.store(&pair, &request, now)?;
+            tracing::info!(
+                identifier = %wanted.name,
+                serial = %stored.serial,
+                not_after = %stored.validity.not_after,
+                "took a certificate from {}",
+                files.chain.display()
+            );
+            Ok(stored)
+        });
+        match &attempt {
+            Ok(_) => installation.ledger.forget_failures(&wanted.name)?,
+            Err(error) => self.note(&request, error.to_string())?,
+        }
+        Ok(Some(attempt))
+    }
+
+    /// For `status`; the next look is the next attempt.
+    fn note(&self, request: &CertificateRequest, error: String) -> Result<(), ReconcileError> {
+        let ledger = &self.installation.ledger;
+        let known = ledger.attempts_of(&request.name)?;
+        if known.is_some_and(|known| known.last_error.as_ref() == Some(&error)) {
+            return Ok(());
+        }
+        let attempts = Attempts {
+            identifiers: request.identifiers.clone(),
+            issuer: request.issuer,
+            failures: 1,
+            failed_at: self.request.now,
+            next: None,
+            last_error: Some(error),
+            retry: RetryAdvice::Retry,
+        };
+        Ok(ledger.record_failure(&request.name, &attempts)?)
+    }
+}
