@@ -7,6 +7,7 @@
 mod built_in; // P what `nginx -V` tells
 pub mod candidate; // X a child nginx that reads a candidate where the active generation is read
 
+mod certificate_trial; // X what nginx says of certificates, before they are stored
 pub mod dump; // P `nginx -T` → what the hand-written sites use
 pub mod error_log; // R what nginx wrote since a moment
 pub mod features; // X what this nginx can do, tried out
@@ -31,10 +32,10 @@ use crate::settings::NginxSettings;
 use crate::atomic_file;
 use built_in::BuiltIn;
 use candidate::{CandidateError, RewrittenMain};
+use certificate_trial::CertificateTrial;
 use dump::Survey;
 use error_log::{Mark, Verdict};
 use footprint::{Footprint, Roots};
-use lone_block::CertificateTrial;
 use probe::{Answer, ProbeError, Prober, Question};
 use process::{Identity, Master, NoMaster, Workers};
 pub use trial::{Trial, scratch};
@@ -177,10 +178,7 @@ impl HostNginx {
     }
 
     pub fn certificate_trial(&self) -> CertificateTrial {
-        CertificateTrial {
-            binary: self.binary.clone(),
-            temp_paths: self.built.temp_paths.clone(),
-        }
+        CertificateTrial::new(self.binary.clone(), self.built.temp_paths.clone())
     }
 
     /// The verified master's process id, where it runs.

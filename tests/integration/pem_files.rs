@@ -276,7 +276,7 @@ fn a_new_vhost_whose_files_are_not_there_yet_has_a_placeholder_until_they_are() 
 fn another_chain_of_the_same_leaf_and_the_files_of_before_are_taken_too() {
     let (host, app, ca) = (host(), App::start(), Authority::new());
     let (chain, key) = (host.path("chain.pem"), host.path("key.pem"));
-    let [one, two] = [(); 2].map(|()| ca.pair(&[HELLO], 90));
+    let [one, two] = [80, 90].map(|days| ca.pair(&[HELLO], days));
     let put = |pair: &Pair, more: &str| {
         fs::write(&chain, format!("{}{more}", pair.leaf)).unwrap();
         fs::write(&key, &pair.key).unwrap();
@@ -290,6 +290,7 @@ fn another_chain_of_the_same_leaf_and_the_files_of_before_are_taken_too() {
         (served[0].clone().into_owned(), served.len())
     };
     assert_eq!(served(), (der(&one.leaf), 1));
+    let ends = certificate(&host)["not_after"].clone();
     put(&one, &ca.pem);
     host.reload_ends(0, "activated");
     assert_eq!(served(), (der(&one.leaf), 2));
@@ -300,4 +301,5 @@ fn another_chain_of_the_same_leaf_and_the_files_of_before_are_taken_too() {
     host.reload_ends(0, "activated");
     assert_eq!(served(), (der(&one.leaf), 1));
     host.reload_ends(0, "unchanged");
+    assert_eq!(certificate(&host)["not_after"], ends);
 }
