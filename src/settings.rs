@@ -4,7 +4,7 @@ mod parse; // P text → Settings | Vec<Diagnostic>
 
 use std::fs;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use crate::certificate::internal::scope::Scope;
@@ -22,6 +22,7 @@ pub struct Settings {
     pub log_dir: PathBuf,
     pub nginx: NginxSettings,
     pub acme: AcmeSettings,
+    pub dns: DnsSettings,
     pub internal_ca: InternalCaSettings,
     /// What a vhost without a `tls` key gets.
     pub tls: TlsMode,
@@ -72,6 +73,13 @@ pub struct AcmeSettings {
     pub reuse_key: bool,
 }
 
+/// Whom names are looked up with.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct DnsSettings {
+    /// In the order in which they are asked; none: those of this host (resolv.conf).
+    pub resolvers: Vec<SocketAddr>,
+}
+
 /// Of vhostd's own CA.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct InternalCaSettings {
@@ -111,6 +119,7 @@ impl Default for Settings {
             log_dir: "/var/log/nginx".into(),
             nginx: NginxSettings::default(),
             acme: AcmeSettings::default(),
+            dns: DnsSettings::default(),
             internal_ca: InternalCaSettings::default(),
             tls: TlsMode::Auto,
             roots: ["/srv", "/var/www", "/home", "/opt"]
