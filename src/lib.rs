@@ -11,6 +11,7 @@
 pub mod atomic_file; // W every write passes here
 pub mod command; // X one child process, with an argv and a timeout
 pub mod diagnostic; // P what is wrong, where, and what to do
+pub mod dns; // N what DNS says of a name
 pub mod settings; // R vhostd's own settings, once
 pub mod yaml; // P text → nodes with positions; the only user of the YAML parser
 

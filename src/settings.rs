@@ -4,7 +4,7 @@ mod parse; // P text → Settings | Vec<Diagnostic>
 
 use std::fs;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -24,6 +24,7 @@ pub struct Settings {
     pub log_dir: PathBuf,
     pub nginx: NginxSettings,
     pub acme: AcmeSettings,
+    pub dns: DnsSettings,
     pub internal_ca: InternalCaSettings,
     /// What a vhost without a `tls` key gets.
     pub tls: TlsMode,
@@ -73,6 +74,13 @@ pub struct AcmeSettings {
     pub key_types: KeyTypes,
     /// Whether a renewal keeps the key.
     pub reuse_key: bool,
+}
+
+/// Whom names are looked up with.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct DnsSettings {
+    /// In the order in which they are asked; none: those of this host (resolv.conf).
+    pub resolvers: Vec<SocketAddr>,
 }
 
 /// Of vhostd's own CA.
@@ -173,6 +181,7 @@ impl Default for Settings {
             log_dir: "/var/log/nginx".into(),
             nginx: NginxSettings::default(),
             acme: AcmeSettings::default(),
+            dns: DnsSettings::default(),
             internal_ca: InternalCaSettings::default(),
             tls: TlsMode::Auto,
             roots: ["/srv", "/var/www", "/home", "/opt"]

@@ -1,5 +1,7 @@
 //! P: the text of `vhostd.yml` → settings, or everything that is wrong with it.
 
+mod dns; // P `dns`: whom names are looked up with
+
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
@@ -51,6 +53,9 @@ fn settings(mut fields: Fields, problems: &mut Problems) -> Settings {
     }
     if let Some(section) = section(&mut fields, "acme", problems) {
         acme(&mut settings.acme, section, problems);
+    }
+    if let Some(section) = section(&mut fields, "dns", problems) {
+        settings.dns.resolvers = dns::resolvers(section, problems);
     }
     if let Some(section) = section(&mut fields, "internal_ca", problems) {
         settings.internal_ca.permit = permit(section, problems);

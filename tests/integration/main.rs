@@ -11,6 +11,7 @@ mod certificates;
 mod check;
 mod crash;
 mod demo;
+mod dns;
 mod down;
 mod drop;
 mod dump;

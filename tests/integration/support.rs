@@ -7,6 +7,7 @@ pub mod faults;
 pub mod gate;
 pub mod host;
 pub mod mock_ca;
+pub mod nameserver;
 pub mod nginx;
 pub mod pebble;
 #[cfg(target_arch = "x86_64")]

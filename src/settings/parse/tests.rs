@@ -1,5 +1,5 @@
 use super::*;
-use crate::settings::{InternalCaSettings, KeyType};
+use crate::settings::{DnsSettings, InternalCaSettings, KeyType};
 use crate::vhost::TlsMode;
 
 fn parsed(text: &str) -> Settings {
@@ -62,6 +62,8 @@ acme:
   key_type: rsa-2048
   reuse_key: yes
   renew: auto
+dns:
+  resolvers: [192.0.2.53, "[2001:db8::53]:5353"]
 internal_ca:
   permit: [example.com, 10.0.0.0/8]
 tls: internal
@@ -92,6 +94,11 @@ roots: /a/sites
             profile: Some("shortlived".into()),
             key_types: KeyType::Rsa2048.into(),
             reuse_key: true,
+        },
+        dns: DnsSettings {
+            resolvers: ["192.0.2.53:53", "[2001:db8::53]:5353"]
+                .map(|text| text.parse().unwrap())
+                .to_vec(),
         },
         internal_ca: InternalCaSettings {
             permit: Some(

@@ -1,0 +1,219 @@
+//! A real name server: Knot on a free loopback port, with the zones that a test writes.
+
+use std::fmt::Write;
+use std::fs;
+use std::net::{SocketAddr, UdpSocket};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use super::nginx::free_port;
+
+/// Kills its server when dropped. It is the resolver of the test, and the authority of each zone: a
+/// name in none of them does not exist, because it serves the root, too.
+pub struct NameServer {
+    directory: tempfile::TempDir,
+    zones: Vec<Zone>,
+    port: u16,
+    child: Child,
+}
+
+struct Zone {
+    name: String,
+    /// `None`: it cannot be loaded, so each question about it ends in SERVFAIL.
+    records: Option<String>,
+}
+
+/// The key that may update each zone (RFC 2136, RFC 8945), HMAC-SHA256.
+pub const KEY_NAME: &str = "vhostd-test";
+pub const KEY_SECRET: &str = "q3b6IxCyKcVPmMWQAa0wfKq6jvfZhQm3aHV9oUMLqVY=";
+
+impl NameServer {
+    /// Each zone's name, and its records as in a zone file, relative to it, without SOA and NS.
+    pub fn start(zones: &[(&str, &str)]) -> Self {
+        let zones = zones.iter().map(|(name, records)| Zone {
+            name: (*name).to_owned(),
+            records: Some((*records).to_owned()),
+        });
+        Self::with(zones.collect())
+    }
+
+    /// As [`NameServer::start`], and it fails at every question about `broken`.
+    pub fn start_with_broken(zones: &[(&str, &str)], broken: &str) -> Self {
+        let good = zones.iter().map(|(name, records)| Zone {
+            name: (*name).to_owned(),
+            records: Some((*records).to_owned()),
+        });
+        let broken = Zone {
+            name: broken.to_owned(),
+            records: None,
+        };
+        Self::with(good.chain([broken]).collect())
+    }
+
+    fn with(zones: Vec<Zone>) -> Self {
+        let root = Zone {
+            name: ".".to_owned(),
+            records: Some(String::new()),
+        };
+        let zones: Vec<_> = zones.into_iter().chain([root]).collect();
+        // a port that was free a moment ago may be taken: then it is started again
+        for _ in 0..5 {
+            let directory = tempfile::tempdir().unwrap();
+            let port = free_port();
+            if let Some(child) = try_start(&directory, port, &zones) {
+                return Self {
+                    directory,
+                    zones,
+                    port,
+                    child,
+                };
+            }
+        }
+        panic!("knotd does not start");
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        ([127, 0, 0, 1], self.port).into()
+    }
+
+    /// Other records from now on.
+    pub fn rewrite(&mut self, zone: &str, records: &str) {
+        let at = self.zones.iter().position(|it| it.name == zone).unwrap();
+        self.zones[at].records = Some(records.to_owned());
+        // of a later serial: Knot takes it for newer
+        let serial = 2 + fs::read_to_string(zone_file(&self.directory, at))
+            .unwrap()
+            .lines()
+            .find_map(|line| line.split_whitespace().nth(6)?.parse::<u32>().ok())
+            .unwrap_or_default();
+        let text = zone_text(&self.zones[at], serial);
+        fs::write(zone_file(&self.directory, at), text).unwrap();
+        let status = Command::new(program("knotc"))
+            .arg("-c")
+            .arg(self.directory.path().join("knot.conf"))
+            .args(["-b", "zone-reload", zone])
+            .stdout(Stdio::null())
+            .status();
+        assert!(status.unwrap().success());
+    }
+
+    /// Accepts questions and answers none, until [`NameServer::resume`].
+    pub fn pause(&self) {
+        self.signal("STOP");
+    }
+
+    pub fn resume(&self) {
+        self.signal("CONT");
+    }
+
+    fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        let status = Command::new("kill")
+            .args([&format!("-{name}"), &pid])
+            .status();
+        assert!(status.unwrap().success());
+    }
+}
+
+impl Drop for NameServer {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn try_start(directory: &tempfile::TempDir, port: u16, zones: &[Zone]) -> Option<Child> {
+    let path = |name: &str| directory.path().join(name);
+    let mut config = format!(
+        "server:\n  listen: 127.0.0.1@{port}\n  rundir: {root}\n  udp-workers: 1\n  tcp-workers: 1\n  background-workers: 1\n\
+         log:\n  - target: stderr\n    any: warning\n\
+         database:\n  storage: {root}\n\
+         key:\n  - id: {KEY_NAME}\n    algorithm: hmac-sha256\n    secret: {KEY_SECRET}\n\
+         acl:\n  - id: updates\n    action: [update, transfer]\n    key: {KEY_NAME}\n\
+         zone:\n",
+        root = directory.path().display(),
+    );
+    for (at, zone) in zones.iter().enumerate() {
+        let file = zone_file(directory, at);
+        let (name, shown) = (&zone.name, file.display());
+        writeln!(
+            config,
+            "  - domain: {name}\n    file: {shown}\n    acl: updates\n    zonefile-sync: -1\n    journal-content: none"
+        )
+        .unwrap();
+        if zone.records.is_some() {
+            fs::write(file, zone_text(zone, 1)).unwrap();
+        }
+    }
+    fs::write(path("knot.conf"), config).unwrap();
+    let log = fs::File::create(path("log")).unwrap();
+    let mut child = Command::new(program("knotd"))
+        .arg("-c")
+        .arg(path("knot.conf"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::from(log.try_clone().unwrap()))
+        .stderr(Stdio::from(log))
+        .spawn()
+        .expect("knotd is installed");
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        if answers(port, &zones[0].name, zones[0].records.is_some()) {
+            return Some(child);
+        }
+        if child.try_wait().unwrap().is_some() || Instant::now() > deadline {
+            eprintln!("{}", fs::read_to_string(path("log")).unwrap_or_default());
+            let _ = child.kill();
+            let _ = child.wait();
+            return None;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Whether a question about the zone's SOA has a reply, and that is no SERVFAIL (RFC 1035 §4.1).
+fn answers(port: u16, zone: &str, loads: bool) -> bool {
+    let mut question = b"\x12\x34\x00\x00\x00\x01\x00\x00\x00\x00\x00\x00".to_vec();
+    for label in zone.split('.').filter(|label| !label.is_empty()) {
+        question.push(u8::try_from(label.len()).unwrap());
+        question.extend_from_slice(label.as_bytes());
+    }
+    question.extend_from_slice(b"\x00\x00\x06\x00\x01");
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket
+        .set_read_timeout(Some(Duration::from_millis(200)))
+        .unwrap();
+    let mut reply = [0; 512];
+    socket.connect(("127.0.0.1", port)).is_ok()
+        && socket.send(&question).is_ok()
+        && socket.recv(&mut reply).is_ok()
+        && (!loads || reply[3] & 15 == 0)
+}
+
+/// Its name server is this very one: `ns.nameserver.test` is in the root.
+fn zone_text(zone: &Zone, serial: u32) -> String {
+    let origin = zone.name.trim_end_matches('.');
+    let records = zone.records.as_deref().unwrap_or_default();
+    let glue = match zone.name.as_str() {
+        "." => "ns.nameserver.test. A 127.0.0.1\n",
+        _ => "",
+    };
+    format!(
+        "$ORIGIN {origin}.\n$TTL 1\n\
+         @ SOA ns.nameserver.test. admin.nameserver.test. {serial} 60 60 600 1\n\
+         @ NS ns.nameserver.test.\n{glue}{records}\n"
+    )
+}
+
+fn zone_file(directory: &tempfile::TempDir, at: usize) -> PathBuf {
+    directory.path().join(format!("{at}.zone"))
+}
+
+/// Debian has it where only root looks.
+fn program(name: &str) -> PathBuf {
+    let found = ["/usr/sbin", "/usr/local/sbin", "/usr/bin"]
+        .iter()
+        .map(|directory| PathBuf::from(directory).join(name))
+        .find(|path| path.exists());
+    found.unwrap_or_else(|| name.into())
+}
