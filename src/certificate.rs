@@ -78,21 +78,43 @@ impl CertificateName {
         })
     }
 
-    /// The name of a directory that [`CertificateName::of`] may have made; `None` for anything
-    /// that is not one plain, visible file name.
+    /// Of the same identifiers, with a further type of key: no identifier has a `+`.
+    pub fn of_further(&self, key_type: KeyType) -> Self {
+        Self(format!("{}{FURTHER}{}", self.base(), key_type.as_str()))
+    }
+
+    /// A name that is one plain, visible file name; `None` for any other text.
     pub fn from_file_name(name: &str) -> Option<Self> {
+        let (base, further) = match name.split_once(FURTHER) {
+            Some((base, further)) => (base, Some(further)),
+            None => (name, None),
+        };
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
-        let safe = !name.is_empty() && !name.starts_with('.') && name.chars().all(plain);
-        safe.then(|| Self(name.to_owned()))
+        let safe = !base.is_empty() && !base.starts_with('.') && base.chars().all(plain);
+        let known = further.is_none_or(|further| KeyType::named(further).is_some());
+        (safe && known).then(|| Self(name.to_owned()))
     }
 
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// Without the further type of key.
+    pub fn base(&self) -> &str {
+        self.0.split_once(FURTHER).map_or(&self.0, |(base, _)| base)
+    }
+
+    /// The type of key, where it is a further one beside the one that is always there.
+    pub fn further(&self) -> Option<KeyType> {
+        KeyType::named(self.0.split_once(FURTHER)?.1)
+    }
 }
 
-/// A file name has 255 bytes, of which a temporary's beginning and end take some seventy.
+/// A file name has 255 bytes, of which a further type of key, and a temporary's beginning and end,
+/// take some eighty.
 const LONGEST_NAME: usize = 150;
+
+const FURTHER: char = '+';
 
 impl fmt::Display for CertificateName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -151,6 +173,15 @@ impl WantedCertificate {
             key_type: KeyType::default(),
             files: None,
         })
+    }
+
+    /// The same with a further type of key: a certificate of its own, with a schedule of its own.
+    pub fn further(&self, key_type: KeyType) -> Self {
+        Self {
+            name: self.name.of_further(key_type),
+            key_type,
+            ..self.clone()
+        }
     }
 }
 
@@ -338,11 +369,37 @@ impl CertificateInventory {
         wanted: &WantedCertificate,
         now: OffsetDateTime,
     ) -> Option<&StoredCertificate> {
+        self.real(wanted, now)
+            .or_else(|| self.placeholders.get(&wanted.name))
+    }
+
+    /// What a vhost serves that wants all of these: of each kind of key one (nginx takes no more).
+    /// A placeholder is alone: a client that prefers its kind of key must not get it while another
+    /// certificate is good. None where not even a placeholder is there.
+    pub fn served(
+        &self,
+        wanted: &[WantedCertificate],
+        now: OffsetDateTime,
+    ) -> Vec<&StoredCertificate> {
+        let mut served: Vec<&StoredCertificate> = Vec::new();
+        for stored in wanted.iter().filter_map(|wanted| self.real(wanted, now)) {
+            let kind = |stored: &StoredCertificate| stored.key_type.map(KeyType::is_ecdsa);
+            if served.iter().all(|other| kind(other) != kind(stored)) {
+                served.push(stored);
+            }
+        }
+        if served.is_empty() {
+            let placeholder = |wanted: &WantedCertificate| self.placeholders.get(&wanted.name);
+            served.extend(wanted.iter().find_map(placeholder));
+        }
+        served
+    }
+
+    fn real(&self, wanted: &WantedCertificate, now: OffsetDateTime) -> Option<&StoredCertificate> {
         let first = wanted.identifiers.get(..1).unwrap_or_default();
         self.certificates
             .get(&wanted.name)
             // it was checked when it was stored: one from the future tells of our clock, not of it
             .filter(|stored| now <= stored.validity.not_after && stored.covers(first))
-            .or_else(|| self.placeholders.get(&wanted.name))
     }
 }

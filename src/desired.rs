@@ -105,8 +105,10 @@ pub struct DesiredVhost {
 pub enum DesiredTls {
     Off,
     On {
-        wanted: WantedCertificate,
-        files: CertificateFiles,
+        /// At least one; all of the same identifiers.
+        wanted: Vec<WantedCertificate>,
+        /// At least one; of each kind of key one at most.
+        files: Vec<CertificateFiles>,
         /// Not a placeholder: plain HTTP redirects to HTTPS.
         trusted: bool,
     },

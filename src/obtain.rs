@@ -305,7 +305,7 @@ impl Selection {
                 wanted
                     .iter()
                     .filter(|wanted| {
-                        wanted.name.as_str() == name
+                        [wanted.name.as_str(), wanted.name.base()].contains(&name.as_str())
                             || wanted
                                 .identifiers
                                 .iter()

@@ -21,6 +21,7 @@ use crate::generation::{GenerationError, GenerationStore};
 use crate::installation::Installation;
 use crate::obtain::is_good;
 use crate::reconcile::proof::answering;
+use crate::settings::KeyType;
 use crate::status::{StatusRecord, VhostState, VhostStatus};
 
 /// What `vhostd status` shows, in the contract's form.
@@ -54,6 +55,9 @@ pub struct NginxShown {
 pub struct CertificateShown {
     pub name: String,
     pub identifiers: Vec<String>,
+    /// That of its key; `None` of one that vhostd never asks for, and from an older daemon.
+    #[serde(default)]
+    pub key_type: Option<KeyType>,
     pub state: CertificateWord,
     pub issuer: String,
     pub not_before: Option<String>,
@@ -63,6 +67,18 @@ pub struct CertificateShown {
     pub suggestion: Option<SuggestionShown>,
     pub attempts: u32,
     pub last_error: Option<String>,
+}
+
+impl CertificateShown {
+    /// Whether it is the certificate of that name, or one of a further type of key beside it.
+    pub fn is_of(&self, name: &str) -> bool {
+        CertificateName::from_file_name(&self.name).is_some_and(|own| own.base() == name)
+    }
+
+    /// The type of its key, where it is a further one.
+    pub fn further(&self) -> Option<KeyType> {
+        CertificateName::from_file_name(&self.name)?.further()
+    }
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -227,6 +243,7 @@ fn of_wanted(
         None => CertificateShown {
             name: wanted.name.to_string(),
             identifiers: words(&wanted.identifiers),
+            key_type: Some(wanted.key_type),
             state: CertificateWord::Pending,
             issuer: issuer(wanted.issuer),
             not_before: None,
@@ -268,6 +285,7 @@ fn of_stored(stored: &StoredCertificate, suggestion: Option<&Suggestion>) -> Cer
     CertificateShown {
         name: stored.name.to_string(),
         identifiers: words(&stored.identifiers),
+        key_type: stored.key_type,
         state: match placeholder {
             true => CertificateWord::Placeholder,
             false => CertificateWord::Valid,

@@ -107,6 +107,11 @@ pub enum KeyType {
 impl KeyType {
     pub const ALL: [Self; 3] = [Self::EcdsaP256, Self::EcdsaP384, Self::Rsa2048];
 
+    /// The one that is written like this.
+    pub fn named(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|it| it.as_str() == text)
+    }
+
     /// As it is written in the settings.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -130,15 +135,20 @@ pub struct KeyTypes {
 }
 
 impl KeyTypes {
-    /// `None` where nginx could not serve both.
-    pub fn both(first: KeyType, second: KeyType) -> Option<Self> {
-        (first.is_ecdsa() != second.is_ecdsa()).then_some(Self {
+    /// `None` where nginx could not serve both. The ECDSA one is the first, in whatever order they are
+    /// written: another order asks for nothing else.
+    pub fn both(one: KeyType, other: KeyType) -> Option<Self> {
+        let (first, second) = match one.is_ecdsa() {
+            true => (one, other),
+            false => (other, one),
+        };
+        (first.is_ecdsa() && !second.is_ecdsa()).then_some(Self {
             first,
             second: Some(second),
         })
     }
 
-    /// The first one's certificate is the one that is always there.
+    /// Its certificate has the paths that a single type's has.
     pub fn first(self) -> KeyType {
         self.first
     }

@@ -47,7 +47,7 @@ pub struct VhostStatus {
     /// What nginx said, word for word, where `reason` is a translation of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nginx: Option<String>,
-    /// The name of its certificate.
+    /// The name of its certificate; those of further types of key begin with it.
     pub certificate: Option<String>,
 }
 
@@ -83,18 +83,15 @@ impl StatusRecord {
         }
     }
 
-    /// Each vhost with TLS, and the name of its certificate.
-    pub fn certificate_of_vhosts(&self) -> Vec<(String, CertificateName)> {
-        let certificate = |name: &String| {
-            self.wanted
-                .iter()
-                .find(|wanted| wanted.name.as_str() == name)
-        };
+    /// Each vhost with TLS, and the name of its certificate; of each type of key one.
+    pub fn certificates_of_vhosts(&self) -> Vec<(String, CertificateName)> {
         let mut all = Vec::new();
         for vhost in &self.vhosts {
-            if let Some(wanted) = vhost.certificate.as_ref().and_then(certificate) {
-                all.push((vhost.name.clone(), wanted.name.clone()));
-            }
+            let theirs = |wanted: &&WantedCertificate| {
+                vhost.certificate.as_deref() == Some(wanted.name.base())
+            };
+            let names = self.wanted.iter().filter(theirs);
+            all.extend(names.map(|wanted| (vhost.name.clone(), wanted.name.clone())));
         }
         all
     }
@@ -181,7 +178,7 @@ fn vhosts(candidate: &Candidate<'_>, report: &Report, served: &Served) -> Vec<Vh
                     .iter()
                     .map(|name| name.value.to_string())
                     .collect(),
-                certificate: wanted.map(|wanted| wanted.name.to_string()),
+                certificate: wanted.first().map(|wanted| wanted.name.to_string()),
                 ..status
             });
         }

@@ -56,8 +56,8 @@ fn desired(app: &App) -> DesiredState {
         tls: match spec.tls.mode {
             Some(TlsMode::Off) => DesiredTls::Off,
             _ => DesiredTls::On {
-                wanted: wanted(spec),
-                files: files(),
+                wanted: vec![wanted(spec)],
+                files: vec![files()],
                 trusted: true,
             },
         },

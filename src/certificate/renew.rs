@@ -1,14 +1,13 @@
 //! W: lock → still due? → order → check → store: what the daemon and `vhostd renew` call.
 
 mod allowance; // W what the CA allows, asked before an order and kept after it
+mod turn; // W nobody else obtains it meanwhile, nor another of the same names
 
 use std::fmt;
-use std::time::Duration;
 
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::task::spawn_blocking;
-use tokio::time::{Instant, sleep};
 
 use crate::certificate::attempts::{Attempts, RetryAdvice};
 use crate::certificate::budget::{Limits, Wait};
@@ -21,6 +20,7 @@ use crate::certificate::schedule::renew_at;
 use crate::certificate::store::{CertificateStore, StoreError};
 use crate::certificate::{CertificateRequest, IssuedCertificate, Issuer, StoredCertificate};
 use allowance::Allowance;
+use turn::{LOCK_DEADLINE, lock, turn};
 
 /// What became of a request.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -107,9 +107,13 @@ pub type Chance<'a> = &'a (dyn Fn() -> f64 + Send + Sync);
 /// wherever it is looked for. Cancelling it is safe at any point: what is being written is finished
 /// under the lock, which then is dropped, and the next call resumes the order.
 pub async fn obtain(request: &CertificateRequest, tools: Tools<'_>) -> Obtained {
-    let lock = match lock(request, tools.ledger).await {
+    let lock = match lock(&request.name, tools.ledger).await {
         Ok(lock) => lock,
         Err(error) => return failed(request, tools, &error, None, false),
+    };
+    let _turn = match turn(request, tools.ledger).await {
+        Ok(turn) => turn,
+        Err(error) => return failed(request, tools, &error, None, true),
     };
     let done = done_by_another(request, tools.store, tools.ledger, (tools.clock)());
     match done {
@@ -173,23 +177,6 @@ async fn is_too_early(request: &CertificateRequest, tools: Tools<'_>) -> bool {
         tracing::info!(identifier = %request.name, next = %at, "not renewed yet: the CA's suggestion has moved");
     }
     early
-}
-
-/// Polled, not blocked on: a future can be cancelled, a thread in flock(2) cannot.
-async fn lock(
-    request: &CertificateRequest,
-    ledger: &Ledger,
-) -> Result<CertificateLock, ObtainError> {
-    let deadline = Instant::now() + LOCK_DEADLINE;
-    let mut delay = Duration::from_millis(5);
-    while Instant::now() < deadline {
-        if let Some(lock) = ledger.try_lock(&request.name)? {
-            return Ok(lock);
-        }
-        sleep(delay).await;
-        delay = (delay * 2).min(Duration::from_millis(200));
-    }
-    Err(ObtainError::Busy)
 }
 
 /// What another caller has achieved, or failed to, since the request was made.
@@ -354,9 +341,6 @@ impl ObtainError {
         }
     }
 }
-
-/// Longer than an order may take.
-const LOCK_DEADLINE: Duration = Duration::from_secs(120);
 
 #[cfg(test)]
 mod tests {

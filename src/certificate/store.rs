@@ -1,10 +1,12 @@
 //! W: versioned directories ↔ [`CertificateInventory`].
 //!
 //! `certificates/NAME/SERIAL/{fullchain.pem,privkey.pem,meta.json}`, and `NAME/current` → the
-//! newest; `placeholders/` has the same form. A version is written under a temporary name, fsynced,
+//! newest; of a further type of key `NAME/TYPE/SERIAL` and `NAME/TYPE/current`. `placeholders/` has the
+//! same form. A version is written under a temporary name, fsynced,
 //! renamed, and never changes afterwards: server blocks name its path. What cannot be verified when
 //! read is reported and never served.
 
+mod levels; // W where a certificate's versions are, with one type of key or two
 mod placeholder; // W what lets nginx start before the certificate is there
 mod prune; // W what no generation names any more
 mod version; // W one version's directory: written once, verified when read
@@ -18,6 +20,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use time::OffsetDateTime;
 
+use self::levels::{create_home, home, is_level, names_in};
 use self::version::{Stamp, Version};
 use crate::atomic_file::{self, WriteError};
 use crate::certificate::attempts::RetryAdvice;
@@ -120,7 +123,7 @@ impl CertificateStore {
 
     /// The newest good version of one certificate.
     pub fn newest(&self, name: &CertificateName) -> Result<Option<StoredCertificate>, StoreError> {
-        let directory = self.shared.certificates.join(checked(name)?);
+        let directory = home(&self.shared.certificates, checked(name)?);
         let versions = self.versions(&directory, name, &mut Vec::new())?;
         Ok(newest(&versions).map(|version| version.certificate.clone()))
     }
@@ -143,17 +146,19 @@ impl CertificateStore {
     pub fn sweep(&self, ledger: &Ledger) -> Result<(), StoreError> {
         atomic_file::sweep_dead(&self.shared.certificates)?;
         for name in names_in(&self.shared.certificates)? {
-            let directory = self.shared.certificates.join(name.as_str());
-            let behind = self.newest_if_not_current(&directory, &name)?.is_some();
+            let directory = home(&self.shared.certificates, &name);
+            let behind = self.newest_if_not_current(&directory, &name)?.is_some()
+                || !self.misnamed(&name)?.is_empty();
             // an order that starts now finds its lock free wherever there is nothing to do
             if (behind || atomic_file::has_temporaries(&directory))
                 && let Some(_lock) = ledger.try_lock(&name)?
             {
                 self.settle(&directory, &name)?;
+                self.name_first_type(&name)?;
             }
         }
         for name in names_in(&self.shared.placeholders)? {
-            self.settle(&self.shared.placeholders.join(name.as_str()), &name)?;
+            self.settle(&home(&self.shared.placeholders, &name), &name)?;
         }
         Ok(())
     }
@@ -194,9 +199,7 @@ impl CertificateStore {
         chain.check_key(&issued.key_pem)?;
         chain.check_validity(now)?;
         chain.check_soundness()?;
-        let directory = base.join(checked(&request.name)?);
-        atomic_file::create_directory(base, 0o700)?;
-        atomic_file::create_directory(&directory, 0o700)?;
+        let directory = create_home(base, checked(&request.name)?)?;
         let versions = self.versions(&directory, &request.name, &mut Vec::new())?;
         if !from_files {
             check_against(&versions, &chain, now)?;
@@ -208,6 +211,7 @@ impl CertificateStore {
         let stored = version::write(&directory, &chain, issued, request, sequence, judge)?;
         let link = directory.join(CURRENT);
         atomic_file::symlink(&link, Path::new(&stored.serial))?;
+        self.name_first_type(&request.name)?;
         Ok(stored)
     }
 
@@ -218,7 +222,7 @@ impl CertificateStore {
     ) -> Result<std::collections::BTreeMap<CertificateName, StoredCertificate>, StoreError> {
         let mut all = std::collections::BTreeMap::new();
         for name in names_in(base)? {
-            let versions = self.versions(&base.join(name.as_str()), &name, problems)?;
+            let versions = self.versions(&home(base, &name), &name, problems)?;
             if let Some(newest) = newest(&versions) {
                 all.insert(name, newest.certificate.clone());
             }
@@ -235,7 +239,7 @@ impl CertificateStore {
     ) -> Result<Vec<Version>, StoreError> {
         let mut versions = Vec::new();
         for serial in entries(directory)? {
-            if serial == CURRENT {
+            if serial == CURRENT || is_level(&serial) {
                 continue;
             }
             let path = directory.join(&serial);
@@ -327,19 +331,11 @@ fn newest(versions: &[Version]) -> Option<&Version> {
 }
 
 /// Names come from the network's and the operator's words: none of them may leave the store.
-fn checked(name: &CertificateName) -> Result<&str, StoreError> {
+fn checked(name: &CertificateName) -> Result<&CertificateName, StoreError> {
     match CertificateName::from_file_name(name.as_str()) {
-        Some(_) => Ok(name.as_str()),
+        Some(_) => Ok(name),
         None => Err(StoreError::Name(name.clone())),
     }
-}
-
-fn names_in(base: &Path) -> Result<Vec<CertificateName>, StoreError> {
-    let names = entries(base)?;
-    Ok(names
-        .iter()
-        .filter_map(|name| CertificateName::from_file_name(name))
-        .collect())
 }
 
 fn entries(directory: &Path) -> Result<Vec<String>, StoreError> {

@@ -108,7 +108,7 @@ impl Renew {
         }
         let record = StatusRecord::read(&installation.settings.state_dir);
         let vhosts = record
-            .map(|record| record.certificate_of_vhosts())
+            .map(|record| record.certificates_of_vhosts())
             .unwrap_or_default();
         let selection =
             Selection::new(&self.names, self.force, &applied.wanted, &vhosts).map_err(|name| {

@@ -7,7 +7,7 @@ use time::format_description::well_known::Rfc3339;
 use super::{Exit, open, output, reload, verdict};
 use crate::clock;
 use crate::control::Question;
-use crate::overview::{CertificateWord, Overview, overview};
+use crate::overview::{CertificateShown, CertificateWord, Overview, overview};
 use crate::settings::Settings;
 use crate::status::{VhostState, VhostStatus};
 
@@ -75,7 +75,10 @@ fn keep_only(shown: &mut Overview, name: &str) {
     let vhosts = &mut shown.vhosts;
     vhosts.retain(|vhost| verdict::matches(name, &vhost.name, &vhost.server_names));
     shown.certificates.retain(|certificate| {
-        let theirs = |vhost: &VhostStatus| vhost.certificate.as_ref() == Some(&certificate.name);
+        let theirs = |vhost: &VhostStatus| {
+            let name = vhost.certificate.as_ref();
+            name.is_some_and(|name| certificate.is_of(name))
+        };
         vhosts.iter().any(theirs)
     });
 }
@@ -205,13 +208,25 @@ fn certificate_words(vhost: &VhostStatus, shown: &Overview, now: OffsetDateTime)
             _ => "none (plain HTTP)".into(),
         };
     };
-    let Some(certificate) = shown
-        .certificates
-        .iter()
-        .find(|certificate| certificate.name == *name)
-    else {
-        return "pending".into();
+    let mut theirs: Vec<&CertificateShown> = shown.certificates.iter().collect();
+    theirs.retain(|certificate| certificate.is_of(name));
+    theirs.sort_by_key(|certificate| certificate.further());
+    // one that is not wanted any more is good, and not renewed
+    let unwanted = |it: &CertificateShown| {
+        it.further().is_some() && it.state == CertificateWord::Valid && it.renew_at.is_none()
     };
+    theirs.retain(|it| !unwanted(it));
+    match theirs.is_empty() {
+        true => "pending".into(),
+        false => {
+            let words = theirs.iter().map(|it| words_of(it, now));
+            words.collect::<Vec<_>>().join("; ")
+        }
+    }
+}
+
+fn words_of(certificate: &CertificateShown, now: OffsetDateTime) -> String {
+    let further = certificate.further();
     let until = certificate
         .not_after
         .as_deref()
@@ -219,13 +234,18 @@ fn certificate_words(vhost: &VhostStatus, shown: &Overview, now: OffsetDateTime)
     let days = until.map_or(0, |until| (until - now).whole_days());
     let instead = match until {
         Some(until) if until < now => "expired",
+        _ if further.is_some() => "missing",
         _ => "placeholder",
     };
-    match certificate.state {
+    let words = match certificate.state {
         CertificateWord::Valid => format!("{}, {days} days left", certificate.issuer),
         CertificateWord::Pending => "pending".into(),
         CertificateWord::Placeholder => output::doubtful("placeholder, browsers warn"),
         CertificateWord::Failing => output::bad(&format!("{instead}, failing")),
         CertificateWord::Invalid => output::bad(&format!("{instead}, cannot be obtained")),
+    };
+    match further {
+        Some(key_type) => format!("{}: {words}", key_type.as_str()),
+        None => words,
     }
 }

@@ -202,7 +202,7 @@ impl Orders {
     ) {
         let record = StatusRecord::read(&installation.settings.state_dir);
         let vhosts = record
-            .map(|record| record.certificate_of_vhosts())
+            .map(|record| record.certificates_of_vhosts())
             .unwrap_or_default();
         let selection = match Selection::new(names, force, &self.wanted, &vhosts) {
             Ok(selection) => selection,

@@ -3,31 +3,42 @@
 use time::OffsetDateTime;
 
 use super::{CertificateFiles, DesiredState, DesiredTls, DesiredVhost, HostFacts};
-use crate::certificate::{CertificateInventory, Identifier, Issuer, WantedCertificate};
+use crate::certificate::{
+    CertificateInventory, Identifier, Issuer, StoredCertificate, WantedCertificate,
+};
 use crate::vhost::{App, Realm, ServerName, TlsDefaults, TlsMode, VhostSpec};
 
-/// The certificate that each vhost of `app` should have, in its order; `None` for plain HTTP.
+/// The certificates that each vhost of `app` should have, in its order: one for each type of key, the
+/// first of which has a placeholder while none is there; none for plain HTTP.
 ///
 /// The realm that holds all names of the vhost gives the identifiers, else the vhost's own names.
-pub fn wanted(app: &App, default: &TlsDefaults) -> Vec<Option<WantedCertificate>> {
-    app.vhosts
-        .iter()
-        .map(|vhost| {
-            let tls = vhost.tls.or(default);
-            let issuer = match tls.mode {
-                TlsMode::Auto if vhost.tls.files.is_some() => Issuer::File,
-                TlsMode::Auto => Issuer::Acme,
-                TlsMode::Internal => Issuer::Internal,
-                TlsMode::Off => return None,
-            };
-            Some(WantedCertificate {
-                profile: tls.profile,
-                key_type: tls.key_types.first(),
-                files: vhost.tls.files.clone(),
-                ..WantedCertificate::new(identifiers(app, vhost), issuer)?
-            })
-        })
-        .collect()
+pub fn wanted(app: &App, default: &TlsDefaults) -> Vec<Vec<WantedCertificate>> {
+    let of_vhost = |vhost| certificates(app, vhost, default);
+    app.vhosts.iter().map(of_vhost).collect()
+}
+
+fn certificates(app: &App, vhost: &VhostSpec, default: &TlsDefaults) -> Vec<WantedCertificate> {
+    let tls = vhost.tls.or(default);
+    let issuer = match tls.mode {
+        TlsMode::Auto if vhost.tls.files.is_some() => Issuer::File,
+        TlsMode::Auto => Issuer::Acme,
+        TlsMode::Internal => Issuer::Internal,
+        TlsMode::Off => return Vec::new(),
+    };
+    let Some(wanted) = WantedCertificate::new(identifiers(app, vhost), issuer) else {
+        return Vec::new();
+    };
+    let first = WantedCertificate {
+        profile: tls.profile,
+        key_type: tls.key_types.first(),
+        files: vhost.tls.files.clone(),
+        ..wanted
+    };
+    let further = tls.key_types.second();
+    // files hold one pair
+    let further = further.filter(|_| issuer != Issuer::File);
+    let further = further.map(|second| first.further(second));
+    std::iter::once(first).chain(further).collect()
 }
 
 fn identifiers(app: &App, vhost: &VhostSpec) -> Vec<Identifier> {
@@ -80,12 +91,12 @@ pub fn desired(
                     spec: spec.clone(),
                     tls,
                 }),
-                Err(wanted) if missing.contains(&wanted) => {}
-                Err(wanted) => missing.push(*wanted),
+                Err(wanted) => missing.extend(wanted.map(|wanted| *wanted)),
             }
         }
     }
     if !missing.is_empty() {
+        missing.dedup();
         return Err(DesiredError::NoCertificate { missing });
     }
     vhosts.sort_by(|left, right| left.spec.name.cmp(&right.spec.name));
@@ -96,20 +107,22 @@ pub fn desired(
 }
 
 fn tls(
-    wanted: Option<WantedCertificate>,
+    wanted: Vec<WantedCertificate>,
     inventory: &CertificateInventory,
     now: OffsetDateTime,
-) -> Result<DesiredTls, Box<WantedCertificate>> {
-    let Some(wanted) = wanted else {
+) -> Result<DesiredTls, Option<Box<WantedCertificate>>> {
+    if wanted.is_empty() {
         return Ok(DesiredTls::Off);
-    };
-    match inventory.serving(&wanted, now) {
-        Some(stored) => Ok(DesiredTls::On {
-            files: CertificateFiles::from(stored),
-            trusted: stored.issuer != Issuer::Placeholder,
+    }
+    let served = inventory.served(&wanted, now);
+    let real = |stored: &&StoredCertificate| stored.issuer != Issuer::Placeholder;
+    match served.is_empty() {
+        true => Err(wanted.into_iter().next().map(Box::new)),
+        false => Ok(DesiredTls::On {
+            files: served.iter().copied().map(CertificateFiles::from).collect(),
+            trusted: served.iter().any(real),
             wanted,
         }),
-        None => Err(Box::new(wanted)),
     }
 }
 
@@ -133,8 +146,9 @@ mod tests {
     use std::path::{Path, PathBuf};
 
     use super::*;
-    use crate::certificate::{CertificateName, StoredCertificate, Validity};
+    use crate::certificate::{CertificateName, Validity};
     use crate::desired::{Features, Listener, Probe, UnsetHttpDirectives};
+    use crate::settings::KeyType;
 
     const NOW: OffsetDateTime = OffsetDateTime::UNIX_EPOCH;
 
@@ -200,7 +214,10 @@ mod tests {
     fn wanted_names(app: &App) -> Vec<Option<Vec<String>>> {
         wanted(app, &TlsMode::Auto.into())
             .into_iter()
-            .map(|wanted| wanted.map(|it| it.identifiers.iter().map(ToString::to_string).collect()))
+            .map(|wanted| {
+                let first = wanted.first()?;
+                Some(first.identifiers.iter().map(ToString::to_string).collect())
+            })
             .collect()
     }
 
@@ -216,6 +233,60 @@ mod tests {
         let realm = Some(vec!["b.example".to_owned(), "a.example".to_owned()]);
         let own = Some(vec!["c.example".to_owned(), "www.c.example".to_owned()]);
         assert_eq!(wanted_names(&file), [realm.clone(), realm, own, None]);
+    }
+
+    #[test]
+    fn each_type_of_key_is_a_certificate_of_its_own() {
+        let file = app("server_name: a.example\nroot: /srv/a\n\
+             tls: {key_type: [rsa-2048, ecdsa-p256], profile: classic}\n");
+        let [wanted] = &wanted(&file, &TlsMode::Auto.into())[..] else {
+            panic!("one vhost")
+        };
+        let names: Vec<&str> = wanted.iter().map(|wanted| wanted.name.as_str()).collect();
+        assert_eq!(names, ["a.example", "a.example+rsa-2048"]);
+        assert_eq!(wanted[0].key_type, KeyType::EcdsaP256);
+        assert_eq!(wanted[1].profile.as_deref(), Some("classic"));
+        assert_eq!(
+            CertificateName::from_file_name(names[1]),
+            Some(wanted[1].name.clone())
+        );
+    }
+
+    #[test]
+    fn a_placeholder_is_served_only_where_nothing_else_is() {
+        let file = app("server_name: a.example\nroot: /srv/a\n\
+             tls: {key_type: [ecdsa-p256, rsa-2048]}\n");
+        let wanted = wanted(&file, &TlsMode::Auto.into()).remove(0);
+        let mut inventory = CertificateInventory::default();
+        let issuers = |inventory: &CertificateInventory| {
+            let served = inventory.served(&wanted, NOW);
+            served
+                .iter()
+                .map(|stored| stored.issuer)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(issuers(&inventory), []);
+        let real = |wanted: &WantedCertificate, key_type| {
+            let stored = StoredCertificate {
+                name: wanted.name.clone(),
+                key_type: Some(key_type),
+                ..stored(&["a.example"], Issuer::Acme).1
+            };
+            (wanted.name.clone(), stored)
+        };
+        let placeholder = stored(&["a.example"], Issuer::Placeholder);
+        inventory.placeholders.extend([placeholder]);
+        assert_eq!(issuers(&inventory), [Issuer::Placeholder]);
+        let further = real(&wanted[1], KeyType::Rsa2048);
+        inventory.certificates.extend([further]);
+        assert_eq!(issuers(&inventory), [Issuer::Acme]);
+        // still of the type that was wanted before: nginx takes one of a kind
+        let before = real(&wanted[0], KeyType::Rsa2048);
+        inventory.certificates.extend([before]);
+        assert_eq!(issuers(&inventory), [Issuer::Acme]);
+        let first = real(&wanted[0], KeyType::EcdsaP256);
+        inventory.certificates.extend([first]);
+        assert_eq!(issuers(&inventory), [Issuer::Acme, Issuer::Acme]);
     }
 
     #[test]

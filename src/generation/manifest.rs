@@ -60,6 +60,9 @@ pub struct ServedName {
     pub host: String,
     /// SHA-256 of the leaf's DER, hex; `None` without TLS.
     pub leaf: Option<String>,
+    /// Of further types of key: a client gets one of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub further_leaves: Vec<String>,
     /// SHA-256 of the vhost file that answers: another one is to be proven anew.
     pub config: String,
 }
@@ -80,6 +83,12 @@ impl ServedName {
     /// What a client says for `name`; of a wildcard, one of the names that it covers.
     pub fn host(name: &ServerName) -> String {
         name.as_str().replacen('*', BELOW_A_WILDCARD, 1)
+    }
+
+    /// Whether that leaf is one of those that a client may get.
+    pub fn has(&self, leaf: &str) -> bool {
+        let mut leaves = self.leaf.iter().chain(&self.further_leaves);
+        leaves.any(|known| known == leaf)
     }
 
     /// The name that [`Self::host`] was made from.
@@ -171,6 +180,7 @@ mod tests {
         ] {
             let name: ServerName = name.parse().unwrap();
             let served = ServedName {
+                further_leaves: Vec::new(),
                 vhost: VhostName::only(&app),
                 host: ServedName::host(&name),
                 leaf: None,

@@ -356,16 +356,18 @@ impl<'a> Candidate<'a> {
     fn served_names(&self, state: &DesiredState) -> Vec<ServedName> {
         let mut names = Vec::new();
         for vhost in &state.vhosts {
-            let leaf = match &vhost.tls {
-                DesiredTls::Off => None,
-                DesiredTls::On { wanted, .. } => self.inventory.serving(wanted, self.request.now),
+            let served = match &vhost.tls {
+                DesiredTls::Off => Vec::new(),
+                DesiredTls::On { wanted, .. } => self.inventory.served(wanted, self.request.now),
             };
-            let leaf = leaf.map(|stored| fingerprint(&stored.leaf));
+            let mut leaves = served.iter().map(|stored| fingerprint(&stored.leaf));
+            let (leaf, further_leaves) = (leaves.next(), leaves.collect::<Vec<_>>());
             for name in vhost.spec.all_names() {
                 names.push(ServedName {
                     vhost: vhost.spec.name.clone(),
                     host: ServedName::host(&name.value),
                     leaf: leaf.clone(),
+                    further_leaves: further_leaves.clone(),
                     config: self
                         .versions
                         .get(vhost.spec.name.app())
@@ -379,13 +381,13 @@ impl<'a> Candidate<'a> {
 }
 
 fn version_directories(state: &DesiredState) -> Vec<PathBuf> {
-    let vhosts = state.vhosts.iter().filter_map(|vhost| match &vhost.tls {
-        DesiredTls::Off => None,
-        DesiredTls::On { files, .. } => Some(&files.chain),
+    let vhosts = state.vhosts.iter().flat_map(|vhost| match &vhost.tls {
+        DesiredTls::Off => &[],
+        DesiredTls::On { files, .. } => files.as_slice(),
     });
     let mut directories: Vec<PathBuf> = vhosts
-        .chain([&state.host.probe.certificate.chain])
-        .filter_map(|chain| chain.parent().map(Path::to_path_buf))
+        .chain([&state.host.probe.certificate])
+        .filter_map(|files| files.chain.parent().map(Path::to_path_buf))
         .collect();
     directories.sort();
     directories.dedup();

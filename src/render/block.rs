@@ -67,7 +67,8 @@ pub struct Listen {
 /// `ssl_certificate` and what belongs to it.
 #[derive(Clone, Debug, Serialize)]
 pub struct Tls {
-    pub certificate: CertificatePair,
+    /// At least one; of each kind of key one at most.
+    pub certificates: Vec<CertificatePair>,
     pub post_quantum: bool,
 }
 
@@ -146,7 +147,7 @@ fn server(
         (Port::Http, _) => None,
         (Port::Https, DesiredTls::Off) => return Ok(None),
         (Port::Https, DesiredTls::On { files, .. }) => Some(Tls {
-            certificate: certificate(files)?,
+            certificates: files.iter().map(certificate).collect::<Result<_, _>>()?,
             post_quantum: host.features.post_quantum_curve,
         }),
     };

@@ -99,8 +99,8 @@ fn with_tls(mut vhost: DesiredVhost, trusted: bool) -> DesiredVhost {
     let name = vhost.spec.canonical().as_str().to_owned();
     let wanted = WantedCertificate::new(vec![Identifier::Dns(name.clone())], Issuer::Acme).unwrap();
     vhost.tls = DesiredTls::On {
-        wanted,
-        files: certificate(&name),
+        wanted: vec![wanted],
+        files: vec![certificate(&name)],
         trusted,
     };
     vhost
@@ -241,7 +241,7 @@ fn a_renewed_certificate_changes_the_digest() {
     let before = rendered(&desired([hello()]));
     let mut renewed = hello();
     if let DesiredTls::On { files, .. } = &mut renewed.tls {
-        files.chain = "/var/lib/vhostd/certificates/x/02/fullchain.pem".into();
+        files[0].chain = "/var/lib/vhostd/certificates/x/02/fullchain.pem".into();
     }
     assert_ne!(before.digest, rendered(&desired([renewed])).digest);
 }

@@ -19,6 +19,7 @@ mod editors;
 mod fuzz;
 mod hostile;
 mod hostile_ca;
+mod key_types;
 mod load;
 mod names;
 mod neighbours;

@@ -3,7 +3,7 @@
 use rcgen::{DnType, ExtendedKeyUsagePurpose};
 use time::{Duration, OffsetDateTime};
 
-use super::{CertificateStore, StoreError, checked, newest};
+use super::{CertificateStore, StoreError, checked, home, newest};
 use crate::certificate::key::{self, KeyError, PrivateKeyPem};
 use crate::certificate::{
     CertificateRequest, IssuedCertificate, Issuer, StoredCertificate, WantedCertificate,
@@ -18,7 +18,7 @@ impl CertificateStore {
         wanted: &WantedCertificate,
         now: OffsetDateTime,
     ) -> Result<StoredCertificate, StoreError> {
-        let directory = self.shared.placeholders.join(checked(&wanted.name)?);
+        let directory = home(&self.shared.placeholders, checked(&wanted.name)?);
         let versions = self.versions(&directory, &wanted.name, &mut Vec::new())?;
         let usable = newest(&versions)
             .map(|version| &version.certificate)
@@ -41,7 +41,15 @@ pub(super) fn self_signed(
     request: &CertificateRequest,
     now: OffsetDateTime,
 ) -> Result<IssuedCertificate, KeyError> {
-    let key_pem = PrivateKeyPem::generate(KeyType::EcdsaP256)?;
+    self_signed_with(KeyType::EcdsaP256, request, now)
+}
+
+pub(super) fn self_signed_with(
+    key_type: KeyType,
+    request: &CertificateRequest,
+    now: OffsetDateTime,
+) -> Result<IssuedCertificate, KeyError> {
+    let key_pem = PrivateKeyPem::generate(key_type)?;
     let mut parameters = key::parameters(&request.identifiers)?;
     // whoever meets it in a browser should see what it is
     parameters

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use time::OffsetDateTime;
 
-use super::{CURRENT, CertificateStore, StoreError, names_in, newest};
+use super::{CURRENT, CertificateStore, StoreError, home, names_in, newest};
 use crate::atomic_file;
 use crate::certificate::CertificateName;
 
@@ -25,15 +25,16 @@ impl CertificateStore {
     ) -> Result<Vec<PathBuf>, StoreError> {
         let mut removed = Vec::new();
         for name in names_in(&self.shared.certificates)? {
-            let directory = self.shared.certificates.join(name.as_str());
+            let directory = home(&self.shared.certificates, &name);
             let expired = self
                 .newest(&name)?
                 .is_none_or(|newest| newest.validity.not_after < now);
             let forgotten = expired && !wanted.contains(&name);
+            self.name_first_type(&name)?;
             self.prune_versions(&directory, &name, keep, forgotten, &mut removed)?;
         }
         for name in names_in(&self.shared.placeholders)? {
-            let directory = self.shared.placeholders.join(name.as_str());
+            let directory = home(&self.shared.placeholders, &name);
             let forgotten = !wanted.contains(&name);
             self.prune_versions(&directory, &name, keep, forgotten, &mut removed)?;
         }

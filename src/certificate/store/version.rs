@@ -8,6 +8,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::levels::top;
 use super::{Judge, StoreError};
 use crate::atomic_file::{self, Batch, WriteError};
 use crate::certificate::chain::{Chain, MAXIMUM_BYTES};
@@ -118,7 +119,7 @@ pub(super) fn write(
 /// Before anything is renamed: what nginx cannot load would keep it from every other change.
 fn try_out(judge: &dyn Judge, version: &Path, directory: &Path) -> Result<(), StoreError> {
     // a short path: nginx listens on a socket in it (unix(7): 107 bytes)
-    let scratch = atomic_file::temporary_beside(&directory.with_file_name("trial"))?;
+    let scratch = atomic_file::temporary_beside(&top(directory).with_file_name("trial"))?;
     atomic_file::remove(&scratch)?;
     atomic_file::create_directory(&scratch, 0o700)?;
     let refusal = judge.refusal(&version.join(CHAIN), &version.join(KEY), &scratch);
@@ -140,7 +141,7 @@ pub(super) fn read(path: &Path, name: &CertificateName) -> Result<Version, Strin
     {
         return Err(format!("{CHAIN}: it belongs into {expected}"));
     }
-    let first = |identifier| CertificateName::of(identifier) == *name;
+    let first = |identifier| CertificateName::of(identifier).as_str() == name.base();
     // what was not made for us may be good for the name by a wildcard
     if meta.issuer != Issuer::File && !chain.identifiers.iter().any(first) {
         return Err(format!("{CHAIN}: not for {name}"));

@@ -29,7 +29,7 @@ pub(super) fn rehearse(
     };
     let record = StatusRecord::read(&settings.state_dir);
     let (wanted, vhosts) = record.map_or_else(Default::default, |record| {
-        let vhosts = record.certificate_of_vhosts();
+        let vhosts = record.certificates_of_vhosts();
         (record.wanted, vhosts)
     });
     let selection = Selection::new(names, true, &wanted, &vhosts).map_err(|name| {

@@ -29,7 +29,9 @@ impl Candidate<'_> {
                     .push(format!("{}: failed to {error}", wanted.name)),
                 None => {}
             }
-            if self.inventory.serving(wanted, now).is_none() {
+            // a further type of key has none: it is not waited for
+            let first = wanted.name.further().is_none();
+            if first && self.inventory.serving(wanted, now).is_none() {
                 let store = &self.installation.certificates;
                 let placeholder = store.ensure_placeholder(wanted, now)?;
                 let name = wanted.name.clone();

@@ -99,6 +99,7 @@ fn manifest() -> Manifest {
 
 fn hello() -> ServedName {
     ServedName {
+        further_leaves: Vec::new(),
         vhost: "hello".parse().unwrap(),
         host: "hello.example.com".into(),
         leaf: Some(fingerprint(b"leaf")),

@@ -74,7 +74,8 @@ fn server(server: &ServerBlock) -> Meant<'_> {
     let names = server.names.iter().map(Token::as_str);
     tree.push(simple(std::iter::once("server_name").chain(names)));
     tree.push(simple(["access_log", server.access_log.as_str()]));
-    tree.extend(certificate(server.tls.as_ref().map(|tls| &tls.certificate)));
+    let certificates = server.tls.iter().flat_map(|tls| &tls.certificates);
+    tree.extend(certificates.flat_map(certificate));
     tree.push(probe(&server.probe, true));
     tree.extend(server.challenge.as_ref().map(challenge));
     tree.extend(server.redirect.as_ref().map(|target| {
@@ -146,7 +147,7 @@ fn default_https(server: &DefaultHttps) -> Meant<'_> {
     if server.certificate.is_none() {
         tree.push(simple(["ssl_reject_handshake", "on"]));
     }
-    tree.extend(certificate(server.certificate.as_ref()));
+    tree.extend(server.certificate.iter().flat_map(certificate));
     tree.push(simple(["return", server.refusal.as_str()]));
     block(["server"], tree)
 }
@@ -155,7 +156,7 @@ fn reserved(server: &Reserved) -> Meant<'_> {
     let mut tree = listens(&server.listen, &[], server.http2);
     tree.push(simple(["server_name", server.name.as_str()]));
     tree.push(simple(["access_log", "off"]));
-    tree.extend(certificate(server.certificate.as_ref()));
+    tree.extend(server.certificate.iter().flat_map(certificate));
     tree.push(probe(&server.probe, false));
     tree.push(block(["location", "/"], vec![simple(["return", "444"])]));
     block(["server"], tree)
@@ -174,13 +175,11 @@ fn listens<'a>(listens: &'a [Listen], further: &[&'a str], http2: bool) -> Vec<M
     tree
 }
 
-fn certificate(pair: Option<&CertificatePair>) -> impl Iterator<Item = Meant<'_>> {
-    pair.into_iter().flat_map(|pair| {
-        [
-            simple(["ssl_certificate", pair.chain.as_str()]),
-            simple(["ssl_certificate_key", pair.key.as_str()]),
-        ]
-    })
+fn certificate(pair: &CertificatePair) -> [Meant<'_>; 2] {
+    [
+        simple(["ssl_certificate", pair.chain.as_str()]),
+        simple(["ssl_certificate_key", pair.key.as_str()]),
+    ]
 }
 
 fn probe(probe: &ProbeLocation, of_vhost: bool) -> Meant<'_> {

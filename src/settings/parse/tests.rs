@@ -149,7 +149,6 @@ fn what_a_later_version_brings_is_refused_as_such() {
         "hooks: {on_failure: []}\n",
         "acme: {external_account: {}}\n",
         "acme: {directory: [https://a.example/d]}\n",
-        "acme: {key_type: [ecdsa-p256, rsa-2048]}\n",
         "acme: {renew: 30d}\n",
     ] {
         assert!(
@@ -185,6 +184,10 @@ fn what_cannot_be_meant_is_refused() {
         "acme: {email: nobody}\n",
         "acme: {profile: 'a b'}\n",
         "acme: {key_type: rsa}\n",
+        "acme: {key_type: []}\n",
+        "acme: {key_type: [rsa-2048, rsa-2048]}\n",
+        "acme: {key_type: [ecdsa-p256, ecdsa-p384]}\n",
+        "acme: {key_type: [ecdsa-p256, ecdsa-p384, rsa-2048]}\n",
         "- a\n",
     ] {
         assert!(parse(Path::new("vhostd.yml"), text).is_err(), "{text}");

@@ -1,5 +1,5 @@
 use super::*;
-use crate::settings::KeyType;
+use crate::settings::{KeyType, KeyTypes};
 use crate::vhost::{AssetPath, TlsSpec};
 
 fn parsed_with(text: &str, default_tls: TlsMode) -> Result<App, Vec<Diagnostic>> {
@@ -269,6 +269,9 @@ fn a_mapping_for_tls_says_what_is_asked_of_the_ca() {
     assert_eq!(asked.mode, Some(TlsMode::Auto));
     assert_eq!(asked.profile.as_deref(), Some("shortlived"));
     assert_eq!(asked.key_types, Some(KeyType::Rsa2048.into()));
+    let both = tls("{key_type: [rsa-2048, ecdsa-p384]}").key_types;
+    assert_eq!(both, KeyTypes::both(KeyType::EcdsaP384, KeyType::Rsa2048));
+    assert!(both.is_some());
     // a key type is for every CA
     assert_eq!(tls("{key_type: ecdsa-p384}").mode, None);
     let said = |text: &str| refused(&format!("{head}{text}\n"));
@@ -276,6 +279,11 @@ fn a_mapping_for_tls_says_what_is_asked_of_the_ca() {
         said("{keytype: rsa-2048}"),
         "hello.yml:3:7: unknown key `keytype` (did you mean `key_type`?)"
     );
+    assert!(
+        said("{key_type: [ecdsa-p256, ecdsa-p384]}")
+            .starts_with("hello.yml:3:17: `key_type` is one type, or an ECDSA and an RSA one")
+    );
+    assert!(said("{key_type: [ecdsa-p256, rsa]}").contains("3:30: expected"));
     assert!(said("{key_type: rsa-4096}").contains("rsa-2048, found `rsa-4096`"));
     assert!(said("{profile: 'a b'}").contains("not the name of a profile"));
     let files = tls("{certificate: /a/chain.pem, certificate_key: /a/key.pem}");

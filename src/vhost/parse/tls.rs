@@ -117,21 +117,38 @@ pub(crate) fn profile(text: &Located<String>, problems: &mut Problems) -> Option
     None
 }
 
-/// One type.
+/// One type, or a list of two that nginx serves together.
 pub(crate) fn key_types(node: Node, problems: &mut Problems) -> Option<KeyTypes> {
-    if matches!(node.value, Value::Sequence(_)) {
-        let reason = "a list for `key_type` is not supported by this version";
-        problems.add_with_hint(node.at, reason, Some("write one of them"));
-        return None;
+    let at = node.at;
+    let items = match node.value {
+        Value::Sequence(items) => items,
+        _ => {
+            let text = yaml::string(node, "a type of key, or a list of two", problems)?;
+            return key_type(&text, problems).map(KeyTypes::from);
+        }
+    };
+    let count = items.len();
+    let types = items.into_iter().filter_map(|item| {
+        let text = yaml::string(item, "a type of key", problems)?;
+        key_type(&text, problems)
+    });
+    let types: Vec<KeyType> = types.collect();
+    let found = match *types.as_slice() {
+        _ if types.len() < count => return None,
+        [only] => Some(only.into()),
+        [one, other] => KeyTypes::both(one, other),
+        _ => None,
+    };
+    if found.is_none() {
+        let reason = "`key_type` is one type, or an ECDSA and an RSA one";
+        let hint = "as in [ecdsa-p256, rsa-2048]: nginx serves one certificate of each kind";
+        problems.add_with_hint(at, reason, Some(hint));
     }
-    let text = yaml::string(node, "a string", problems)?;
-    key_type(&text, problems).map(KeyTypes::from)
+    found
 }
 
 fn key_type(text: &Located<String>, problems: &mut Problems) -> Option<KeyType> {
-    let found = KeyType::ALL
-        .into_iter()
-        .find(|it| it.as_str() == text.value);
+    let found = KeyType::named(&text.value);
     if found.is_none() {
         problems.unknown_word(text.at, &text.value, &KeyType::ALL.map(KeyType::as_str));
     }

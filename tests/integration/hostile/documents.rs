@@ -164,8 +164,8 @@ fn rendered(host: &HostFacts, apps: &[&App], templates: &Templates) -> RenderedC
             spec: spec.clone(),
             tls: match spec.tls.mode {
                 Some(TlsMode::Internal) => DesiredTls::On {
-                    wanted: wanted(spec),
-                    files: files(),
+                    wanted: vec![wanted(spec)],
+                    files: vec![files()],
                     trusted: true,
                 },
                 _ => DesiredTls::Off,

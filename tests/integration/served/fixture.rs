@@ -173,12 +173,14 @@ impl Served {
         let desired = |spec| DesiredVhost {
             spec,
             tls: DesiredTls::On {
-                wanted: WantedCertificate::new(
-                    vec![Identifier::Dns(NAMES[0].into())],
-                    Issuer::Internal,
-                )
-                .unwrap(),
-                files: self.files(),
+                wanted: vec![
+                    WantedCertificate::new(
+                        vec![Identifier::Dns(NAMES[0].into())],
+                        Issuer::Internal,
+                    )
+                    .unwrap(),
+                ],
+                files: vec![self.files()],
                 trusted: self.trusted,
             },
         };
