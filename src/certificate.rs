@@ -13,7 +13,7 @@ pub mod inquire; // N a CA is asked when to renew, and its answer is remembered
 pub mod internal; // W vhostd's own CA (`tls: internal`)
 pub mod key; // P private keys and signing requests
 pub mod ledger; // W attempts, pending orders and the lock, per certificate
-mod listing; // R what is in a directory that may not be there yet
+pub(crate) mod listing; // R what is in a directory that may not be there yet
 pub mod order; // N CertificateRequest → IssuedCertificate over ACME
 pub mod renew; // W lock → still due? → order → check → store: what the daemon and `renew` call
 pub mod renewal_info; // P when the CA wants a certificate renewed
@@ -204,7 +204,8 @@ impl CertificateRequest {
             key_type: None,
             replaces: stored.map(|stored| stored.serial.clone()),
             renewal_id: stored
-                .filter(|stored| stored.issuer == Issuer::Acme)
+                // another client's account may not replace its own certificate (RFC 9773 §5)
+                .filter(|stored| stored.issuer == Issuer::Acme && !stored.adopted)
                 .and_then(|stored| RenewalId::of(&stored.leaf)),
             expires: stored.map(|stored| stored.validity.not_after),
             by_age: false,
@@ -224,6 +225,8 @@ pub struct IssuedCertificate {
     pub key_pem: PrivateKeyPem,
     /// `None`: it is not from ACME.
     pub origin: Option<Origin>,
+    /// Another client obtained it.
+    pub adopted: bool,
 }
 
 /// From `not_before` up to and including `not_after` (RFC 5280 §4.1.2.5).
@@ -267,6 +270,8 @@ pub struct StoredCertificate {
     pub validity: Validity,
     /// `None`: it is not from ACME, or from a time when nobody wrote it down.
     pub origin: Option<Origin>,
+    /// Another client obtained it: it was never on our terms, and serves until its renewal.
+    pub adopted: bool,
     /// `None`: of a type that is never asked for.
     pub key_type: Option<KeyType>,
     /// Absolute path of `fullchain.pem`.
@@ -280,12 +285,14 @@ pub struct StoredCertificate {
 impl StoredCertificate {
     /// Whether every one of `identifiers` is in it, itself or by a wildcard (RFC 6125 §6.4.3).
     pub fn covers(&self, identifiers: &[Identifier]) -> bool {
-        identifiers.iter().all(|wanted| {
-            self.identifiers
-                .iter()
-                .any(|have| have == wanted || wildcard_covers(have, wanted))
-        })
+        identifiers.iter().all(|it| covers(&self.identifiers, it))
     }
+}
+
+/// Whether `wanted` is one of `identifiers`, or one label below a wildcard of them.
+pub(crate) fn covers(identifiers: &[Identifier], wanted: &Identifier) -> bool {
+    let mut have = identifiers.iter();
+    have.any(|have| have == wanted || wildcard_covers(have, wanted))
 }
 
 fn wildcard_covers(have: &Identifier, wanted: &Identifier) -> bool {

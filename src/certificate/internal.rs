@@ -164,6 +164,7 @@ impl InternalCa {
             chain_pem: leaf.pem(),
             key_pem,
             origin: None,
+            adopted: false,
         })
     }
 

@@ -57,6 +57,7 @@ pub(super) fn self_signed(
         chain_pem: certificate.pem(),
         key_pem,
         origin: None,
+        adopted: false,
     })
 }
 

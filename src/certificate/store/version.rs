@@ -12,7 +12,8 @@ use crate::atomic_file::{self, Batch, WriteError};
 use crate::certificate::chain::{Chain, MAXIMUM_BYTES};
 use crate::certificate::key::PrivateKeyPem;
 use crate::certificate::{
-    CertificateName, CertificateRequest, IssuedCertificate, Issuer, Origin, StoredCertificate,
+    CertificateName, CertificateRequest, Identifier, IssuedCertificate, Issuer, Origin,
+    StoredCertificate, covers,
 };
 
 /// A verified version, and its place among the versions of its name.
@@ -34,6 +35,8 @@ struct Meta {
     sequence: u64,
     #[serde(default)]
     origin: Option<Origin>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    adopted: bool,
 }
 
 impl Stamp {
@@ -72,6 +75,7 @@ pub(super) fn write(
             issuer: request.issuer,
             sequence,
             origin: issued.origin.clone(),
+            adopted: issued.adopted,
         };
         let meta = serde_json::to_vec(&meta).map_err(|error| WriteError {
             operation: "serialize",
@@ -101,6 +105,7 @@ pub(super) fn write(
     let origin = issued.origin.clone();
     Ok(StoredCertificate {
         origin,
+        adopted: issued.adopted,
         ..stored(&path, chain, request.name.clone(), request.issuer)
     })
 }
@@ -130,7 +135,9 @@ pub(super) fn read(path: &Path, name: &CertificateName) -> Result<Version, Strin
         return Err(format!("{CHAIN}: the serial number is {}", chain.serial));
     }
     let first = |identifier| CertificateName::of(identifier) == *name;
-    if !chain.identifiers.iter().any(first) {
+    // what was adopted may have a wildcard instead of the vhost's own name
+    let wildcard = meta.adopted && covers(&chain.identifiers, &Identifier::Dns(name.to_string()));
+    if !chain.identifiers.iter().any(first) && !wildcard {
         return Err(format!("{CHAIN}: not for {name}"));
     }
     let key = PrivateKeyPem::new(text(path, KEY)?);
@@ -140,6 +147,7 @@ pub(super) fn read(path: &Path, name: &CertificateName) -> Result<Version, Strin
     Ok(Version {
         certificate: StoredCertificate {
             origin: meta.origin,
+            adopted: meta.adopted,
             ..stored(path, &chain, name.clone(), meta.issuer)
         },
         sequence: meta.sequence,
@@ -154,6 +162,7 @@ fn stored(path: &Path, chain: &Chain, name: CertificateName, issuer: Issuer) -> 
         identifiers: chain.identifiers.clone(),
         validity: chain.validity,
         origin: None,
+        adopted: false,
         key_type: chain.key_type(),
         chain: path.join(CHAIN),
         key: path.join(KEY),
