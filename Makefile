@@ -11,7 +11,7 @@ LATER := $(abspath $(TARGET))/later
 
 BUILD_NEEDS := gcc:gcc /usr/include/stdlib.h:libc6-dev
 RUN_NEEDS := nginx:nginx
-TEST_NEEDS := pebble:pebble cmp:diffutils g++:g++ git:git ip:iproute2 knotd:knot /bin/kill:procps mkfs.ext4:e2fsprogs mount:mount openssl:openssl patchelf:patchelf perl:perl-base rsync:rsync strace:strace update-ca-certificates:ca-certificates vim:vim
+TEST_NEEDS := pebble:pebble certbot:certbot cmp:diffutils g++:g++ git:git ip:iproute2 knotd:knot /bin/kill:procps mkfs.ext4:e2fsprogs mount:mount openssl:openssl patchelf:patchelf perl:perl-base rsync:rsync strace:strace update-ca-certificates:ca-certificates vim:vim
 
 .PHONY: help demo test bench build install
 

@@ -13,7 +13,7 @@ pub mod inquire; // N a CA is asked when to renew, and its answer is remembered
 pub mod internal; // W vhostd's own CA (`tls: internal`)
 pub mod key; // P private keys and signing requests
 pub mod ledger; // W attempts, pending orders and the lock, per certificate
-mod listing; // R what is in a directory that may not be there yet
+pub(crate) mod listing; // R what is in a directory that may not be there yet
 pub mod order; // N CertificateRequest → IssuedCertificate over ACME
 pub mod pem_files; // R a certificate from files that somebody else renews
 pub mod renew; // W lock → still due? → order → check → store: what the daemon and `renew` call
@@ -252,7 +252,8 @@ impl CertificateRequest {
             key_type: wanted.key_type,
             replaces: stored.map(|stored| stored.serial.clone()),
             renewal_id: stored
-                .filter(|stored| stored.issuer == Issuer::Acme)
+                // another client's account may not replace its own certificate (RFC 9773 §5)
+                .filter(|stored| stored.issuer == Issuer::Acme && !stored.adopted)
                 .and_then(|stored| RenewalId::of(&stored.leaf)),
             expires: stored.map(|stored| stored.validity.not_after),
             by_age: false,
@@ -272,6 +273,8 @@ pub struct IssuedCertificate {
     pub key_pem: PrivateKeyPem,
     /// `None`: it is not from ACME.
     pub origin: Option<Origin>,
+    /// Another client obtained it.
+    pub adopted: bool,
 }
 
 /// From `not_before` up to and including `not_after` (RFC 5280 §4.1.2.5).
@@ -316,6 +319,8 @@ pub struct StoredCertificate {
     pub validity: Validity,
     /// `None`: it is not from ACME, or from a time when nobody wrote it down.
     pub origin: Option<Origin>,
+    /// Another client obtained it: it was never on our terms, and serves until its renewal.
+    pub adopted: bool,
     /// `None`: of a type that is never asked for.
     pub key_type: Option<KeyType>,
     /// Absolute path of `fullchain.pem`.

@@ -32,6 +32,7 @@ pub mod nginx; // X test, reload, ask: the only room that runs or signals nginx
 pub mod reconcile; // orchestrates the steps → Report
 
 // around the flow
+pub mod adoption; // W a certbot lineage → a certificate of ours
 pub mod chance; // R the only one that draws lots
 pub mod cli; // the commands; hints, colours and exit statuses exist only here
 pub mod clock; // R the only reader of the wall clock

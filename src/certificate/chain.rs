@@ -175,6 +175,12 @@ impl Chain {
         soundness::check(&parsed.collect::<Result<Vec<_>, _>>()?)
     }
 
+    /// Whether the leaf is its own issuer: nobody signed it.
+    pub fn is_self_issued(&self) -> bool {
+        let parsed = X509Certificate::from_der(self.leaf());
+        parsed.is_ok_and(|(_, leaf)| leaf.issuer().as_raw() == leaf.subject().as_raw())
+    }
+
     /// The leaf, DER.
     pub fn leaf(&self) -> &[u8] {
         self.certificates.first().map_or(&[], Vec::as_slice)

@@ -163,6 +163,7 @@ impl InternalCa {
             chain_pem: leaf.pem(),
             key_pem,
             origin: None,
+            adopted: false,
         })
     }
 

@@ -18,7 +18,7 @@ pub(super) fn names(directory: &Path) -> io::Result<Vec<String>> {
 }
 
 /// Those that are no dot-files.
-pub(super) fn visible_names(directory: &Path) -> io::Result<Vec<String>> {
+pub(crate) fn visible_names(directory: &Path) -> io::Result<Vec<String>> {
     let mut names = names(directory)?;
     names.retain(|name| !name.starts_with('.'));
     Ok(names)

@@ -424,6 +424,7 @@ impl Running<'_> {
             chain_pem: chain.ok_or_else(|| OrderError::of(step, missing))?,
             key_pem: self.key.clone(),
             origin: Some(self.origin.clone()),
+            adopted: false,
         })
     }
 

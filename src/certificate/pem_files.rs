@@ -80,6 +80,7 @@ pub fn read(
         chain_pem: chain.to_pem(),
         key_pem,
         origin: None,
+        adopted: false,
     })
 }
 

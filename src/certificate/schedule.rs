@@ -241,12 +241,16 @@ fn due_reason(
     }
 }
 
-/// What is good, and not what would be ordered now. What is not known of it is as it should be.
+/// What is good, and not what would be ordered now. What is not known of it is as it should be; and
+/// so is what was adopted: whoever moves here wants no order before the next renewal.
 fn other_terms(
     wanted: &WantedCertificate,
     stored: &StoredCertificate,
     terms: &Terms,
 ) -> Option<DueReason> {
+    if stored.adopted {
+        return None;
+    }
     let mut identifiers = wanted.identifiers.clone();
     identifiers.sort();
     if stored.identifiers != identifiers {

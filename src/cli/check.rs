@@ -91,7 +91,7 @@ impl Check {
     }
 }
 
-fn worker(settings: &Settings) -> Worker {
+pub(super) fn worker(settings: &Settings) -> Worker {
     let active = GenerationStore::new(&settings.state_dir).active();
     active.map_or_else(
         |_| Worker::default(),
@@ -209,7 +209,7 @@ impl Findings {
     }
 }
 
-fn candidate(app: App, file: &VhostFile) -> Candidate {
+pub(super) fn candidate(app: App, file: &VhostFile) -> Candidate {
     Candidate {
         app,
         modified: file.modified,
@@ -237,7 +237,7 @@ fn names(app: &App) -> impl Iterator<Item = &ServerName> {
 }
 
 /// `check` needs no privilege: where the owners cannot be read, files alone decide.
-fn given(settings: &Settings) -> Given {
+pub(super) fn given(settings: &Settings) -> Given {
     let owners = std::fs::read(settings.state_dir.join("owners.json"))
         .ok()
         .and_then(|bytes| serde_json::from_slice(&bytes).ok())

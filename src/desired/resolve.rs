@@ -203,6 +203,7 @@ mod tests {
                 not_after: NOW,
             },
             origin: None,
+            adopted: false,
             key_type: None,
             chain: format!("/{issuer:?}.pem").into(),
             key: "/k".into(),

@@ -6,6 +6,7 @@
     reason = "tests"
 )]
 
+mod adopt;
 mod ca;
 mod certificates;
 mod check;

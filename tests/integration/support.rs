@@ -1,6 +1,7 @@
 //! What the tests stand on: an nginx and a Pebble of their own, an app, a client.
 
 pub mod app;
+pub mod certbot;
 pub mod challenges;
 pub mod client;
 pub mod faults;

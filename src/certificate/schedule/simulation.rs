@@ -246,6 +246,7 @@ impl World {
                 directory: terms().directory,
                 profile: None,
             }),
+            adopted: false,
             key_type: Some(KeyType::EcdsaP256),
             chain: "/c".into(),
             key: "/k".into(),

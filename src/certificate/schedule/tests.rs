@@ -36,6 +36,7 @@ fn stored(wanted: &WantedCertificate, from: OffsetDateTime, days: i64) -> Stored
             directory: terms().directory,
             profile: None,
         }),
+        adopted: false,
         key_type: Some(KeyType::EcdsaP256),
         chain: PathBuf::from("/c"),
         key: PathBuf::from("/k"),
@@ -196,6 +197,35 @@ fn a_changed_key_type_profile_or_ca_is_due_now_and_what_is_not_known_is_not() {
 }
 
 type Asked<'a> = (&'a WantedCertificate, &'a Terms);
+
+#[test]
+fn what_was_adopted_waits_for_its_renewal_and_then_replaces_nobodys() {
+    let wanted = wanted("a.example");
+    let with_more = StoredCertificate {
+        adopted: true,
+        identifiers: [
+            &wanted.identifiers[..],
+            &[Identifier::Dns("b.example".into())],
+        ]
+        .concat(),
+        origin: Some(Origin {
+            directory: "https://other.example/directory".into(),
+            profile: None,
+        }),
+        key_type: Some(KeyType::Rsa2048),
+        ..stored(&wanted, start(), 90)
+    };
+    let decided = |day| decide(&wanted, Some(&with_more), &Memory::default(), day);
+    let waiting = decided(day(59));
+    assert_eq!((waiting.due, waiting.next), (Vec::new(), Some(day(60))));
+    let due = decided(day(60)).due;
+    // its order was another account's (RFC 9773 §5)
+    assert_eq!((due.len(), due[0].renewal_id.as_ref()), (1, None));
+    let mut more = wanted.clone();
+    more.identifiers.push(Identifier::Dns("c.example".into()));
+    let state = state_with(&more, &with_more, &terms(), day(1));
+    assert_eq!(state, due_for(DueReason::Uncovered));
+}
 
 #[test]
 fn the_cas_suggestion_comes_before_the_lifetime() {

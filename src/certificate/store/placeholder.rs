@@ -65,6 +65,7 @@ pub(super) fn self_signed_with(
         chain_pem: certificate.pem(),
         key_pem,
         origin: None,
+        adopted: false,
     })
 }
 

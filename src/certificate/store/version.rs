@@ -14,7 +14,8 @@ use crate::atomic_file::{self, Batch, WriteError};
 use crate::certificate::chain::{Chain, MAXIMUM_BYTES};
 use crate::certificate::key::PrivateKeyPem;
 use crate::certificate::{
-    CertificateName, CertificateRequest, IssuedCertificate, Issuer, Origin, StoredCertificate,
+    CertificateName, CertificateRequest, Identifier, IssuedCertificate, Issuer, Origin,
+    StoredCertificate, covers,
 };
 
 /// A verified version, and its place among the versions of its name.
@@ -36,6 +37,8 @@ struct Meta {
     sequence: u64,
     #[serde(default)]
     origin: Option<Origin>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    adopted: bool,
 }
 
 impl Stamp {
@@ -74,6 +77,7 @@ pub(super) fn write(
         issuer: request.issuer,
         sequence,
         origin: issued.origin.clone(),
+        adopted: issued.adopted,
     };
     let meta = serde_json::to_vec(&meta).map_err(|error| WriteError {
         operation: "serialize",
@@ -112,6 +116,7 @@ pub(super) fn write(
     let origin = issued.origin.clone();
     Ok(StoredCertificate {
         origin,
+        adopted: issued.adopted,
         ..stored(&path, chain, request.name.clone(), request.issuer)
     })
 }
@@ -142,8 +147,11 @@ pub(super) fn read(path: &Path, name: &CertificateName) -> Result<Version, Strin
         return Err(format!("{CHAIN}: it belongs into {expected}"));
     }
     let first = |identifier| CertificateName::of(identifier).as_str() == name.base();
-    // what was not made for us may be good for the name by a wildcard
-    if meta.issuer != Issuer::File && !chain.identifiers.iter().any(first) {
+    // what was not made for us may have a wildcard instead of the vhost's own name
+    let own = Identifier::Dns(name.base().to_owned());
+    let covered = meta.adopted && covers(&chain.identifiers, &own);
+    let foreign = meta.issuer == Issuer::File || covered;
+    if !foreign && !chain.identifiers.iter().any(first) {
         return Err(format!("{CHAIN}: not for {name}"));
     }
     let key = PrivateKeyPem::new(text(path, KEY)?);
@@ -153,6 +161,7 @@ pub(super) fn read(path: &Path, name: &CertificateName) -> Result<Version, Strin
     Ok(Version {
         certificate: StoredCertificate {
             origin: meta.origin,
+            adopted: meta.adopted,
             ..stored(path, &chain, name.clone(), meta.issuer)
         },
         sequence: meta.sequence,
@@ -186,6 +195,7 @@ fn stored(path: &Path, chain: &Chain, name: CertificateName, issuer: Issuer) -> 
         identifiers: chain.identifiers.clone(),
         validity: chain.validity,
         origin: None,
+        adopted: false,
         key_type: chain.key_type(),
         chain: path.join(CHAIN),
         key: path.join(KEY),
