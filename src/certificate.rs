@@ -8,6 +8,7 @@ pub mod account; // W the ACME account's key and URL
 pub mod attempts; // P what failed, and when it is tried again
 pub mod budget; // P what a CA allows, and what was used of it
 pub mod chain; // P PEM → a certificate chain that is what was asked for
+pub mod glance; // P a certificate of whoever, in words
 pub mod http; // N one origin, short waits, small answers: how the CA is spoken to
 pub mod inquire; // N a CA is asked when to renew, and its answer is remembered
 pub mod internal; // W vhostd's own CA (`tls: internal`)
@@ -20,7 +21,7 @@ pub mod renewal_info; // P when the CA wants a certificate renewed
 pub mod reuse; // R the key of a renewal: a new one, or the one that is there
 pub mod schedule; // P what is due now, and when to look again
 pub mod store; // W versioned directories ↔ CertificateInventory
-mod words; // P a stranger's words, fit for a terminal and a status file
+pub(crate) mod words; // P a stranger's words, fit for a terminal and a status file
 
 use std::collections::BTreeMap;
 use std::fmt;

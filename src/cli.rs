@@ -6,6 +6,7 @@ mod ca;
 mod check;
 mod demo;
 mod history;
+mod hooks;
 mod output; // W lines for people on a terminal, data for programs
 mod reload;
 mod renew;
@@ -56,6 +57,8 @@ enum Command {
     Rollback(rollback::Rollback),
     /// The internal CA (`tls: internal`): its roots, and this system's trust in them
     Ca(ca::Ca),
+    /// Whom you have told vhostd to tell: try it out
+    Hooks(hooks::Hooks),
     /// A complete private instance in a temporary directory: needs no root, domain or network
     Demo(demo::Demo),
     /// Prepare this host: directories, generation 0, the include line
@@ -134,6 +137,7 @@ pub fn run(arguments: Arguments) -> Exit {
         Command::History(history) => history.run(&settings),
         Command::Rollback(rollback) => rollback.run(settings),
         Command::Ca(ca) => ca.run(settings),
+        Command::Hooks(hooks) => hooks.run(&settings),
         Command::Setup(setup) => setup.run(settings),
     }
 }

@@ -1,5 +1,7 @@
 //! R: vhostd's own settings, read once per reload.
 
+pub mod hooks; // P whom the operator wants to be told, and of what
+pub mod origin; // P which URLs are spoken to
 mod parse; // P text → Settings | Vec<Diagnostic>
 
 use std::fs;
@@ -10,6 +12,8 @@ use std::path::{Path, PathBuf};
 use crate::certificate::internal::scope::Scope;
 use crate::diagnostic::{Diagnostic, Position, fault};
 use crate::vhost::TlsMode;
+
+use hooks::HookSettings;
 
 /// `vhostd.yml`, every key with its default (contract: docs/settings.md).
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -23,6 +27,7 @@ pub struct Settings {
     pub nginx: NginxSettings,
     pub acme: AcmeSettings,
     pub internal_ca: InternalCaSettings,
+    pub hooks: HookSettings,
     /// What a vhost without a `tls` key gets.
     pub tls: TlsMode,
     /// A vhost's `root` must lie below one of these.
@@ -112,6 +117,7 @@ impl Default for Settings {
             nginx: NginxSettings::default(),
             acme: AcmeSettings::default(),
             internal_ca: InternalCaSettings::default(),
+            hooks: HookSettings::default(),
             tls: TlsMode::Auto,
             roots: ["/srv", "/var/www", "/home", "/opt"]
                 .map(PathBuf::from)

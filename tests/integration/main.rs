@@ -16,6 +16,7 @@ mod drop;
 mod dump;
 mod editors;
 mod fuzz;
+mod hooks;
 mod hostile;
 mod hostile_ca;
 mod load;

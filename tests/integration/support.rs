@@ -9,6 +9,7 @@ pub mod host;
 pub mod mock_ca;
 pub mod nginx;
 pub mod pebble;
+pub mod receiver;
 #[cfg(target_arch = "x86_64")]
 pub mod tracer;
 pub mod traffic;

@@ -1,5 +1,6 @@
 use super::*;
 use crate::settings::InternalCaSettings;
+use crate::settings::hooks::HookSettings;
 use crate::vhost::TlsMode;
 
 fn parsed(text: &str) -> Settings {
@@ -101,6 +102,7 @@ roots: /a/sites
                     .collect(),
             ),
         },
+        hooks: HookSettings::default(),
         tls: TlsMode::Internal,
         roots: vec!["/a/sites".into()],
     };
@@ -139,7 +141,6 @@ fn every_error_is_reported_at_its_place() {
 #[test]
 fn what_a_later_version_brings_is_refused_as_such() {
     for text in [
-        "hooks: {on_failure: []}\n",
         "acme: {external_account: {}}\n",
         "acme: {directory: [https://a.example/d]}\n",
         "acme: {key_type: [ecdsa-p256, rsa-2048]}\n",
