@@ -57,7 +57,7 @@ enum Command {
     Rollback(rollback::Rollback),
     /// The internal CA (`tls: internal`): its roots, and this system's trust in them
     Ca(ca::Ca),
-    /// Whom you have told vhostd to tell: try it out
+    /// Who is told of changes (`hooks` in the settings): try it out
     Hooks(hooks::Hooks),
     /// A complete private instance in a temporary directory: needs no root, domain or network
     Demo(demo::Demo),

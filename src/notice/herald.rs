@@ -240,6 +240,7 @@ impl Watchman {
             Err(error) => return tracing::debug!("failed to {error}"),
         };
         self.look_took = now.elapsed();
+        tracing::debug!("looked for changes in {:.1?}", self.look_took);
         let comparison = compare(self.memory.told.as_ref(), &seen, at);
         if let Some(next) = comparison.next {
             self.look_at = self.look_at.min(now + until(next, at));

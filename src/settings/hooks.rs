@@ -265,7 +265,8 @@ fn url(fields: &mut Fields, is_secret: bool, problems: &mut Problems) -> Option<
             && let Some(node) = fields.take("url")
         {
             let hint = "put it into a file that only root can read, and write `url_file: FILE`";
-            problems.add_with_hint(node.at, "this URL is a secret", Some(hint));
+            // its picture would be in whatever keeps the output
+            problems.add_unshown(node.at, "this URL is a secret", hint);
         }
         return elsewhere.map(UrlSource::Secret);
     }

@@ -400,6 +400,69 @@ fn a_credential_of_systemd_is_found() {
 }
 
 #[test]
+fn a_certificate_that_cannot_be_renewed_is_told_before_and_at_its_end() {
+    let receiver = Receiver::start();
+    let nginx = NginxHost::new();
+    let pebble = Pebble::builder(nginx.http_port)
+        .validity(Duration::from_secs(18))
+        .start();
+    let host = Host::on(nginx, &format!("{}{}", acme(&pebble), webhook(&receiver)));
+    let app = App::start();
+    let _daemon = host.daemon();
+    host.drop_app("hello", NAME, &app);
+    wait_for("the certificate", || {
+        (host.certificate(NAME)?["state"] == "valid").then_some(())
+    });
+    drop(pebble);
+    receiver.wait_for_events(&[
+        "certificate_obtained",
+        "certificate_failing",
+        "certificate_expiring",
+        "certificate_expired",
+    ]);
+    let requests = receiver.requests();
+    let types: Vec<_> = requests
+        .iter()
+        .map(|it| it.json()["type"].clone())
+        .collect();
+    assert_eq!(types, ["success", "warning", "warning", "failure"]);
+    let expiring = requests[2].json()["happened"].clone();
+    let expiring = expiring.as_str().unwrap();
+    assert!(expiring.contains("its renewal failed to"), "{expiring}");
+}
+
+#[test]
+fn the_daemon_tells_when_nginx_is_down_and_when_it_runs_again() {
+    let receiver = Receiver::start();
+    let host = Host::with_settings(&format!("tls: off\n{}", webhook(&receiver)));
+    let _daemon = host.daemon();
+    host.nginx.stop();
+    // an edit, so that it does not take half a minute until it is seen
+    host.drop_app("hello", NAME, &App::start());
+    receiver.wait_for_events(&["nginx_down"]);
+    host.nginx.start();
+    receiver.wait_for_events(&["nginx_down", "nginx_recovered"]);
+}
+
+#[test]
+fn a_receiver_is_known_by_the_systems_roots_or_by_those_that_are_named_for_it() {
+    let host = Host::new();
+    let pebble = Pebble::start(host.nginx.http_port);
+    // somebody who speaks TLS, and takes no such message
+    let url = pebble.directory_url();
+    let ca_file = pebble.ca_file();
+    host.configure(&format!(
+        "hooks: {{on_change: [{{webhook: {{url: \"{url}\", ca_file: {}}}}}, {{webhook: {{url: \"{url}?\"}}}}]}}\n",
+        ca_file.display()
+    ));
+    let (status, tested) = host.json(&["hooks", "test"]);
+    assert_eq!(status, 1);
+    let error = |at: usize| tested["hooks"][at]["error"].as_str().unwrap().to_owned();
+    assert!(error(0).contains("deliver it: HTTP 415"), "{}", error(0));
+    assert!(error(1).contains("UnknownIssuer"), "{}", error(1));
+}
+
+#[test]
 fn a_name_that_is_served_with_another_certificate_is_told_and_shown_until_it_is_right_again() {
     let receiver = Receiver::start();
     let host = Host::with_settings(&format!("tls: internal\n{}", webhook(&receiver)));

@@ -73,8 +73,12 @@ impl Vigil {
             return;
         }
         let installation: Arc<Installation> = news.installation.clone();
-        self.looking
-            .spawn_blocking(move || look(&installation, &names, now));
+        self.looking.spawn_blocking(move || {
+            let looked = look(&installation, &names, now);
+            let (count, took) = (names.len(), at.elapsed());
+            tracing::debug!("asked what is served for {count} names in {took:.1?}");
+            looked
+        });
     }
 
     /// Whether something else is known now.

@@ -52,6 +52,10 @@ fn a_url_that_is_a_secret_does_not_belong_into_the_settings() {
     let said = refused("hooks: {on_failure: [{slack: {url: \"https://hooks.slack.com/T0/B0\"}}]}");
     assert!(said.contains("this URL is a secret"), "{said}");
     assert!(!said.contains("T0/B0"), "{said}");
+    // and no picture of its line is drawn
+    let text = "hooks: {on_failure: [{slack: {url: \"https://hooks.slack.com/T0/B0\"}}]}";
+    let errors = parse(Path::new("vhostd.yml"), text).unwrap_err();
+    assert!(errors.iter().all(|error| error.at.is_none()), "{errors:?}");
 }
 
 #[test]
