@@ -8,6 +8,7 @@ pub mod account; // W the ACME account's key and URL
 pub mod attempts; // P what failed, and when it is tried again
 pub mod budget; // P what a CA allows, and what was used of it
 pub mod chain; // P PEM → a certificate chain that is what was asked for
+pub mod glance; // P a certificate of whoever, in words
 pub mod http; // N one origin, short waits, small answers: how the CA is spoken to
 pub mod inquire; // N a CA is asked when to renew, and its answer is remembered
 pub mod internal; // W vhostd's own CA (`tls: internal`)

@@ -7,6 +7,7 @@ mod ca;
 mod check;
 mod demo;
 mod history;
+mod hooks;
 mod output; // W lines for people on a terminal, data for programs
 mod reload;
 mod renew;
@@ -59,6 +60,8 @@ enum Command {
     Adopt(adopt::Adopt),
     /// The internal CA (`tls: internal`): its roots, and this system's trust in them
     Ca(ca::Ca),
+    /// Who is told of changes (`hooks` in the settings): try it out
+    Hooks(hooks::Hooks),
     /// A complete private instance in a temporary directory: needs no root, domain or network
     Demo(demo::Demo),
     /// Prepare this host: directories, generation 0, the include line
@@ -138,6 +141,7 @@ pub fn run(arguments: Arguments) -> Exit {
         Command::Rollback(rollback) => rollback.run(settings),
         Command::Adopt(adopt) => adopt.run(settings),
         Command::Ca(ca) => ca.run(settings),
+        Command::Hooks(hooks) => hooks.run(&settings),
         Command::Setup(setup) => setup.run(settings),
     }
 }

@@ -23,6 +23,7 @@ use crate::clock::Clock;
 use crate::control::{Call, ControlSocket, ListenError, Request, View};
 use crate::generation::manifest::Reason;
 use crate::installation::{Installation, OpenError};
+use crate::notice::herald::Herald;
 use crate::reconcile::grace::Absences;
 use crate::reconcile::intent::Intent;
 use crate::reconcile::report::Report;
@@ -145,6 +146,8 @@ struct Daemon {
     ready: bool,
     witness: mpsc::UnboundedSender<Report>,
     view: watch::Sender<View>,
+    /// `None` where it could not be started: nobody is told, everything else goes on.
+    herald: Option<Herald>,
 }
 
 /// Runs until SIGTERM or SIGINT.
@@ -178,6 +181,10 @@ pub async fn run_witnessed(
         installation: installation.clone(),
         failure: None,
     });
+    let herald = Herald::start(installation.clone(), clock.clone());
+    let herald = herald
+        .inspect_err(|error| tracing::error!("failed to start whoever tells you: {error}"))
+        .ok();
     let mut daemon = Daemon {
         config,
         orders: Orders::new(clock.clone()),
@@ -201,6 +208,7 @@ pub async fn run_witnessed(
         ready: false,
         witness,
         view,
+        herald,
     };
     let mut signals = Signals::install().map_err(DaemonError::Signal)?;
     let control = socket.serve(calls, viewed);

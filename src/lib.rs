@@ -40,8 +40,10 @@ pub mod control; // N the socket that commands talk to
 pub mod daemon; // one loop, one closed enum of events
 pub mod demo; // X a complete private instance in a temporary directory, and the proof of it
 pub mod installation; // W what every command works on, opened once, and repaired
+pub mod notice; // P what an operator is told; below it, how that is remembered and sent
 pub mod overview; // R what `status` and `history` show
 pub mod preparation; // W `setup` and its undoing
+pub mod served; // N whether nginx still shows the certificates that it should
 pub mod status; // W what the last reconcile found, per vhost
 pub mod systemd; // W READY, RELOADING, STATUS, WATCHDOG
 pub mod trust_store; // W the roots of our CA in the system's own trust store

@@ -22,6 +22,7 @@ mod trial; // X a few vhost files by themselves, in a sandbox
 
 use std::fs;
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -175,6 +176,11 @@ impl HostNginx {
             unprivileged: OnceLock::new(),
             unwalled: OnceLock::new(),
         })
+    }
+
+    /// The certificate that visitors of `host` are shown at `address`, DER.
+    pub fn show(&self, address: SocketAddr, host: &str) -> Result<Vec<u8>, ProbeError> {
+        self.prober.show(address, host)
     }
 
     pub fn certificate_trial(&self) -> CertificateTrial {

@@ -19,8 +19,10 @@ use crate::generation::history::Proof;
 use crate::generation::manifest::Reason;
 use crate::generation::{GenerationError, GenerationStore};
 use crate::installation::Installation;
+use crate::notice::change::Difference;
 use crate::obtain::is_good;
 use crate::reconcile::proof::answering;
+use crate::served::ServedRecord;
 use crate::settings::KeyType;
 use crate::status::{StatusRecord, VhostState, VhostStatus};
 
@@ -67,6 +69,17 @@ pub struct CertificateShown {
     pub suggestion: Option<SuggestionShown>,
     pub attempts: u32,
     pub last_error: Option<String>,
+    /// Whether nginx was seen to show it to visitors; `None`: nobody looked yet.
+    #[serde(default)]
+    pub served: Option<ServedShown>,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct ServedShown {
+    /// When all names had been asked for.
+    pub checked_at: Option<String>,
+    /// Its names that show another one.
+    pub differs: Vec<Difference>,
 }
 
 impl CertificateShown {
@@ -223,6 +236,11 @@ fn certificates(installation: &Installation) -> Result<Vec<CertificateShown>, St
         .certificates
         .values()
         .filter(|stored| !wanted.contains_key(&stored.name));
+    if let Some(record) = ServedRecord::read(&installation.settings.state_dir) {
+        for certificate in &mut shown {
+            certificate.served = Some(served(&record, &certificate.identifiers));
+        }
+    }
     shown.extend(unwanted.map(|stored| CertificateShown {
         renew_at: None,
         ..of_stored(stored, None)
@@ -252,6 +270,7 @@ fn of_wanted(
             suggestion: None,
             attempts: 0,
             last_error: None,
+            served: None,
         },
     };
     if !good && shown.state == CertificateWord::Valid {
@@ -305,6 +324,22 @@ fn of_stored(stored: &StoredCertificate, suggestion: Option<&Suggestion>) -> Cer
         }),
         attempts: 0,
         last_error: None,
+        served: None,
+    }
+}
+
+/// What the last look at the listeners says of the certificate's names.
+fn served(record: &ServedRecord, identifiers: &[String]) -> ServedShown {
+    let is_mine = |host: &str| {
+        let zone = host.split_once('.').map(|(_, zone)| format!("*.{zone}"));
+        identifiers
+            .iter()
+            .any(|it| it == host || Some(it) == zone.as_ref())
+    };
+    let mine = record.differences.iter().filter(|it| is_mine(&it.host));
+    ServedShown {
+        checked_at: rfc3339(record.checked_at),
+        differs: mine.cloned().collect(),
     }
 }
 

@@ -62,6 +62,8 @@ pub struct Applied {
     pub wanted: Vec<WantedCertificate>,
     /// Whether a challenge for a name without a vhost is answered already.
     pub answers_early_challenges: bool,
+    /// Whether `report.rejected` speaks of the vhost files as they are now.
+    pub read_files: bool,
 }
 
 /// What kept a reconcile from even deciding; what served before still serves.
@@ -352,6 +354,7 @@ fn run(
     Ok(Applied {
         report,
         answers_early_challenges: candidate.answers_early_challenges(),
+        read_files: of_files && pinned.is_none(),
         wanted: candidate.wanted,
     })
 }

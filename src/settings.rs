@@ -1,5 +1,7 @@
 //! R: vhostd's own settings, read once per reload.
 
+pub mod hooks; // P whom the operator wants to be told, and of what
+pub mod origin; // P which URLs are spoken to
 mod parse; // P text → Settings | Vec<Diagnostic>
 
 use std::fs;
@@ -12,6 +14,8 @@ use serde::{Deserialize, Serialize};
 use crate::certificate::internal::scope::Scope;
 use crate::diagnostic::{Diagnostic, Position, fault};
 use crate::vhost::{TlsDefaults, TlsMode};
+
+use hooks::HookSettings;
 
 /// `vhostd.yml`, every key with its default (contract: docs/settings.md).
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -26,6 +30,7 @@ pub struct Settings {
     pub acme: AcmeSettings,
     pub dns: DnsSettings,
     pub internal_ca: InternalCaSettings,
+    pub hooks: HookSettings,
     /// What a vhost without a `tls` key gets.
     pub tls: TlsMode,
     /// A vhost's `root` must lie below one of these.
@@ -193,6 +198,7 @@ impl Default for Settings {
             acme: AcmeSettings::default(),
             dns: DnsSettings::default(),
             internal_ca: InternalCaSettings::default(),
+            hooks: HookSettings::default(),
             tls: TlsMode::Auto,
             roots: ["/srv", "/var/www", "/home", "/opt"]
                 .map(PathBuf::from)

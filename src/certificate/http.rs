@@ -17,6 +17,7 @@ use bytes::Bytes;
 use http::header::USER_AGENT;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::body::Body;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -27,6 +28,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls_platform_verifier::Verifier;
 use tokio::time::timeout;
 
+pub(crate) use self::answer::retry_after;
 pub use self::problem::{Problem, Subproblem, SubproblemIdentifier};
 use crate::certificate::attempts::RetryAdvice;
 use crate::certificate::words::one_line;
@@ -87,7 +89,16 @@ pub enum HttpError {
     Trust(#[source] rustls::Error),
 }
 
-type HyperClient = Client<HttpsConnector<HttpConnector>, BodyWrapper<Bytes>>;
+/// What requests with a body of that type are sent with.
+pub(crate) type HyperClient<B = BodyWrapper<Bytes>> = Client<HttpsConnector<HttpConnector>, B>;
+
+/// Where a client goes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Schemes {
+    HttpsOnly,
+    /// For URLs that `settings::origin` has let pass.
+    PlainToo,
+}
 
 impl AcmeHttp {
     /// `ca_file`: PEM roots that are trusted beside the system's; `limit`: for the whole answer to
@@ -222,7 +233,7 @@ impl AcmeHttp {
         if let Some(client) = &*client {
             return Ok(client.clone());
         }
-        let made = connect(self.shared.ca_file.as_deref())?;
+        let made = connect(self.shared.ca_file.as_deref(), Schemes::HttpsOnly)?;
         *client = Some(made.clone());
         Ok(made)
     }
@@ -286,7 +297,15 @@ impl HttpError {
     }
 }
 
-fn connect(ca_file: Option<&Path>) -> Result<HyperClient, HttpError> {
+/// A client that trusts the system's roots and those in `ca_file`, and follows nobody elsewhere.
+pub(crate) fn connect<B>(
+    ca_file: Option<&Path>,
+    schemes: Schemes,
+) -> Result<HyperClient<B>, HttpError>
+where
+    B: Body + Send,
+    B::Data: Send,
+{
     // passed explicitly: nothing of ours depends on which provider another crate installs first
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let verifier = Verifier::new_with_extra_roots(extra_roots(ca_file)?, provider.clone())
@@ -301,11 +320,12 @@ fn connect(ca_file: Option<&Path>) -> Result<HyperClient, HttpError> {
     tcp.enforce_http(false);
     tcp.set_nodelay(true);
     tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
-    let connector = HttpsConnectorBuilder::new()
-        .with_tls_config(tls)
-        .https_only()
-        .enable_http1()
-        .wrap_connector(tcp);
+    let connector = HttpsConnectorBuilder::new().with_tls_config(tls);
+    let connector = match schemes {
+        Schemes::HttpsOnly => connector.https_only(),
+        Schemes::PlainToo => connector.https_or_http(),
+    };
+    let connector = connector.enable_http1().wrap_connector(tcp);
     Ok(Client::builder(TokioExecutor::new())
         .pool_timer(TokioTimer::new())
         .pool_idle_timeout(IDLE)
@@ -329,10 +349,16 @@ fn extra_roots(ca_file: Option<&Path>) -> Result<Vec<CertificateDer<'static>>, H
     }
 }
 
-async fn receive(
-    client: &HyperClient,
-    request: Request<BodyWrapper<Bytes>>,
-) -> Result<Response<Bytes>, HttpError> {
+/// Sends a request and reads the whole answer, whatever its status.
+pub(crate) async fn receive<B>(
+    client: &HyperClient<B>,
+    request: Request<B>,
+) -> Result<Response<Bytes>, HttpError>
+where
+    B: Body + Send + Unpin + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
     let answer = client
         .request(request)
         .await
@@ -370,7 +396,7 @@ const IDLE: Duration = Duration::from_secs(30);
 /// More than the largest certificate chain; a directory has 1 KiB.
 const MAXIMUM_BYTES: usize = 256 * 1024;
 /// Names the project's page once Cargo.toml does, so that a CA's staff know whom to ask.
-const USER_AGENT_VALUE: &str = if env!("CARGO_PKG_REPOSITORY").is_empty() {
+pub(crate) const USER_AGENT_VALUE: &str = if env!("CARGO_PKG_REPOSITORY").is_empty() {
     concat!("vhostd/", env!("CARGO_PKG_VERSION"))
 } else {
     concat!(

@@ -1,14 +1,17 @@
 //! `vhostd reload`
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
 use serde::de::DeserializeOwned;
 
-use super::{Exit, open, output, runtime, verdict};
+use super::{Exit, hooks, open, output, runtime, verdict};
 use crate::clock;
 use crate::control::{Line, Question, Request, client};
 use crate::generation::manifest::Reason;
+use crate::installation::Installation;
+use crate::notice::observe::News;
 use crate::obtain::{Obtaining, obtain_due};
 use crate::reconcile::report::{CertificateSummary, Report, Step};
 use crate::reconcile::{self, ReconcileError};
@@ -37,34 +40,44 @@ impl Reload {
         };
         let request = Request::Reload { wait: self.wait };
         let answer = runtime.block_on(through_daemon(&settings, &request, self.json));
-        let report = match answer {
-            Err(exit) => return exit,
-            Ok(Some(report)) => report,
-            Ok(None) => match self.by_itself(settings, &runtime) {
-                Err(exit) => return exit,
-                Ok(report) => report,
-            },
-        };
-        self.conclude(report)
+        match answer {
+            Err(exit) => exit,
+            Ok(Some(report)) => self.conclude(report),
+            Ok(None) => {
+                let installation = match open(settings) {
+                    Ok(installation) => Arc::new(installation),
+                    Err(exit) => return exit,
+                };
+                let mut news = News::of(installation.clone());
+                let exit = match self.by_itself(&installation, &mut news, &runtime) {
+                    Err(exit) => exit,
+                    Ok(report) => self.conclude(report),
+                };
+                hooks::tell(news);
+                exit
+            }
+        }
     }
 
     fn by_itself(
         &self,
-        settings: Settings,
+        installation: &Installation,
+        news: &mut News,
         runtime: &tokio::runtime::Runtime,
     ) -> Result<Report, Exit> {
-        let installation = open(settings)?;
-        let run = |reason| {
+        let mut run = |reason| {
             let request = request(reason);
             let mut show = |step: &Step| announce(step, self.json);
-            reconcile::reconcile(&installation, &request, &mut show).map_err(|error| failed(&error))
+            let applied = reconcile::reconcile(installation, &request, &mut show);
+            news.reconciled(&applied);
+            applied.map_err(|error| failed(&error))
         };
         let applied = run(Reason::Reload)?;
         if !applied.report.succeeded() {
             return Ok(applied.report);
         }
         let wanted = applied.wanted;
-        let summary = Obtaining::new(&installation, clock::system()).and_then(|obtaining| {
+        let summary = Obtaining::new(installation, clock::system()).and_then(|obtaining| {
             if self.wait {
                 return runtime.block_on(obtain_due(&obtaining, &wanted));
             }

@@ -2,15 +2,20 @@
 
 mod rehearsal; // `vhostd renew --dry-run`
 
+use std::sync::Arc;
+
 use clap::Args;
 
 use rehearsal::rehearse;
 
 use super::reload::{ask_daemon, failed, request};
-use super::{Exit, open, output, runtime};
+use super::{Exit, hooks, open, output, runtime};
 use crate::clock;
 use crate::control::{Line, RenewalResult, Renewed, Request};
 use crate::generation::manifest::Reason;
+use crate::installation::Installation;
+use crate::notice::herald;
+use crate::notice::observe::News;
 use crate::obtain::{Obtaining, Selection, renew};
 use crate::reconcile;
 use crate::reconcile::report::Step;
@@ -90,11 +95,28 @@ impl Renew {
         settings: Settings,
         runtime: &tokio::runtime::Runtime,
     ) -> Result<Renewed, Exit> {
-        let installation = open(settings)?;
-        let refresh = || {
+        let installation = Arc::new(open(settings)?);
+        let mut news = News::of(installation.clone());
+        let renewed = self.obtain_with(&installation, &mut news, runtime);
+        if news.nginx_runs() {
+            herald::look_at_what_is_served(&installation, &clock::system());
+        }
+        hooks::tell(news);
+        renewed
+    }
+
+    fn obtain_with(
+        &self,
+        installation: &Installation,
+        news: &mut News,
+        runtime: &tokio::runtime::Runtime,
+    ) -> Result<Renewed, Exit> {
+        let mut refresh = || {
             let mut quiet = |_: &Step| {};
-            reconcile::refresh(&installation, &request(Reason::Certificate), &mut quiet)
-                .map_err(|error| failed(&error))
+            let request = request(Reason::Certificate);
+            let applied = reconcile::refresh(installation, &request, &mut quiet);
+            news.reconciled(&applied);
+            applied.map_err(|error| failed(&error))
         };
         let applied = refresh()?;
         if !applied.report.succeeded() {
@@ -115,7 +137,7 @@ impl Renew {
                 output::error(&format!("there is no vhost or certificate `{name}`"));
                 Exit::Usage
             })?;
-        let renewed = Obtaining::new(&installation, clock::system())
+        let renewed = Obtaining::new(installation, clock::system())
             .and_then(|obtaining| runtime.block_on(renew(&obtaining, &applied.wanted, &selection)))
             .map_err(|error| {
                 output::error(&format!("failed to {error}"));

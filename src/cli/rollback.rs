@@ -1,11 +1,14 @@
 //! `vhostd rollback`
 
+use std::sync::Arc;
+
 use clap::Args;
 
 use super::reload::{announce, failed, request, through_daemon};
-use super::{Exit, open, output, runtime, verdict};
+use super::{Exit, hooks, open, output, runtime, verdict};
 use crate::control::Request;
 use crate::generation::manifest::Reason;
+use crate::notice::observe::News;
 use crate::reconcile;
 use crate::reconcile::report::{Report, Step};
 use crate::settings::Settings;
@@ -27,12 +30,12 @@ impl Rollback {
         };
         let generation = self.generation;
         let asked = Request::Rollback { generation };
-        let report = match runtime.block_on(through_daemon(&settings, &asked, self.json)) {
+        let (report, news) = match runtime.block_on(through_daemon(&settings, &asked, self.json)) {
             Err(exit) => return exit,
-            Ok(Some(report)) => report,
+            Ok(Some(report)) => (report, None),
             Ok(None) => match self.by_itself(settings) {
                 Err(exit) => return exit,
-                Ok(report) => report,
+                Ok((report, news)) => (report, Some(news)),
             },
         };
         if self.json {
@@ -45,11 +48,13 @@ impl Rollback {
                 ));
             }
         }
+        news.into_iter().for_each(hooks::tell);
         verdict::exit(&report, false)
     }
 
-    fn by_itself(&self, settings: Settings) -> Result<Report, Exit> {
-        let installation = open(settings)?;
+    fn by_itself(&self, settings: Settings) -> Result<(Report, News), Exit> {
+        let installation = Arc::new(open(settings)?);
+        let mut news = News::of(installation.clone());
         let mut show = |step: &Step| announce(step, self.json);
         let applied = reconcile::roll_back_to(
             &installation,
@@ -57,8 +62,9 @@ impl Rollback {
             &request(Reason::Rollback),
             &mut show,
         );
-        applied
-            .map(|applied| applied.report)
-            .map_err(|error| failed(&error))
+        // what was not rolled back is the caller's to know, and changed nothing
+        let applied = applied.map_err(|error| failed(&error))?;
+        news.applied(&applied);
+        Ok((applied.report, news))
     }
 }

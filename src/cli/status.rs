@@ -176,6 +176,26 @@ fn print_vhosts(shown: &Overview, now: OffsetDateTime) {
         )));
     }
     print_incidents(shown);
+    print_differences(shown);
+}
+
+/// Visitors are shown something else than what is stored.
+fn print_differences(shown: &Overview) {
+    let served = shown
+        .certificates
+        .iter()
+        .filter_map(|it| it.served.as_ref());
+    for difference in served.flat_map(|served| &served.differs) {
+        let (host, found) = (&difference.host, &difference.found);
+        let addresses = difference.addresses.join(", ");
+        output::line("");
+        output::warning(&format!(
+            "{host} is not served with its certificate: at {addresses}: {found}"
+        ));
+        output::hint(Some(&format!(
+            "look for another server block with this name: `nginx -T | grep -n {host}`; then run `vhostd reload`"
+        )));
+    }
 }
 
 /// A CA that says why it wants a renewal has an incident.

@@ -43,6 +43,9 @@ impl Daemon {
         match opened {
             Ok((installation, waiting)) => {
                 self.installation = Arc::new(*installation);
+                if let Some(herald) = &self.herald {
+                    herald.reopened(&self.installation);
+                }
                 self.view
                     .send_modify(|view| view.installation.clone_from(&self.installation));
                 self.waiting_for_restart = waiting;
@@ -200,6 +203,13 @@ impl Daemon {
             self.view.send_modify(|view| view.failure = None);
             tracing::info!("reconciles again");
         }
+        if let Some(herald) = &self.herald {
+            herald.applied(&applied);
+            // whoever asks for a reload may have mended what was told
+            if batch.is_manual() {
+                herald.stir();
+            }
+        }
         let waiting = self.waiting_for_restart.iter().cloned();
         applied.report.warnings.extend(waiting);
         self.told.log(&applied.report, batch.reason());
@@ -222,6 +232,9 @@ impl Daemon {
 
     fn failed(&mut self, batch: Batch, error: &ReconcileError) {
         self.expecting = None;
+        if let Some(herald) = &self.herald {
+            herald.failed(error);
+        }
         let message = error.to_string();
         // it is tried again every few seconds: one line says it
         if self.last_failure.as_ref() == Some(&message) {
@@ -257,6 +270,9 @@ impl Daemon {
 
     pub(super) fn on_obtained(&mut self, name: &CertificateName, obtained: &Obtained) {
         let stored = self.orders.finished(name, obtained);
+        if let Some(herald) = &self.herald {
+            herald.stir();
+        }
         if stored && let Some(expecting) = &mut self.expecting {
             expecting.progress = Instant::now();
         }

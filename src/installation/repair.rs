@@ -16,6 +16,7 @@ use crate::generation::manifest::{Manifest, Reason};
 use crate::generation::repair::set_aside;
 use crate::generation::{GenerationError, LockedStore};
 use crate::nginx::dump::Survey;
+use crate::notice;
 use crate::reconcile::pin::{Pin, PinError};
 use crate::trust_store::TrustStore;
 use crate::vhost::source::{self, SourceError};
@@ -86,7 +87,9 @@ impl Installation {
         ];
         let found = directories.iter().filter_map(|path| exposed(path));
         let of_roots = self.internal_ca.advice().into_iter();
-        found.chain(of_roots).chain(self.trust_advice()).collect()
+        let of_secrets = notice::secret::exposures(&self.settings.hooks).into_iter();
+        let others = of_roots.chain(self.trust_advice()).chain(of_secrets);
+        found.chain(others).collect()
     }
 
     fn trust_advice(&self) -> Option<String> {

@@ -69,24 +69,14 @@ impl Prober {
     }
 
     pub fn ask(&self, question: &Question) -> Result<Answer, ProbeError> {
-        let stream =
-            TcpStream::connect_timeout(&question.address, LIMIT).map_err(ProbeError::Connect)?;
-        stream
-            .set_nodelay(true)
-            .and_then(|()| stream.set_read_timeout(Some(LIMIT)))
-            .and_then(|()| stream.set_write_timeout(Some(LIMIT)))
-            .map_err(ProbeError::Connect)?;
+        let stream = connect(question.address)?;
         if !question.tls {
             let reply = self
                 .exchange(stream, &question.host)
                 .map_err(ProbeError::Talk)?;
             return answer(&reply, None);
         }
-        let name = ServerName::try_from(question.host.clone())
-            .map_err(|error| ProbeError::Talk(io::Error::other(error)))?;
-        let connection = ClientConnection::new(self.tls.clone(), name)
-            .map_err(|error| ProbeError::Talk(io::Error::other(error)))?;
-        let mut stream = StreamOwned::new(connection, stream);
+        let mut stream = StreamOwned::new(self.tls_to(&question.host)?, stream);
         let reply = self
             .exchange(&mut stream, &question.host)
             .map_err(ProbeError::Talk)?;
@@ -95,6 +85,34 @@ impl Prober {
             .peer_certificates()
             .and_then(|chain| chain.first());
         answer(&reply, leaf.map(|leaf| leaf.as_ref().to_vec()))
+    }
+
+    /// The certificate that a visitor of `host` is shown, DER, by a handshake and no request.
+    /// [`ProbeError::Foreign`]: a TLS server that shows none for this name.
+    pub fn show(&self, address: SocketAddr, host: &str) -> Result<Vec<u8>, ProbeError> {
+        let mut stream = connect(address)?;
+        let mut connection = self.tls_to(host)?;
+        while connection.is_handshaking() {
+            if let Err(error) = connection.complete_io(&mut stream) {
+                return Err(refused(error));
+            }
+        }
+        let leaf = connection
+            .peer_certificates()
+            .and_then(|chain| chain.first());
+        let leaf = leaf.map(|leaf| leaf.as_ref().to_vec());
+        connection.send_close_notify();
+        let _ = connection.complete_io(&mut stream);
+        leaf.ok_or_else(|| ProbeError::Foreign("an empty chain".to_owned()))
+    }
+
+    fn tls_to(&self, host: &str) -> Result<ClientConnection, ProbeError> {
+        let bare = host.trim_start_matches('[').trim_end_matches(']');
+        let other = |error: Box<dyn std::error::Error + Send + Sync>| {
+            ProbeError::Talk(io::Error::other(error))
+        };
+        let name = ServerName::try_from(bare.to_owned()).map_err(|error| other(error.into()))?;
+        ClientConnection::new(self.tls.clone(), name).map_err(|error| other(error.into()))
     }
 
     fn exchange(&self, mut stream: impl Read + Write, host: &str) -> io::Result<String> {
@@ -111,6 +129,28 @@ impl Prober {
             _ => {}
         }
         Ok(String::from_utf8_lossy(&reply).into_owned())
+    }
+}
+
+fn connect(address: SocketAddr) -> Result<TcpStream, ProbeError> {
+    let stream = TcpStream::connect_timeout(&address, LIMIT).map_err(ProbeError::Connect)?;
+    stream
+        .set_nodelay(true)
+        .and_then(|()| stream.set_read_timeout(Some(LIMIT)))
+        .and_then(|()| stream.set_write_timeout(Some(LIMIT)))
+        .map_err(ProbeError::Connect)?;
+    Ok(stream)
+}
+
+/// An alert or nonsense is an answer; silence and a broken connection are none.
+fn refused(error: io::Error) -> ProbeError {
+    let tls = error.get_ref().and_then(|it| it.downcast_ref());
+    match tls {
+        Some(rustls::Error::AlertReceived(alert)) => {
+            ProbeError::Foreign(format!("TLS alert {alert:?}"))
+        }
+        Some(tls) => ProbeError::Foreign(tls.to_string()),
+        None => ProbeError::Talk(error),
     }
 }
 

@@ -5,9 +5,11 @@ mod dns; // P `dns`: whom names are looked up with
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+use super::hooks::hooks;
+use super::origin;
 use super::{AcmeSettings, DefaultServer, NginxSettings, Settings};
 use crate::certificate::internal::scope::{Scope, Subtree};
-use crate::diagnostic::{Diagnostic, Located, Position};
+use crate::diagnostic::{Diagnostic, Located};
 use crate::vhost::normalized;
 use crate::vhost::parse::tls;
 use crate::yaml::{self, Fields, Node, Problems, Value, quoted};
@@ -60,6 +62,9 @@ fn settings(mut fields: Fields, problems: &mut Problems) -> Settings {
     if let Some(section) = section(&mut fields, "internal_ca", problems) {
         settings.internal_ca.permit = permit(section, problems);
     }
+    if let Some(section) = section(&mut fields, "hooks", problems) {
+        settings.hooks = hooks(section, problems);
+    }
     set(
         &mut settings.tls,
         fields
@@ -73,7 +78,7 @@ fn settings(mut fields: Fields, problems: &mut Problems) -> Settings {
             .filter_map(|root| path(root, problems))
             .collect();
     }
-    fields.finish(&["hooks"], problems);
+    fields.finish(&[], problems);
     settings
 }
 
@@ -199,7 +204,7 @@ fn set_path(target: &mut PathBuf, fields: &mut Fields, key: &'static str, proble
     }
 }
 
-fn path(text: &Located<String>, problems: &mut Problems) -> Option<PathBuf> {
+pub(super) fn path(text: &Located<String>, problems: &mut Problems) -> Option<PathBuf> {
     match normalized(&text.value) {
         Ok(path) => Some(path),
         Err(error) => {
@@ -290,29 +295,14 @@ fn default_server(node: Node, problems: &mut Problems) -> Option<DefaultServer> 
 
 /// RFC 8555 §6.1 requires https. Plain http is for a test server on this host.
 fn directory_url(text: &Located<String>, problems: &mut Problems) -> Option<String> {
-    let refuse = |problems: &mut Problems, at: Position, reason: &str| {
-        let reason = format!("{}: {reason}", quoted(&text.value));
-        let hint = "as in https://acme-v02.api.letsencrypt.org/directory";
-        problems.add_with_hint(at, reason, Some(hint));
-        None
-    };
-    let Ok(url) = text.value.parse::<http::Uri>() else {
-        return refuse(problems, text.at, "not a URL");
-    };
-    let host = url.host().unwrap_or_default();
-    if host.is_empty() || url.authority().is_some_and(|it| it.as_str().contains('@')) {
-        return refuse(problems, text.at, "not a URL with a host");
-    }
-    let bare = host.trim_start_matches('[').trim_end_matches(']');
-    let loopback = host == "localhost"
-        || bare
-            .parse()
-            .is_ok_and(|address: IpAddr| address.is_loopback());
-    match url.scheme_str() {
-        Some("https") => Some(text.value.clone()),
-        Some("http") if loopback => Some(text.value.clone()),
-        Some("http") => refuse(problems, text.at, "http:// only to a loopback address"),
-        _ => refuse(problems, text.at, "not an https:// URL"),
+    match origin::checked(&text.value) {
+        Ok(_) => Some(text.value.clone()),
+        Err(error) => {
+            let reason = format!("{}: {error}", quoted(&text.value));
+            let hint = "as in https://acme-v02.api.letsencrypt.org/directory";
+            problems.add_with_hint(text.at, reason, Some(hint));
+            None
+        }
     }
 }
 

@@ -37,6 +37,13 @@ impl Problems {
         });
     }
 
+    /// As [`Self::add_with_hint`], of a line that is not to be shown.
+    pub fn add_unshown(&mut self, at: Position, reason: &str, hint: &str) {
+        let reason = format!("line {}: {reason}", at.line);
+        let diagnostic = Diagnostic::new(&self.file, reason).hint(hint);
+        self.found.push(diagnostic);
+    }
+
     /// A word that is none of `known`.
     pub fn unknown_word(&mut self, at: Position, word: &str, known: &[&str]) {
         let reason = format!("expected {}, found {}", known.join(" or "), quoted(word));

@@ -18,6 +18,7 @@ mod drop;
 mod dump;
 mod editors;
 mod fuzz;
+mod hooks;
 mod hostile;
 mod hostile_ca;
 mod key_types;

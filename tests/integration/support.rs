@@ -11,6 +11,7 @@ pub mod mock_ca;
 pub mod nameserver;
 pub mod nginx;
 pub mod pebble;
+pub mod receiver;
 #[cfg(target_arch = "x86_64")]
 pub mod tracer;
 pub mod traffic;

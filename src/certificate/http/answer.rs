@@ -99,7 +99,7 @@ pub(super) fn check_encoding(headers: &HeaderMap) -> Result<(), HttpError> {
 }
 
 /// RFC 9110 §10.2.3: seconds, or a date, which is compared with the server's own clock.
-pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     if let Ok(seconds) = value.parse() {
         return Some(Duration::from_secs(seconds));

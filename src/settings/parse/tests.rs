@@ -1,4 +1,5 @@
 use super::*;
+use crate::settings::hooks::HookSettings;
 use crate::settings::{DnsSettings, InternalCaSettings, KeyType};
 use crate::vhost::TlsMode;
 
@@ -108,6 +109,7 @@ roots: /a/sites
                     .collect(),
             ),
         },
+        hooks: HookSettings::default(),
         tls: TlsMode::Internal,
         roots: vec!["/a/sites".into()],
     };
@@ -146,7 +148,6 @@ fn every_error_is_reported_at_its_place() {
 #[test]
 fn what_a_later_version_brings_is_refused_as_such() {
     for text in [
-        "hooks: {on_failure: []}\n",
         "acme: {external_account: {}}\n",
         "acme: {directory: [https://a.example/d]}\n",
         "acme: {renew: 30d}\n",

@@ -1,0 +1,157 @@
+//! N: what one hook has not got yet → sent, a few at a time and in order.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use super::super::message::digest;
+use super::super::observe::host_name;
+use super::super::send::{SendError, send};
+use crate::notice::Notice;
+use crate::settings::hooks::{Hook, HookId};
+
+/// A round for one hook.
+pub(super) struct Delivery {
+    label: String,
+    hook: Hook,
+    /// Each with the notices that it stands for.
+    messages: Vec<(Notice, BTreeSet<String>)>,
+    /// After that no request is waited for.
+    end: Option<Instant>,
+}
+
+pub(super) struct Delivered {
+    pub(super) id: HookId,
+    label: String,
+    /// Of the notices that were taken.
+    pub(super) sent: BTreeSet<String>,
+    error: Option<SendError>,
+}
+
+/// How it goes with a hook.
+#[derive(Default)]
+pub(super) struct Standing {
+    pub(super) is_busy: bool,
+    pub(super) not_before: Option<Instant>,
+    /// The last one, while it has not been made good.
+    pub(super) error: Option<String>,
+    /// In a row.
+    failures: usize,
+}
+
+impl Delivery {
+    pub(super) fn new(
+        label: String,
+        hook: &Hook,
+        notices: &[&Notice],
+        end: Option<Instant>,
+    ) -> Self {
+        let messages = match hook {
+            // programs want each
+            Hook::Command(_) | Hook::Webhook(_) => notices
+                .iter()
+                .map(|it| ((*it).clone(), vec![*it]))
+                .collect(),
+            Hook::Discord(_) | Hook::Ntfy(_) | Hook::Slack(_) => digest(notices),
+        };
+        let ids = |all: Vec<&Notice>| all.iter().map(|it| it.id.clone()).collect();
+        let first = messages.into_iter().take(IN_A_ROUND);
+        Self {
+            label,
+            hook: hook.clone(),
+            messages: first.map(|(notice, all)| (notice, ids(all))).collect(),
+            end,
+        }
+    }
+
+    pub(super) async fn carry_out(self) -> Delivered {
+        let host = host_name();
+        let (mut sent, mut error) = (BTreeSet::new(), None);
+        for (notice, ids) in self.messages {
+            let left = self
+                .end
+                .map(|end| end.saturating_duration_since(Instant::now()));
+            let limit = left.unwrap_or(ANSWER_LIMIT).min(ANSWER_LIMIT);
+            if limit.is_zero() {
+                break;
+            }
+            match send(&self.hook, &notice, &host, limit).await {
+                Ok(()) => sent.extend(ids),
+                Err(failed) => {
+                    let goes_on = failed.is_about_the_message();
+                    error = Some(failed);
+                    if !goes_on {
+                        break;
+                    }
+                }
+            }
+        }
+        Delivered {
+            id: self.hook.id(),
+            label: self.label,
+            sent,
+            error,
+        }
+    }
+}
+
+impl Standing {
+    pub(super) fn is_ready(&self, now: Instant) -> bool {
+        !self.is_busy && self.not_before.is_none_or(|not_before| not_before <= now)
+    }
+
+    /// A dead hook is logged when it dies and when it lives again.
+    pub(super) fn note(&mut self, delivered: &Delivered, now: Instant) {
+        self.is_busy = false;
+        let hook = &delivered.label;
+        let Some(error) = &delivered.error else {
+            if self.error.take().is_some() {
+                tracing::info!(hook, "takes messages again");
+            }
+            (self.failures, self.not_before) = (0, None);
+            return;
+        };
+        let delay = delay(self.failures, error.retry_after());
+        (self.failures, self.not_before) = (self.failures + 1, Some(now + delay));
+        match self.error.replace(error.to_string()) {
+            None => tracing::warn!(hook, "failed to {error}; it is tried again for a day"),
+            Some(_) => tracing::debug!(hook, "failed to {error}; tried again in {delay:?}"),
+        }
+    }
+}
+
+fn delay(failures: usize, asked: Option<Duration>) -> Duration {
+    let usual = DELAYS.get(failures).copied().unwrap_or(LONGEST);
+    usual.max(asked.unwrap_or_default().min(LONGEST))
+}
+
+/// Until a receiver has answered.
+pub(crate) const ANSWER_LIMIT: Duration = Duration::from_secs(15);
+/// What is taken is struck out after each round.
+const IN_A_ROUND: usize = 20;
+const DELAYS: [Duration; 4] = [
+    Duration::from_secs(1),
+    Duration::from_secs(10),
+    Duration::from_secs(60),
+    Duration::from_secs(600),
+];
+const LONGEST: Duration = Duration::from_secs(3600);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dead_hook_is_tried_less_and_less_often_and_not_before_it_says() {
+        let seconds = |failures, asked: u64| {
+            let asked = (asked > 0).then(|| Duration::from_secs(asked));
+            delay(failures, asked).as_secs()
+        };
+        assert_eq!(
+            [0, 1, 2, 3, 4, 99].map(|n| seconds(n, 0)),
+            [1, 10, 60, 600, 3600, 3600]
+        );
+        assert_eq!(seconds(0, 30), 30);
+        assert_eq!(seconds(2, 30), 60);
+        assert_eq!(seconds(0, 1_000_000), 3600);
+    }
+}

@@ -1,0 +1,234 @@
+//! W: what was told, and what is still to be sent: `notices/memory.json` in the state directory.
+//!
+//! A directory of its own: the state directory belongs to whoever reconciles, who removes what
+//! others are just writing there.
+//!
+//! A notice is written down together with the state that it is about, before it is sent, and struck
+//! out after somebody has taken it. So a crash in between sends it again, and none is lost.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use time::{Duration, OffsetDateTime};
+
+use super::Notice;
+use super::change::Told;
+use crate::atomic_file::{self, WriteError};
+use crate::settings::hooks::{HookId, HookSettings};
+
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Memory {
+    /// `None`: nobody was told anything yet.
+    pub told: Option<Told>,
+    /// In the order in which it happened.
+    pub unsent: Vec<Unsent>,
+}
+
+/// A notice, and who has yet to take it.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Unsent {
+    pub notice: Notice,
+    pub hooks: BTreeSet<HookId>,
+}
+
+/// The right to look and to send; one process has it at a time, so that each notice is sent once.
+#[derive(Debug)]
+pub struct Turn(#[allow(dead_code, reason = "held, not read")] File);
+
+#[derive(Debug, thiserror::Error)]
+pub enum MemoryError {
+    #[error("lock {}: {source}", path.display())]
+    Lock {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("read {}: {source}", path.display())]
+    Read {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error(transparent)]
+    Write(#[from] WriteError),
+}
+
+/// `None`: another process has it.
+pub fn take_turn(state_dir: &Path) -> Result<Option<Turn>, MemoryError> {
+    let directory = directory(state_dir)?;
+    let path = directory.join("lock");
+    let file = atomic_file::lock_file(&path)?;
+    match file.try_lock() {
+        Ok(()) => {
+            atomic_file::sweep_dead(&directory)?;
+            Ok(Some(Turn(file)))
+        }
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(source)) => Err(MemoryError::Lock { path, source }),
+    }
+}
+
+impl Memory {
+    /// What is missing or damaged is begun anew: what is wrong then is told once more.
+    pub fn read(state_dir: &Path) -> Result<Self, MemoryError> {
+        let path = path(state_dir);
+        match fs::read(&path) {
+            Ok(bytes) => Ok(serde_json::from_slice(&bytes).unwrap_or_else(|error| {
+                tracing::warn!("{} is damaged and begun anew: {error}", path.display());
+                Self::default()
+            })),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::default()),
+            Err(source) => Err(MemoryError::Read { path, source }),
+        }
+    }
+
+    pub fn write(&self, state_dir: &Path) -> Result<(), MemoryError> {
+        directory(state_dir)?;
+        Ok(atomic_file::write_json(&path(state_dir), self, 0o600)?)
+    }
+
+    /// While nobody is to be told, nothing is remembered: who is told later begins with that time.
+    pub fn forget(state_dir: &Path) -> Result<(), MemoryError> {
+        let path = path(state_dir);
+        if path.exists() {
+            atomic_file::remove(&path)?;
+        }
+        Ok(())
+    }
+
+    /// Adds notices for those of `hooks` who want them.
+    pub fn add(&mut self, notices: Vec<Notice>, hooks: &HookSettings) {
+        for notice in notices {
+            let about_failure = notice.event.is_about_failure();
+            let on_failure = hooks.on_failure.iter().filter(|_| about_failure);
+            let all = on_failure.chain(&hooks.on_change);
+            let hooks: BTreeSet<HookId> = all.map(|hook| hook.id()).collect();
+            if !hooks.is_empty() {
+                self.unsent.push(Unsent { notice, hooks });
+            }
+        }
+    }
+
+    pub fn strike_out(&mut self, hook: &HookId, sent: &BTreeSet<String>) {
+        for unsent in &mut self.unsent {
+            if sent.contains(&unsent.notice.id) {
+                unsent.hooks.remove(hook);
+            }
+        }
+        self.unsent.retain(|unsent| !unsent.hooks.is_empty());
+    }
+
+    /// What nobody will take: for hooks that are gone, too old, or beyond what is kept. Returns how
+    /// many were given up that somebody still should have had.
+    pub fn tidy(&mut self, hooks: &HookSettings, now: OffsetDateTime) -> usize {
+        let known: BTreeSet<HookId> = hooks.all().iter().map(|(_, hook)| hook.id()).collect();
+        for unsent in &mut self.unsent {
+            unsent.hooks.retain(|hook| known.contains(hook));
+        }
+        self.unsent.retain(|unsent| !unsent.hooks.is_empty());
+        let before = self.unsent.len();
+        self.unsent.retain(|unsent| unsent.notice.at + KEPT > now);
+        let beyond = self.unsent.len().saturating_sub(MOST_UNSENT);
+        self.unsent.drain(..beyond);
+        before - self.unsent.len()
+    }
+
+    pub fn unsent_to<'a>(&'a self, hook: &HookId) -> Vec<&'a Notice> {
+        let mine = self.unsent.iter().filter(|it| it.hooks.contains(hook));
+        mine.map(|unsent| &unsent.notice).collect()
+    }
+}
+
+/// Makes it where it is missing.
+pub(crate) fn directory(state_dir: &Path) -> Result<PathBuf, WriteError> {
+    let directory = state_dir.join(DIRECTORY);
+    if !directory.is_dir() {
+        atomic_file::create_directory(&directory, 0o700)?;
+    }
+    Ok(directory)
+}
+
+fn path(state_dir: &Path) -> PathBuf {
+    state_dir.join(DIRECTORY).join("memory.json")
+}
+
+pub(crate) const DIRECTORY: &str = "notices";
+
+/// An older alarm helps nobody.
+const KEPT: Duration = Duration::DAY;
+/// Of a queue that nobody takes anything from.
+const MOST_UNSENT: usize = 2000;
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods)]
+mod tests {
+    use super::*;
+    use crate::notice::Event;
+    use crate::settings::hooks::{Argv, Hook};
+
+    fn command(program: &str) -> Hook {
+        Hook::Command(Argv {
+            program: program.into(),
+            arguments: Vec::new(),
+        })
+    }
+
+    fn notice(event: Event, at: OffsetDateTime) -> Notice {
+        Notice {
+            event,
+            id: format!("{event:?}"),
+            ..Notice::test(at)
+        }
+    }
+
+    #[test]
+    fn on_failure_hears_of_what_is_wrong_and_on_change_of_everything_once() {
+        let now = OffsetDateTime::UNIX_EPOCH;
+        let (both, change) = (command("/both"), command("/change"));
+        let hooks = HookSettings {
+            on_failure: vec![both.clone()],
+            on_change: vec![both.clone(), change.clone()],
+        };
+        let failure_only = HookSettings {
+            on_change: Vec::new(),
+            ..hooks.clone()
+        };
+        let notices = [Event::CertificateFailing, Event::CertificateRenewed];
+        let notices = notices.map(|event| notice(event, now)).to_vec();
+        let mut memory = Memory::default();
+        memory.add(notices.clone(), &failure_only);
+        assert_eq!(memory.unsent.len(), 1);
+        let mut memory = Memory::default();
+        memory.add(notices, &hooks);
+        assert_eq!(memory.unsent_to(&both.id()).len(), 2);
+        assert_eq!(memory.unsent_to(&change.id()).len(), 2);
+        let sent = BTreeSet::from(["CertificateFailing".to_owned()]);
+        memory.strike_out(&both.id(), &sent);
+        assert_eq!(memory.unsent_to(&both.id()).len(), 1);
+        assert_eq!(memory.unsent_to(&change.id()).len(), 2);
+        // one of them is taken out of the settings
+        assert_eq!(memory.tidy(&failure_only, now), 0);
+        assert_eq!(memory.unsent.len(), 1);
+        assert_eq!(memory.tidy(&failure_only, now + Duration::days(2)), 1);
+        assert!(memory.unsent.is_empty());
+    }
+
+    #[test]
+    fn what_is_damaged_is_begun_anew_and_only_one_has_its_turn() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = directory.path();
+        assert_eq!(Memory::read(state).unwrap(), Memory::default());
+        fs::create_dir(state.join("notices")).unwrap();
+        fs::write(state.join("notices/memory.json"), "{").unwrap();
+        assert_eq!(Memory::read(state).unwrap(), Memory::default());
+        Memory::forget(state).unwrap();
+        assert!(!state.join("notices/memory.json").exists());
+        let turn = take_turn(state).unwrap();
+        assert!(turn.is_some() && take_turn(state).unwrap().is_none());
+        drop(turn);
+        assert!(take_turn(state).unwrap().is_some());
+    }
+}

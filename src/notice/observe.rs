@@ -1,0 +1,206 @@
+//! R: what is the case now: what is on disk, and what the last reconcile said.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use time::{Duration, OffsetDateTime};
+
+use super::change::{CertificateSeen, Failing, Observed, Unapplied, Version};
+use crate::certificate::attempts::{Attempts, RetryAdvice};
+use crate::certificate::schedule::{Memory, renew_at};
+use crate::certificate::{StoredCertificate, WantedCertificate};
+use crate::installation::Installation;
+use crate::reconcile::report::Report;
+use crate::reconcile::{Applied, ReconcileError};
+use crate::served::ServedRecord;
+use crate::status::StatusRecord;
+
+/// What is known of the last reconcile.
+#[derive(Clone, Debug)]
+pub struct News {
+    pub installation: Arc<Installation>,
+    /// `None`: as the status on disk says.
+    pub wanted: Option<Arc<Vec<WantedCertificate>>>,
+    /// `None`: there was none yet.
+    pub reconciled: Option<Reconciled>,
+}
+
+#[derive(Clone, Debug)]
+pub enum Reconciled {
+    Applied {
+        report: Arc<Report>,
+        /// Whether it speaks of the vhost files as they are.
+        read_files: bool,
+    },
+    /// Nothing could even be decided: a fragment that fits "failed to …".
+    Failed(String),
+}
+
+impl News {
+    pub fn of(installation: Arc<Installation>) -> Self {
+        Self {
+            installation,
+            wanted: None,
+            reconciled: None,
+        }
+    }
+
+    pub fn applied(&mut self, applied: &Applied) {
+        self.wanted = Some(Arc::new(applied.wanted.clone()));
+        self.reconciled = Some(Reconciled::Applied {
+            report: Arc::new(applied.report.clone()),
+            read_files: applied.read_files,
+        });
+    }
+
+    pub fn failed(&mut self, error: &ReconcileError) {
+        self.reconciled = Some(Reconciled::Failed(error.to_string()));
+    }
+
+    pub fn reconciled(&mut self, reconciled: &Result<Applied, ReconcileError>) {
+        match reconciled {
+            Ok(applied) => self.applied(applied),
+            Err(error) => self.failed(error),
+        }
+    }
+
+    /// Whether nobody has to look because of it: the daemon reconciles every few seconds.
+    pub fn says_the_same(&self, other: &Self) -> bool {
+        let same = match (&self.reconciled, &other.reconciled) {
+            (
+                Some(Reconciled::Applied { report, read_files }),
+                Some(Reconciled::Applied {
+                    report: before,
+                    read_files: read_before,
+                }),
+            ) => {
+                report.generation == before.generation
+                    && report.error == before.error
+                    && report.nginx_running == before.nginx_running
+                    && report.nginx_upgrading == before.nginx_upgrading
+                    && report.rejected == before.rejected
+                    && read_files == read_before
+            }
+            (Some(Reconciled::Failed(now)), Some(Reconciled::Failed(before))) => now == before,
+            _ => false,
+        };
+        same && self.wanted == other.wanted
+    }
+
+    /// Whether nginx ran when somebody looked last.
+    pub fn nginx_runs(&self) -> bool {
+        match &self.reconciled {
+            Some(Reconciled::Applied { report, .. }) => {
+                report.nginx_running && !report.nginx_upgrading
+            }
+            _ => false,
+        }
+    }
+}
+
+pub fn observe(news: &News, now: OffsetDateTime, patience: Duration) -> Result<Observed, String> {
+    let state_dir = &news.installation.settings.state_dir;
+    let mut seen = Observed {
+        patience,
+        served: ServedRecord::read(state_dir).map(|record| record.differences),
+        ..Observed::default()
+    };
+    certificates(news, now, &mut seen)?;
+    match &news.reconciled {
+        None => {}
+        Some(Reconciled::Failed(message)) => {
+            seen.applied = Some(Err(Unapplied {
+                error: format!("failed to {message}"),
+                hint: None,
+            }));
+        }
+        Some(Reconciled::Applied { report, read_files }) => {
+            seen.nginx_running = Some(report.nginx_running);
+            // an nginx that is down or being upgraded takes nothing, and says nothing about it
+            if report.nginx_running && !report.nginx_upgrading {
+                let unapplied = report.error.clone().map(|error| Unapplied {
+                    error,
+                    hint: report.hint.clone(),
+                });
+                seen.applied = Some(unapplied.map_or(Ok(()), Err));
+            }
+            seen.rejected = read_files.then(|| report.rejected.clone());
+        }
+    }
+    Ok(seen)
+}
+
+fn certificates(news: &News, now: OffsetDateTime, seen: &mut Observed) -> Result<(), String> {
+    let installation = &news.installation;
+    let words = |error: &dyn std::fmt::Display| error.to_string();
+    let (inventory, _) = installation
+        .certificates
+        .inventory()
+        .map_err(|e| words(&e))?;
+    let stored = inventory.certificates.iter();
+    seen.stored = stored
+        .map(|(name, stored)| (name.clone(), stored.serial.clone()))
+        .collect();
+    let wanted = match &news.wanted {
+        Some(wanted) => wanted.clone(),
+        None => match StatusRecord::read(&installation.settings.state_dir) {
+            Some(record) => Arc::new(record.wanted),
+            None => return Ok(()),
+        },
+    };
+    let memories = installation.ledger.memories().map_err(|e| words(&e))?;
+    let active = installation.generations.active().map_err(|e| words(&e))?;
+    let served: BTreeSet<_> = active.manifest.certificates.iter().collect();
+    let nothing = Memory::default();
+    let certificates = wanted.iter().map(|wanted| {
+        let stored = inventory.certificates.get(&wanted.name);
+        let memory = memories.get(&wanted.name).unwrap_or(&nothing);
+        let is_served = |stored: &StoredCertificate| {
+            let directory = stored.chain.parent().map(Path::to_path_buf);
+            directory.is_some_and(|directory| served.contains(&directory))
+        };
+        CertificateSeen {
+            name: wanted.name.clone(),
+            identifiers: wanted.identifiers.iter().map(ToString::to_string).collect(),
+            version: stored.map(|stored| Version {
+                serial: stored.serial.clone(),
+                validity: stored.validity,
+                renew_at: renew_at(stored.validity, memory.suggestion(&stored.serial)),
+                is_served: is_served(stored),
+            }),
+            is_covering: stored.is_some_and(|stored| stored.covers(&wanted.identifiers)),
+            failing: memory
+                .attempts
+                .as_ref()
+                .and_then(|attempts| failing(attempts, wanted, now)),
+        }
+    });
+    seen.certificates = Some(certificates.collect());
+    Ok(())
+}
+
+/// `None`: nothing failed, or something else did. What a CA would not allow yet, and so was not even
+/// tried, is as little there as what was tried in vain.
+fn failing(
+    attempts: &Attempts,
+    wanted: &WantedCertificate,
+    now: OffsetDateTime,
+) -> Option<Failing> {
+    let mine = attempts.is_about(&wanted.identifiers, wanted.issuer);
+    mine.then(|| Failing {
+        error: attempts.last_error.clone().unwrap_or_default(),
+        next: attempts.next.filter(|next| *next > now),
+        is_useless: attempts.retry == RetryAdvice::Useless,
+    })
+}
+
+/// How this host calls itself: of many that report to one channel, which one it is.
+pub fn host_name() -> String {
+    let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    match name.trim() {
+        "" => "this host".to_owned(),
+        name => crate::diagnostic::printable(name),
+    }
+}

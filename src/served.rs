@@ -1,0 +1,239 @@
+//! N: whether nginx still shows visitors the certificates that it should.
+//!
+//! A reload is proven when it happens (`reconcile::proof`); afterwards a hand-written server block,
+//! another `default_server` or somebody's own restart of nginx may come between. So every name is
+//! asked for once a day, and soon after its certificate changed: one handshake at each listener, one
+//! after the other and with pauses, so that a thousand names are not felt.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+
+use crate::atomic_file::{self, WriteError};
+use crate::certificate::glance::glance;
+use crate::generation::manifest::{Manifest, ServedName};
+use crate::installation::Installation;
+use crate::nginx::probe::{ProbeError, reachable};
+use crate::notice::change::Difference;
+use crate::notice::memory;
+use crate::reconcile::proof::fingerprint;
+
+/// What was seen last: `notices/served.json` in the state directory.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct ServedRecord {
+    /// When every name had been asked for.
+    #[serde(with = "time::serde::rfc3339")]
+    pub checked_at: OffsetDateTime,
+    pub differences: Vec<Difference>,
+}
+
+/// A name, and the fingerprint of the certificate that it should have.
+pub type Expected = BTreeMap<String, String>;
+
+/// What a look found of the names that it was about.
+#[derive(Debug, Default)]
+pub struct Looked {
+    /// Those that answered, with what they should have had.
+    pub asked: Expected,
+    /// Of those.
+    pub differences: Vec<Difference>,
+}
+
+/// Shows a name's certificate at an address.
+pub type Show<'a> = &'a dyn Fn(SocketAddr, &str) -> Result<Vec<u8>, ProbeError>;
+
+impl ServedRecord {
+    pub fn read(state_dir: &Path) -> Option<Self> {
+        serde_json::from_slice(&fs::read(path(state_dir)).ok()?).ok()
+    }
+
+    pub fn write(&self, state_dir: &Path) -> Result<(), WriteError> {
+        memory::directory(state_dir)?;
+        atomic_file::write_json(&path(state_dir), self, 0o600)
+    }
+
+    /// Takes in what a look at some names found. Names that are served no more are forgotten.
+    pub fn learn(&mut self, looked: &Looked, expected: &Expected) {
+        self.differences
+            .retain(|it| !looked.asked.contains_key(&it.host) && expected.contains_key(&it.host));
+        self.differences.extend(looked.differences.iter().cloned());
+        self.differences.sort_by(|a, b| a.host.cmp(&b.host));
+    }
+}
+
+/// What `manifest` says of each name with TLS.
+pub fn expected(manifest: &Manifest) -> Expected {
+    let names = manifest.names.iter();
+    let with_tls = names.filter_map(|ServedName { host, leaf, .. }| {
+        let leaf = leaf.clone()?;
+        Some((host.clone(), leaf))
+    });
+    with_tls.collect()
+}
+
+/// Asks for those names of the active generation. What seems wrong is asked for again while nobody
+/// may activate another one: in the middle of a reload every answer is right.
+pub fn look(
+    installation: &Installation,
+    names: &BTreeSet<String>,
+    now: OffsetDateTime,
+) -> Result<Looked, String> {
+    let generations = &installation.generations;
+    let words = |error: &dyn std::fmt::Display| error.to_string();
+    let manifest = generations.active().map_err(|e| words(&e))?.manifest;
+    let show = |address, host: &str| installation.host_nginx.show(address, host);
+    let wanted = of(&expected(&manifest), names);
+    let first = survey(&show, &manifest.https, &wanted, Pace::Easy, now);
+    if first.differences.is_empty() {
+        return Ok(first);
+    }
+    let _locked = generations.lock(LOCK_LIMIT).map_err(|e| words(&e))?;
+    let manifest = generations.active().map_err(|e| words(&e))?.manifest;
+    let doubted: BTreeSet<String> = first.differences.iter().map(|it| it.host.clone()).collect();
+    let wanted = of(&expected(&manifest), &doubted);
+    let second = survey(&show, &manifest.https, &wanted, Pace::Fast, now);
+    let mut asked = first.asked;
+    asked.retain(|host, _| !doubted.contains(host));
+    asked.extend(second.asked);
+    Ok(Looked {
+        asked,
+        differences: second.differences,
+    })
+}
+
+fn of(expected: &Expected, names: &BTreeSet<String>) -> Expected {
+    let mine = expected.iter().filter(|(host, _)| names.contains(*host));
+    mine.map(|(host, leaf)| (host.clone(), leaf.clone()))
+        .collect()
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Pace {
+    /// Most of the time is left to others.
+    Easy,
+    Fast,
+}
+
+fn survey(
+    show: Show<'_>,
+    listeners: &[SocketAddr],
+    expected: &Expected,
+    pace: Pace,
+    now: OffsetDateTime,
+) -> Looked {
+    let mut looked = Looked::default();
+    for (host, leaf) in expected {
+        let begin = Instant::now();
+        let mut found: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for address in listeners.iter().copied().map(reachable) {
+            match shown(show, address, host, leaf, now) {
+                Ok(None) => {}
+                Ok(Some(instead)) => found.entry(instead).or_default().push(address.to_string()),
+                // an nginx that is down or stalled says nothing about any name
+                Err(()) => return looked,
+            }
+        }
+        looked.asked.insert(host.clone(), leaf.clone());
+        if let Some((found, addresses)) = found.pop_first() {
+            looked.differences.push(Difference {
+                host: host.clone(),
+                addresses,
+                found,
+            });
+        }
+        if pace == Pace::Easy {
+            thread::sleep((begin.elapsed() * REST_FACTOR).min(LONGEST_REST));
+        }
+    }
+    looked
+}
+
+/// What is shown instead of what should be; an error where nothing answers.
+fn shown(
+    show: Show<'_>,
+    address: SocketAddr,
+    host: &str,
+    leaf: &str,
+    now: OffsetDateTime,
+) -> Result<Option<String>, ()> {
+    match show(address, host) {
+        Ok(der) if fingerprint(&der) == *leaf => Ok(None),
+        Ok(der) => Ok(Some(glance(&der, now))),
+        Err(ProbeError::Foreign(why)) => Ok(Some(format!("no certificate at all ({why})"))),
+        Err(ProbeError::Connect(_) | ProbeError::Talk(_)) => Err(()),
+    }
+}
+
+fn path(state_dir: &Path) -> PathBuf {
+    state_dir.join(memory::DIRECTORY).join("served.json")
+}
+
+/// A handshake takes its time twice, here and in nginx: five parts of six are left to others.
+const REST_FACTOR: u32 = 5;
+const LONGEST_REST: Duration = Duration::from_millis(500);
+/// Whoever reconciles just now is not in anybody's way: it is looked again.
+const LOCK_LIMIT: Duration = Duration::from_secs(30);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn now() -> OffsetDateTime {
+        OffsetDateTime::UNIX_EPOCH
+    }
+
+    fn all(hosts: &[&str]) -> Expected {
+        let leaf = |host: &&str| ((*host).to_owned(), fingerprint(host.as_bytes()));
+        hosts.iter().map(leaf).collect()
+    }
+
+    #[test]
+    fn a_name_that_shows_something_else_at_one_address_differs_there() {
+        let listeners = ["0.0.0.0:443", "[::]:443"].map(|it| it.parse().unwrap());
+        let show = |address: SocketAddr, host: &str| match (host, address.is_ipv6()) {
+            ("b.example", true) => Ok(b"other".to_vec()),
+            ("c.example", _) => Err(ProbeError::Foreign("alert".to_owned())),
+            _ => Ok(host.as_bytes().to_vec()),
+        };
+        let expected = all(&["a.example", "b.example", "c.example"]);
+        let looked = survey(&show, &listeners, &expected, Pace::Fast, now());
+        assert_eq!(looked.asked.len(), 3);
+        let hosts: Vec<_> = looked.differences.iter().map(|it| &it.host).collect();
+        assert_eq!(hosts, ["b.example", "c.example"]);
+        assert_eq!(looked.differences[0].addresses, ["[::1]:443"]);
+        assert!(looked.differences[1].found.contains("no certificate"));
+    }
+
+    #[test]
+    fn an_nginx_that_does_not_answer_says_nothing_about_any_name() {
+        let listeners = ["127.0.0.1:443".parse().unwrap()];
+        let show = |_: SocketAddr, host: &str| match host {
+            "a.example" => Ok(host.as_bytes().to_vec()),
+            _ => Err(ProbeError::Talk(std::io::ErrorKind::WouldBlock.into())),
+        };
+        let expected = all(&["a.example", "b.example", "c.example"]);
+        let looked = survey(&show, &listeners, &expected, Pace::Fast, now());
+        assert_eq!(looked.asked, all(&["a.example"]));
+        assert!(looked.differences.is_empty());
+        // what was known of the others stays
+        let difference = |host: &str| Difference {
+            host: host.to_owned(),
+            addresses: Vec::new(),
+            found: String::new(),
+        };
+        let mut record = ServedRecord {
+            checked_at: now(),
+            differences: ["a.example", "c.example", "gone.example"]
+                .map(difference)
+                .to_vec(),
+        };
+        record.learn(&looked, &expected);
+        assert_eq!(record.differences, [difference("c.example")]);
+    }
+}
