@@ -98,6 +98,7 @@ impl TlsSpec {
         TlsDefaults {
             mode: self.mode.unwrap_or(defaults.mode),
             profile: self.profile.clone().or_else(|| defaults.profile.clone()),
+            address_profile: defaults.address_profile,
             key_types: self.key_types.unwrap_or(defaults.key_types),
         }
     }
@@ -108,6 +109,8 @@ impl TlsSpec {
 pub struct TlsDefaults {
     pub mode: TlsMode,
     pub profile: Option<String>,
+    /// The only one that the CA takes for addresses, where there is such a rule.
+    pub address_profile: Option<&'static str>,
     pub key_types: KeyTypes,
 }
 
@@ -116,6 +119,7 @@ impl From<TlsMode> for TlsDefaults {
         Self {
             mode,
             profile: None,
+            address_profile: None,
             key_types: KeyTypes::default(),
         }
     }

@@ -27,8 +27,13 @@ fn certificates(app: &App, vhost: &VhostSpec, default: &TlsDefaults) -> Vec<Want
     let Some(wanted) = WantedCertificate::new(identifiers(app, vhost), issuer) else {
         return Vec::new();
     };
+    let any_address = || wanted.identifiers.iter().any(Identifier::is_address);
+    let profile = match (issuer, tls.profile) {
+        (Issuer::Acme, None) if any_address() => tls.address_profile.map(str::to_owned),
+        (_, profile) => profile,
+    };
     let first = WantedCertificate {
-        profile: tls.profile,
+        profile,
         key_type: tls.key_types.first(),
         ..wanted
     };

@@ -14,7 +14,7 @@ use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, SignatureSch
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Question {
     pub address: SocketAddr,
-    /// The Host header and, with TLS, the SNI.
+    /// The Host header and, with TLS, the SNI, unless it is an address.
     pub host: String,
     pub tls: bool,
 }
@@ -82,7 +82,8 @@ impl Prober {
                 .map_err(ProbeError::Talk)?;
             return answer(&reply, None);
         }
-        let name = ServerName::try_from(question.host.clone())
+        // of an address, nothing is sent (RFC 6066 §3)
+        let name = ServerName::try_from(unbracketed(&question.host).to_owned())
             .map_err(|error| ProbeError::Talk(io::Error::other(error)))?;
         let connection = ClientConnection::new(self.tls.clone(), name)
             .map_err(|error| ProbeError::Talk(io::Error::other(error)))?;
@@ -112,6 +113,14 @@ impl Prober {
         }
         Ok(String::from_utf8_lossy(&reply).into_owned())
     }
+}
+
+/// `[::1]`, as a Host header has it (RFC 3986 §3.2.2) → `::1`.
+fn unbracketed(host: &str) -> &str {
+    let inner = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'));
+    inner.unwrap_or(host)
 }
 
 /// The address at which a listener of ours is asked: loopback for the wildcards.

@@ -278,6 +278,11 @@ impl<'a> Candidate<'a> {
     fn accept(&self) -> Result<Accepted, ReconcileError> {
         let owners = self.installation.owners()?;
         let mut given = self.intent.given(owners, self.taken_names());
+        given.entrances = Some(neighbours::entrances(
+            &self.installation.settings,
+            &self.survey,
+            self.installation.has_ipv6,
+        ));
         let mut candidates = Vec::new();
         for candidate in &self.intent.candidates {
             match self.served_version(candidate) {

@@ -6,6 +6,7 @@
     reason = "tests"
 )]
 
+mod addresses;
 mod ca;
 mod certificates;
 mod check;
