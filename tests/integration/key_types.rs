@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::sync::{Arc, Mutex};
 
 use rustls::SignatureScheme;
 use rustls::pki_types::CertificateDer;
@@ -9,6 +10,7 @@ use rustls::pki_types::CertificateDer;
 use super::support::app::App;
 use super::support::client::{ECDSA, RSA, leaf_for};
 use super::support::host::{Host, acme};
+use super::support::mock_ca::{MockCa, Resource};
 use super::support::nginx::NginxHost;
 use super::support::pebble::Pebble;
 use super::support::wait_for;
@@ -139,6 +141,34 @@ fn a_second_type_comes_and_goes_without_another_order_for_the_first() {
     reload(&both(&pebble));
     assert_eq!(leaves(&host, &root), two);
     assert_eq!(pebble.finalized(), 2);
+}
+
+#[test]
+fn the_two_orders_are_made_one_after_the_other() {
+    let nginx = NginxHost::new();
+    let ca = MockCa::start(nginx.http_port);
+    let settings = format!(
+        "acme: {{directory: {}, ca_file: {}, key_type: [ecdsa-p256, rsa-2048]}}\n",
+        ca.directory_url(),
+        ca.ca_file().display()
+    );
+    let steps: Arc<Mutex<Vec<Resource>>> = Arc::default();
+    let noted = Arc::clone(&steps);
+    ca.answer_otherwise(move |asked, _| {
+        if matches!(asked.resource, Resource::NewOrder | Resource::Certificate) {
+            noted.lock().unwrap().push(asked.resource);
+        }
+    });
+    let host = Host::on(nginx, &settings);
+    let app = App::start();
+    let _daemon = host.daemon();
+    host.drop_app("hello", NAME, &app);
+    wait_for("both certificates", || {
+        let valid = |name| Some(host.certificate(name)?["state"] == "valid");
+        (valid(NAME)? && valid(FURTHER)?).then_some(())
+    });
+    let order = [Resource::NewOrder, Resource::Certificate];
+    assert_eq!(*steps.lock().unwrap(), [order, order].concat());
 }
 
 /// No order of that certificate can be written down.

@@ -257,6 +257,19 @@ fn an_order_has_a_hundred_names_at_most() {
         "{said}"
     );
     assert!(parsed_with(&list(101), TlsMode::Internal).is_ok());
+    let realm = |count: usize| {
+        let names: Vec<String> = (1..=count).map(|n| format!("n{n}.example")).collect();
+        let vhost = |name: &String| format!("- {{server_name: {name}, root: /srv/a}}\n");
+        let vhosts: String = names.iter().map(vhost).collect();
+        let domains = names.join(", ");
+        format!("pki__realms: [{{domains: [{domains}]}}]\nnginx__vhosts:\n{vhosts}")
+    };
+    assert!(parsed_with(&realm(100), TlsMode::Auto).is_ok());
+    let said = refused(&realm(101));
+    assert!(
+        said.contains("a certificate holds at most 100 names"),
+        "{said}"
+    );
 }
 
 #[test]
