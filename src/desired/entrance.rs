@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
-use super::{CertificateFiles, DesiredTls, DesiredVhost};
+use super::{CertificateFiles, DesiredState, DesiredTls};
 use crate::certificate::{CertificateName, Identifier};
 use crate::vhost::{App, ServerName, TlsDefaults};
 
@@ -66,10 +66,10 @@ fn unspecified(address: IpAddr) -> IpAddr {
 pub(crate) fn spoken_at(
     socket: SocketAddr,
     sockets: &[SocketAddr],
-    vhosts: &[DesiredVhost],
+    desired: &DesiredState,
 ) -> Vec<CertificateFiles> {
     let here = |address: &IpAddr| arrivals(*address, sockets).contains(&socket);
-    let mut files = vhosts.iter().filter_map(|vhost| match &vhost.tls {
+    let mut files = desired.vhosts.iter().filter_map(|vhost| match &vhost.tls {
         DesiredTls::Off => None,
         DesiredTls::On { files, .. } => {
             let mut names = vhost.spec.all_names();
@@ -77,7 +77,12 @@ pub(crate) fn spoken_at(
             any.then(|| files.clone())
         }
     });
-    files.next().unwrap_or_default()
+    let kept = || {
+        let mut kept = desired.kept.iter();
+        let found = kept.find(|(address, _)| here(address));
+        found.map(|(_, files)| files.clone())
+    };
+    files.next().unwrap_or_else(|| kept().into_iter().collect())
 }
 
 fn address_of(name: &ServerName) -> Option<IpAddr> {

@@ -103,6 +103,7 @@ pub fn desired(
     Ok(DesiredState {
         host: without_idle_https(host, &vhosts),
         vhosts,
+        kept: Vec::new(),
     })
 }
 

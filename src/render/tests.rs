@@ -156,6 +156,7 @@ pub(super) fn shipped(name: &str) -> &'static str {
 
 fn desired(vhosts: impl IntoIterator<Item = DesiredVhost>) -> DesiredState {
     DesiredState {
+        kept: Vec::new(),
         host: host(),
         vhosts: vhosts.into_iter().collect(),
     }

@@ -78,6 +78,28 @@ fn an_address_has_a_certificate_that_a_client_without_sni_verifies() {
 }
 
 #[test]
+fn an_address_of_an_app_whose_bytes_are_kept_is_spoken_for() {
+    let host = Host::new();
+    drop_page(&host, "address", ADDRESS);
+    host.reload_ends(0, "activated");
+    let trust = host.internal_root();
+    let app = App::start();
+    host.drop_app("hello", "hello.internal", &app);
+    // what the app says is no vhost file any more
+    let settings = fs::read_to_string(host.path("vhostd.yml")).unwrap();
+    let allowed = format!("roots: [{}]", host.path("srv").display());
+    let narrowed = settings.replace(&allowed, "roots: [/nowhere]");
+    fs::write(host.path("vhostd.yml"), narrowed).unwrap();
+    let report = host.reload_ends(3, "activated");
+    assert_eq!(report["rejected"][0]["stale"], true, "{report}");
+    assert_eq!(visit(&host, ADDRESS, &trust), Some((200, "address".into())));
+    host.wait_for_https("hello.internal", "/", &trust);
+    let renewed = host.vhostd(&["renew", "hello", "--force"]);
+    assert_eq!(renewed.status, 0, "{renewed:?}");
+    assert_eq!(visit(&host, ADDRESS, &trust), Some((200, "address".into())));
+}
+
+#[test]
 fn a_name_and_an_address_of_one_vhost_share_a_certificate() {
     let (host, pebble) = Host::with_pebble();
     let trust = Trust::Root(pebble.issuing_root());

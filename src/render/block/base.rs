@@ -88,7 +88,7 @@ fn default_https(desired: &DesiredState) -> Result<Vec<DefaultHttps>, TokenError
     let sockets: Vec<SocketAddr> = host.https.iter().map(|it| it.address).collect();
     let mut groups: Vec<(Vec<CertificateFiles>, Vec<Listener>)> = Vec::new();
     for listener in owned(&host.https) {
-        let files = spoken_at(listener.address, &sockets, &desired.vhosts);
+        let files = spoken_at(listener.address, &sockets, desired);
         match groups.iter_mut().find(|(others, _)| *others == files) {
             Some((_, listeners)) => listeners.push(listener),
             None => groups.push((files, vec![listener])),
