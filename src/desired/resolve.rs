@@ -91,12 +91,11 @@ pub fn desired(
                     spec: spec.clone(),
                     tls,
                 }),
-                Err(wanted) => missing.extend(wanted),
+                Err(wanted) => missing.extend(wanted.filter(|it| !missing.contains(it))),
             }
         }
     }
     if !missing.is_empty() {
-        missing.dedup();
         return Err(DesiredError::NoCertificate { missing });
     }
     vhosts.sort_by(|left, right| left.spec.name.cmp(&right.spec.name));

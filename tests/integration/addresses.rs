@@ -135,6 +135,17 @@ fn addresses_of_both_kinds_have_a_socket_and_a_certificate_each() {
     assert_eq!(visit(&host, ADDRESS, &trust), Some((200, "four".into())));
     assert_eq!(visit(&host, "[::1]", &trust), Some((200, "six".into())));
     assert_eq!(pebble.finalized(), 2);
+    // with brackets or without
+    for name in ["::1", "[::1]"] {
+        let (status, shown) = host.json(&["status", name]);
+        let vhosts = shown["vhosts"].as_array().unwrap();
+        assert_eq!((status, vhosts.len()), (0, 1), "{shown}");
+        let (status, renewed) = host.json(&["renew", name]);
+        assert_eq!(
+            (status, &renewed["certificates"][0]["name"]),
+            (0, &"__1".into())
+        );
+    }
 }
 
 #[test]
