@@ -5,8 +5,10 @@ use std::net::{Ipv6Addr, SocketAddr};
 
 use super::support::app::App;
 use super::support::client::{self, Trust};
-use super::support::host::Host;
-use super::support::wait_for;
+use super::support::host::{Host, acme};
+use super::support::nginx::NginxHost;
+use super::support::pebble::Pebble;
+use super::support::{later, wait_for};
 
 const ADDRESS: &str = "127.0.0.1";
 const OTHER: &str = "127.0.0.2";
@@ -44,19 +46,34 @@ fn drop_page(host: &Host, name: &str, server_name: &str) {
 #[test]
 fn an_address_has_a_certificate_that_a_client_without_sni_verifies() {
     let (host, pebble) = Host::with_pebble();
+    is_served(&host, &pebble);
+}
+
+#[test]
+fn a_newer_nginx_serves_an_address_likewise() {
+    let Some(binary) = later("nginx") else {
+        return eprintln!("no newer nginx here");
+    };
+    let nginx = NginxHost::new().with_binary(&binary);
+    let pebble = Pebble::start(nginx.http_port);
+    let host = Host::on(nginx, &acme(&pebble));
+    is_served(&host, &pebble);
+}
+
+fn is_served(host: &Host, pebble: &Pebble) {
     let trust = Trust::Root(pebble.issuing_root());
-    drop_page(&host, "hello", NAME);
+    drop_page(host, "hello", NAME);
     assert_eq!(host.vhostd(&["reload", "--wait"]).status, 0);
     // nobody speaks for unknown names, and the CA's question for an address is answered already
-    assert!(visit(&host, ADDRESS, &Trust::Anyone).is_none());
+    assert!(visit(host, ADDRESS, &Trust::Anyone).is_none());
     let path = "/.well-known/acme-challenge/token";
     let challenge = client::get(host.http(), ADDRESS, path).unwrap();
     assert_eq!(challenge.status, 200);
     assert!(challenge.text().starts_with("token."));
-    drop_page(&host, "address", ADDRESS);
+    drop_page(host, "address", ADDRESS);
     let reload = host.vhostd(&["reload", "--wait"]);
     assert_eq!(reload.status, 0, "{reload:?}");
-    assert_eq!(visit(&host, ADDRESS, &trust), Some((200, "address".into())));
+    assert_eq!(visit(host, ADDRESS, &trust), Some((200, "address".into())));
     host.wait_for_https(NAME, "/", &trust);
     let plain = client::get(host.http(), ADDRESS, "/x").unwrap();
     let target = format!("https://{ADDRESS}:{}/x", host.nginx.https_port);
@@ -68,13 +85,13 @@ fn an_address_has_a_certificate_that_a_client_without_sni_verifies() {
     let stream = client::connect_tls(host.https(), ADDRESS, &trust, &[]).unwrap();
     let nobody = client::exchange(stream, "GET", "nobody.example.com", "/", &[]).unwrap();
     assert_eq!(nobody.status, 421);
-    let first = leaf(&host, ADDRESS, &trust);
+    let first = leaf(host, ADDRESS, &trust);
     let renewed = host.vhostd(&["renew", ADDRESS, "--force"]);
     assert_eq!(renewed.status, 0, "{renewed:?}");
-    assert_ne!(leaf(&host, ADDRESS, &trust), first);
+    assert_ne!(leaf(host, ADDRESS, &trust), first);
     host.remove_file("address.yml");
     host.reload_ends(0, "activated");
-    assert!(visit(&host, ADDRESS, &Trust::Anyone).is_none());
+    assert!(visit(host, ADDRESS, &Trust::Anyone).is_none());
 }
 
 #[test]

@@ -4,8 +4,9 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::sync::{Arc, Mutex};
 
-use rustls::SignatureScheme;
 use rustls::pki_types::CertificateDer;
+use rustls::version::{TLS12, TLS13};
+use rustls::{SignatureScheme, SupportedProtocolVersion};
 
 use super::support::app::App;
 use super::support::client::{ECDSA, RSA, leaf_for};
@@ -26,8 +27,17 @@ struct Leaves {
 }
 
 fn leaves(host: &Host, root: &CertificateDer<'static>) -> Leaves {
-    let leaf =
-        |schemes: &'static [SignatureScheme]| leaf_for(host.https(), NAME, root, schemes).ok();
+    leaves_in(host, root, &TLS13)
+}
+
+fn leaves_in(
+    host: &Host,
+    root: &CertificateDer<'static>,
+    version: &'static SupportedProtocolVersion,
+) -> Leaves {
+    let leaf = |schemes: &'static [SignatureScheme]| {
+        leaf_for(host.https(), NAME, root, schemes, &[version]).ok()
+    };
     Leaves {
         ecdsa: leaf(ECDSA),
         rsa: leaf(RSA),
@@ -58,6 +68,8 @@ fn each_client_gets_the_certificate_of_the_kind_that_it_can_verify() {
     let served = leaves(&host, &root);
     assert!(served.ecdsa.is_some() && served.rsa.is_some(), "{served:?}");
     assert_ne!(served.ecdsa, served.rsa);
+    // what knows RSA alone is old
+    assert_eq!(leaves_in(&host, &root, &TLS12), served);
     assert_eq!(pebble.finalized(), 2);
     let status = host.status();
     for (name, key_type) in [(NAME, "ecdsa-p256"), (FURTHER, "rsa-2048")] {
@@ -220,6 +232,7 @@ fn nobody_gets_a_placeholder_while_the_certificate_of_a_further_type_is_good() {
             SignatureScheme::ECDSA_NISTP256_SHA256,
             SignatureScheme::RSA_PSS_SHA256,
         ],
+        &[&TLS13],
     );
     assert_eq!(either.ok(), served.rsa);
 }
