@@ -47,6 +47,12 @@ pub enum Identifier {
     Ip(IpAddr),
 }
 
+impl Identifier {
+    pub fn is_address(&self) -> bool {
+        matches!(self, Self::Ip(_))
+    }
+}
+
 impl fmt::Display for Identifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

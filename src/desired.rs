@@ -4,13 +4,16 @@
 //! another.
 
 mod accept; // P which apps get the names that they ask for
+mod entrance; // P who answers a client that names no host
 mod resolve; // P accepted apps and certificates → what nginx should serve
 mod suffix; // P names that many share
 
 pub use accept::{Accepted, Candidate, Given, Owners, Rejection, accept};
+pub(crate) use entrance::spoken_at;
+pub use entrance::{DefaultServerOf, Entrance, Entrances, arrivals};
 pub use resolve::{DesiredError, desired, wanted};
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -24,6 +27,9 @@ pub struct DesiredState {
     pub host: HostFacts,
     /// Sorted by name. Only vhosts that were accepted.
     pub vhosts: Vec<DesiredVhost>,
+    /// Addresses of vhosts that are not among these because their very bytes are kept, and what speaks
+    /// for them.
+    pub kept: Vec<(IpAddr, CertificateFiles)>,
 }
 
 /// What all server blocks have in common.

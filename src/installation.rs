@@ -357,6 +357,7 @@ fn overrides(directory: &Path) -> Result<BTreeMap<String, String>, OpenError> {
     Ok(overrides)
 }
 
-fn has_ipv6() -> bool {
+/// Whether the host has any IPv6 address.
+pub(crate) fn has_ipv6() -> bool {
     fs::read_to_string("/proc/net/if_inet6").is_ok_and(|addresses| !addresses.trim().is_empty())
 }

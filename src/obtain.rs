@@ -309,7 +309,7 @@ impl Selection {
                             || wanted
                                 .identifiers
                                 .iter()
-                                .any(|one| one.to_string() == *name)
+                                .any(|one| one.to_string() == name.trim_matches(['[', ']']))
                     })
                     .map(|wanted| wanted.name.clone()),
             );

@@ -22,7 +22,7 @@ use crate::installation::Installation;
 use crate::nginx::probe::{ProbeError, reachable};
 use crate::notice::change::Difference;
 use crate::notice::memory;
-use crate::reconcile::proof::fingerprint;
+use crate::reconcile::proof::{fingerprint, secure_sockets};
 
 /// What was seen last: `notices/served.json` in the state directory.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -33,8 +33,15 @@ pub struct ServedRecord {
     pub differences: Vec<Difference>,
 }
 
-/// A name, and the fingerprint of the certificate that it should have.
-pub type Expected = BTreeMap<String, String>;
+/// Names, and what each should show.
+pub type Expected = BTreeMap<String, Showing>;
+
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Showing {
+    /// Fingerprints: of two types of key a client gets one.
+    leaves: Vec<String>,
+    at: Vec<SocketAddr>,
+}
 
 /// What a look found of the names that it was about.
 #[derive(Debug, Default)]
@@ -70,11 +77,14 @@ impl ServedRecord {
 /// What `manifest` says of each name with TLS.
 pub fn expected(manifest: &Manifest) -> Expected {
     let names = manifest.names.iter();
-    let with_tls = names.filter_map(|ServedName { host, leaf, .. }| {
-        let leaf = leaf.clone()?;
-        Some((host.clone(), leaf))
-    });
-    with_tls.collect()
+    let with_tls = names.filter(|name| name.leaf.is_some());
+    let showing = |name: &ServedName| Showing {
+        leaves: name.leaves().cloned().collect(),
+        at: secure_sockets(manifest, name),
+    };
+    with_tls
+        .map(|name| (name.host.clone(), showing(name)))
+        .collect()
 }
 
 /// Asks for those names of the active generation. What seems wrong is asked for again while nobody
@@ -89,7 +99,7 @@ pub fn look(
     let manifest = generations.active().map_err(|e| words(&e))?.manifest;
     let show = |address, host: &str| installation.host_nginx.show(address, host);
     let wanted = of(&expected(&manifest), names);
-    let first = survey(&show, &manifest.https, &wanted, Pace::Easy, now);
+    let first = survey(&show, &wanted, Pace::Easy, now);
     if first.differences.is_empty() {
         return Ok(first);
     }
@@ -97,7 +107,7 @@ pub fn look(
     let manifest = generations.active().map_err(|e| words(&e))?.manifest;
     let doubted: BTreeSet<String> = first.differences.iter().map(|it| it.host.clone()).collect();
     let wanted = of(&expected(&manifest), &doubted);
-    let second = survey(&show, &manifest.https, &wanted, Pace::Fast, now);
+    let second = survey(&show, &wanted, Pace::Fast, now);
     let mut asked = first.asked;
     asked.retain(|host, _| !doubted.contains(host));
     asked.extend(second.asked);
@@ -109,7 +119,7 @@ pub fn look(
 
 fn of(expected: &Expected, names: &BTreeSet<String>) -> Expected {
     let mine = expected.iter().filter(|(host, _)| names.contains(*host));
-    mine.map(|(host, leaf)| (host.clone(), leaf.clone()))
+    mine.map(|(host, showing)| (host.clone(), showing.clone()))
         .collect()
 }
 
@@ -120,26 +130,20 @@ enum Pace {
     Fast,
 }
 
-fn survey(
-    show: Show<'_>,
-    listeners: &[SocketAddr],
-    expected: &Expected,
-    pace: Pace,
-    now: OffsetDateTime,
-) -> Looked {
+fn survey(show: Show<'_>, expected: &Expected, pace: Pace, now: OffsetDateTime) -> Looked {
     let mut looked = Looked::default();
-    for (host, leaf) in expected {
+    for (host, showing) in expected {
         let begin = Instant::now();
         let mut found: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        for address in listeners.iter().copied().map(reachable) {
-            match shown(show, address, host, leaf, now) {
+        for address in showing.at.iter().copied().map(reachable) {
+            match shown(show, address, host, &showing.leaves, now) {
                 Ok(None) => {}
                 Ok(Some(instead)) => found.entry(instead).or_default().push(address.to_string()),
                 // an nginx that is down or stalled says nothing about any name
                 Err(()) => return looked,
             }
         }
-        looked.asked.insert(host.clone(), leaf.clone());
+        looked.asked.insert(host.clone(), showing.clone());
         if let Some((found, addresses)) = found.pop_first() {
             looked.differences.push(Difference {
                 host: host.clone(),
@@ -159,11 +163,11 @@ fn shown(
     show: Show<'_>,
     address: SocketAddr,
     host: &str,
-    leaf: &str,
+    leaves: &[String],
     now: OffsetDateTime,
 ) -> Result<Option<String>, ()> {
     match show(address, host) {
-        Ok(der) if fingerprint(&der) == *leaf => Ok(None),
+        Ok(der) if leaves.contains(&fingerprint(&der)) => Ok(None),
         Ok(der) => Ok(Some(glance(&der, now))),
         Err(ProbeError::Foreign(why)) => Ok(Some(format!("no certificate at all ({why})"))),
         Err(ProbeError::Connect(_) | ProbeError::Talk(_)) => Err(()),
@@ -188,21 +192,25 @@ mod tests {
         OffsetDateTime::UNIX_EPOCH
     }
 
-    fn all(hosts: &[&str]) -> Expected {
-        let leaf = |host: &&str| ((*host).to_owned(), fingerprint(host.as_bytes()));
-        hosts.iter().map(leaf).collect()
+    fn all(hosts: &[&str], listeners: &[&str]) -> Expected {
+        let of = |host: &&str| Showing {
+            leaves: vec!["rsa".into(), fingerprint(host.as_bytes())],
+            at: listeners.iter().map(|it| it.parse().unwrap()).collect(),
+        };
+        let hosts = hosts.iter();
+        hosts.map(|host| ((*host).to_owned(), of(host))).collect()
     }
 
     #[test]
     fn a_name_that_shows_something_else_at_one_address_differs_there() {
-        let listeners = ["0.0.0.0:443", "[::]:443"].map(|it| it.parse().unwrap());
         let show = |address: SocketAddr, host: &str| match (host, address.is_ipv6()) {
             ("b.example", true) => Ok(b"other".to_vec()),
             ("c.example", _) => Err(ProbeError::Foreign("alert".to_owned())),
             _ => Ok(host.as_bytes().to_vec()),
         };
-        let expected = all(&["a.example", "b.example", "c.example"]);
-        let looked = survey(&show, &listeners, &expected, Pace::Fast, now());
+        let listeners = ["0.0.0.0:443", "[::]:443"];
+        let expected = all(&["a.example", "b.example", "c.example"], &listeners);
+        let looked = survey(&show, &expected, Pace::Fast, now());
         assert_eq!(looked.asked.len(), 3);
         let hosts: Vec<_> = looked.differences.iter().map(|it| &it.host).collect();
         assert_eq!(hosts, ["b.example", "c.example"]);
@@ -212,14 +220,14 @@ mod tests {
 
     #[test]
     fn an_nginx_that_does_not_answer_says_nothing_about_any_name() {
-        let listeners = ["127.0.0.1:443".parse().unwrap()];
         let show = |_: SocketAddr, host: &str| match host {
             "a.example" => Ok(host.as_bytes().to_vec()),
             _ => Err(ProbeError::Talk(std::io::ErrorKind::WouldBlock.into())),
         };
-        let expected = all(&["a.example", "b.example", "c.example"]);
-        let looked = survey(&show, &listeners, &expected, Pace::Fast, now());
-        assert_eq!(looked.asked, all(&["a.example"]));
+        let listeners = ["127.0.0.1:443"];
+        let expected = all(&["a.example", "b.example", "c.example"], &listeners);
+        let looked = survey(&show, &expected, Pace::Fast, now());
+        assert_eq!(looked.asked, all(&["a.example"], &listeners));
         assert!(looked.differences.is_empty());
         // what was known of the others stays
         let difference = |host: &str| Difference {

@@ -176,6 +176,16 @@ const LETS_ENCRYPT: &str = "https://acme-v02.api.letsencrypt.org/directory";
 const LETS_ENCRYPT_STAGING: &str = "https://acme-staging-v02.api.letsencrypt.org/directory";
 
 impl AcmeSettings {
+    /// The only profile with which the CA puts addresses into certificates, where that is known.
+    pub fn address_profile(&self) -> Option<&'static str> {
+        let known = ["https://acme-v02.", "https://acme-staging-v02."];
+        let rest = known
+            .iter()
+            .find_map(|start| self.directory.strip_prefix(start));
+        let is_lets_encrypt = rest.is_some_and(|rest| rest.starts_with("api.letsencrypt.org/"));
+        is_lets_encrypt.then_some("shortlived")
+    }
+
     /// As it is set, or as it is known of the CA.
     pub fn staging_directory(&self) -> Option<&str> {
         let known = (self.directory == LETS_ENCRYPT).then_some(LETS_ENCRYPT_STAGING);
@@ -269,6 +279,7 @@ impl Settings {
         TlsDefaults {
             mode: self.tls,
             profile: self.acme.profile.clone(),
+            address_profile: self.acme.address_profile(),
             key_types: self.acme.key_types,
         }
     }
@@ -292,6 +303,26 @@ impl Settings {
 #[allow(clippy::disallowed_methods)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lets_encrypt_takes_addresses_with_one_profile_alone() {
+        let profile = |directory: &str| {
+            let directory = directory.to_owned();
+            let acme = AcmeSettings {
+                directory,
+                ..AcmeSettings::default()
+            };
+            acme.address_profile()
+        };
+        for directory in [LETS_ENCRYPT, LETS_ENCRYPT_STAGING] {
+            assert_eq!(profile(directory), Some("shortlived"));
+        }
+        assert_eq!(
+            profile("https://acme-v02.api.letsencrypt.org.example/"),
+            None
+        );
+        assert_eq!(profile("https://ca.example/directory"), None);
+    }
 
     #[test]
     fn a_file_that_was_asked_for_must_exist() {

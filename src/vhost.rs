@@ -101,6 +101,7 @@ impl TlsSpec {
         TlsDefaults {
             mode: self.mode.unwrap_or(defaults.mode),
             profile: self.profile.clone().or_else(|| defaults.profile.clone()),
+            address_profile: defaults.address_profile,
             key_types: self.key_types.unwrap_or(defaults.key_types),
         }
     }
@@ -111,6 +112,8 @@ impl TlsSpec {
 pub struct TlsDefaults {
     pub mode: TlsMode,
     pub profile: Option<String>,
+    /// The only one that the CA takes for addresses, where there is such a rule.
+    pub address_profile: Option<&'static str>,
     pub key_types: KeyTypes,
 }
 
@@ -119,6 +122,7 @@ impl From<TlsMode> for TlsDefaults {
         Self {
             mode,
             profile: None,
+            address_profile: None,
             key_types: KeyTypes::default(),
         }
     }

@@ -67,6 +67,7 @@ fn desired(app: &App) -> DesiredState {
         default_server: true,
     };
     DesiredState {
+        kept: Vec::new(),
         vhosts: app.vhosts.iter().map(vhost).collect(),
         host: HostFacts {
             http: vec![listener(80)],

@@ -11,7 +11,9 @@ use crate::clock;
 use crate::desired::{self, Candidate, Given};
 use crate::diagnostic::Diagnostic;
 use crate::generation::GenerationStore;
+use crate::installation::has_ipv6;
 use crate::reconcile::intent::parse_alone;
+use crate::reconcile::neighbours;
 use crate::reconcile::report::{Rejected, misnamed, rejected};
 use crate::settings::Settings;
 use crate::vhost::root::Worker;
@@ -242,8 +244,15 @@ pub(super) fn given(settings: &Settings) -> Given {
         .ok()
         .and_then(|bytes| serde_json::from_slice(&bytes).ok())
         .unwrap_or_default();
+    let active = GenerationStore::new(&settings.state_dir).active();
+    let survey = active.map(|active| active.manifest.survey);
     Given {
         owners,
+        entrances: Some(neighbours::entrances(
+            settings,
+            &survey.unwrap_or_default(),
+            has_ipv6(),
+        )),
         ..Given::default()
     }
 }

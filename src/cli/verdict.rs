@@ -8,7 +8,14 @@ use crate::reconcile::report::{Outcome, Report};
 pub(super) fn matches(name: &str, vhost: &str, server_names: &[String]) -> bool {
     vhost == name
         || vhost.split('#').next() == Some(name)
-        || server_names.iter().any(|server_name| server_name == name)
+        || server_names
+            .iter()
+            .any(|server_name| server_name == name || unbracketed(server_name) == name)
+}
+
+/// An IPv6 address as people write it, too.
+fn unbracketed(name: &str) -> &str {
+    name.trim_matches(['[', ']'])
 }
 
 /// The part of `report` that a command with NAMEs speaks of; without NAMEs, all of it.

@@ -127,7 +127,10 @@ impl Orders {
                 let active = installation.generations.active();
                 let survey = active.map_err(|error| error.to_string())?.manifest.survey;
                 let taken = neighbours::names(&survey, &installation.settings.nginx);
-                let apps = desired::accept(candidates, &intent.given(owners, taken)).apps;
+                let mut given = intent.given(owners, taken);
+                let (settings, has_ipv6) = (&installation.settings, installation.has_ipv6);
+                given.entrances = Some(neighbours::entrances(settings, &survey, has_ipv6));
+                let apps = desired::accept(candidates, &given).apps;
                 let default = installation.settings.tls_defaults();
                 let wanted: Vec<_> = apps
                     .iter()

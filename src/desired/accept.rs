@@ -4,13 +4,18 @@
 //! without it, or his file goes; a free one goes to the older file, then to the first file name. The
 //! order in which files are read decides nothing.
 
+mod words; // P what is said to who loses
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
+use self::words::{BELOW_HINT, HAND_WRITTEN_HINT, REGISTRY_HINT, diagnostic, explain, unspeakable};
+use super::entrance::{Entrances, addressed};
 use super::suffix::{self, Shared};
+use crate::certificate::CertificateName;
 use crate::diagnostic::{Diagnostic, Located, Position};
 use crate::vhost::{App, AppName, ServerName, VhostSpec};
 
@@ -82,6 +87,8 @@ pub struct Given {
     /// Apps whose files are there, but ask for nothing that can be accepted → those files. They keep
     /// what they own.
     pub silent: BTreeMap<AppName, PathBuf>,
+    /// Who answers clients of an address; `None`: nothing is known of it, and nothing is refused.
+    pub entrances: Option<Entrances>,
 }
 
 /// An app whose newest file is not served.
@@ -117,8 +124,17 @@ pub fn accept(mut candidates: Vec<Candidate>, given: &Given) -> Accepted {
         let key = |it: &Candidate| (it.modified, it.app.file.clone(), it.app.name.clone());
         key(left).cmp(&key(right))
     });
+    let of = |app: &App| match &given.entrances {
+        Some(entrances) => addressed(app, &entrances.tls),
+        None => BTreeMap::new(),
+    };
+    let addressed = candidates.iter().map(|candidate| {
+        let fallback = candidate.fallback.as_ref().map(of);
+        [of(&candidate.app), fallback.unwrap_or_default()]
+    });
     let contest = Contest {
         candidates: &candidates,
+        addressed: &addressed.collect::<Vec<_>>(),
         given,
     };
     let mut chosen = contest.without_losers();
@@ -144,6 +160,8 @@ struct Claim<'a> {
     name: &'a ServerName,
     /// `None`: nothing asks for it now, and it is its owner's all the same.
     at: Option<Position>,
+    /// Of an address that is to be served over TLS.
+    certificate: Option<&'a CertificateName>,
 }
 
 /// Behind every candidate.
@@ -151,6 +169,8 @@ const SILENT: usize = usize::MAX;
 
 struct Contest<'a> {
     candidates: &'a [Candidate],
+    /// Of each, the addresses of its newest and its last good version.
+    addressed: &'a [[BTreeMap<ServerName, CertificateName>; 2]],
     given: &'a Given,
 }
 
@@ -257,12 +277,14 @@ impl<'a> Contest<'a> {
         let candidate = &self.candidates[rank];
         let (name, file) = (&candidate.app.name, candidate.app.file.as_path());
         let asked = self.version(rank, version).into_iter().flat_map(names);
+        let addressed = &self.addressed[rank][usize::from(version == Version::LastGood)];
         let asked = asked.map(move |located| Claim {
             rank,
             app: name,
             file,
             name: &located.value,
             at: Some(located.at),
+            certificate: addressed.get(&located.value),
         });
         let kept = (version == Version::Nothing).then(|| self.kept(rank, name, file));
         asked.chain(kept.into_iter().flatten())
@@ -282,6 +304,7 @@ impl<'a> Contest<'a> {
             file,
             name,
             at: None,
+            certificate: None,
         })
     }
 
@@ -304,7 +327,10 @@ impl<'a> Contest<'a> {
             if claim.at.is_some() && self.against_given(*claim).is_some() {
                 losers.insert(claim.rank);
             }
-            for other in index.at_or_above(*claim) {
+            for other in index
+                .at_or_above(*claim)
+                .chain(self.sharing(&index, *claim))
+            {
                 losers.extend(self.loser(*claim, other));
             }
         }
@@ -336,17 +362,44 @@ impl<'a> Contest<'a> {
             let against = index.at_or_above(claim).chain(index.below(claim));
             found.extend(self.against_given(claim));
             found.extend(against.map(|other| explain(claim, other)));
+            let sharing = self.sharing(&index, claim).into_iter();
+            found.extend(sharing.map(|other| unspeakable(claim, other)));
         }
         found
+    }
+
+    /// Claims to addresses whose clients could only get another certificate than those of this one; of
+    /// its own app, to earlier ones.
+    fn sharing(&self, index: &Index<'a>, claim: Claim<'a>) -> Vec<Claim<'a>> {
+        let (Some(certificate), Some(entrances)) = (claim.certificate, &self.given.entrances)
+        else {
+            return Vec::new();
+        };
+        let place = |claim: Claim<'_>| claim.at.map(|at| (at.line, at.column));
+        let mut others: Vec<Claim<'a>> = index.0.values().flatten().copied().collect();
+        others.retain(|other| {
+            let another = other.certificate.is_some_and(|it| it != certificate);
+            let own = other.app == claim.app;
+            another
+                && (!own || place(*other) < place(claim))
+                && entrances.shared(claim.name, other.name).is_some()
+        });
+        others
     }
 
     /// What stands against a claim that no app has to make: a name of a hand-written site, one
     /// under such a site's wildcard, a public suffix. Who owns the name already keeps it.
     fn against_given(&self, claim: Claim<'_>) -> Option<Diagnostic> {
+        let name = claim.name;
+        // whoever has it: what cannot be served is not
+        let entrances = self.given.entrances.as_ref();
+        let entrances = entrances.filter(|_| claim.certificate.is_some());
+        if let Some((reason, hint)) = entrances.and_then(|it| it.against(name)) {
+            return Some(diagnostic(claim, reason, hint));
+        }
         if self.given.owners.has(claim) {
             return None;
         }
-        let name = claim.name;
         let place = |name: &ServerName| self.given.hand_written.get(name);
         if let Some(place) = place(name) {
             let reason = format!("`{name}` is already served by {place}");
@@ -411,40 +464,6 @@ fn wildcards_above(name: &str) -> impl Iterator<Item = String> {
 fn names(app: &App) -> impl Iterator<Item = &Located<ServerName>> {
     app.vhosts.iter().flat_map(VhostSpec::all_names)
 }
-
-fn explain(claim: Claim<'_>, other: Claim<'_>) -> Diagnostic {
-    let (name, theirs) = (claim.name, other.name);
-    let file = other.file.display();
-    // an owner that is rejected itself has no line for it
-    let owner = match other.at {
-        Some(at) => format!("{} ({file}:{})", other.app, at.line),
-        None => format!("{} ({file}, which is rejected now)", other.app),
-    };
-    let reason = if name == theirs {
-        format!("`{name}` already belongs to {owner}")
-    } else if theirs.is_above(name) {
-        format!("`{name}` is under `{theirs}`, which belongs to {owner}")
-    } else {
-        format!("`{name}` is above `{theirs}`, which belongs to {owner}")
-    };
-    diagnostic(claim, reason, OWNER_HINT)
-}
-
-fn diagnostic(claim: Claim<'_>, reason: String, hint: &str) -> Diagnostic {
-    let diagnostic = Diagnostic::new(claim.file, reason).hint(hint);
-    match claim.at {
-        Some(at) => diagnostic.at(at),
-        None => diagnostic,
-    }
-}
-
-const OWNER_HINT: &str = "a name has one owner: take it out of one of the two files";
-const HAND_WRITTEN_HINT: &str =
-    "take it out of that file, which vhostd does not touch, or out of this one";
-const BELOW_HINT: &str =
-    "write the names below it, each; who runs the suffix itself writes that site by hand";
-const REGISTRY_HINT: &str =
-    "write the name that you have below it; who runs the suffix itself writes that site by hand";
 
 #[cfg(test)]
 mod tests;

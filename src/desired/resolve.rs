@@ -28,8 +28,13 @@ fn certificates(app: &App, vhost: &VhostSpec, default: &TlsDefaults) -> Vec<Want
     let Some(wanted) = WantedCertificate::new(identifiers(app, vhost), issuer) else {
         return Vec::new();
     };
+    let any_address = || wanted.identifiers.iter().any(Identifier::is_address);
+    let profile = match (issuer, tls.profile) {
+        (Issuer::Acme, None) if any_address() => tls.address_profile.map(str::to_owned),
+        (_, profile) => profile,
+    };
     let first = WantedCertificate {
-        profile: tls.profile,
+        profile,
         key_type: tls.key_types.first(),
         files: vhost.tls.files.clone(),
         ..wanted
@@ -91,18 +96,20 @@ pub fn desired(
                     spec: spec.clone(),
                     tls,
                 }),
-                Err(wanted) => missing.extend(wanted.map(|wanted| *wanted)),
+                Err(wanted) => {
+                    missing.extend(wanted.map(|it| *it).filter(|it| !missing.contains(it)))
+                }
             }
         }
     }
     if !missing.is_empty() {
-        missing.dedup();
         return Err(DesiredError::NoCertificate { missing });
     }
     vhosts.sort_by(|left, right| left.spec.name.cmp(&right.spec.name));
     Ok(DesiredState {
         host: without_idle_https(host, &vhosts),
         vhosts,
+        kept: Vec::new(),
     })
 }
 

@@ -2,7 +2,7 @@
 //! last good version when its newest file is broken.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -85,10 +85,23 @@ impl ServedName {
         name.as_str().replacen('*', BELOW_A_WILDCARD, 1)
     }
 
+    /// Those that a client may get.
+    pub fn leaves(&self) -> impl Iterator<Item = &String> {
+        self.leaf.iter().chain(&self.further_leaves)
+    }
+
     /// Whether that leaf is one of those that a client may get.
     pub fn has(&self, leaf: &str) -> bool {
-        let mut leaves = self.leaf.iter().chain(&self.further_leaves);
-        leaves.any(|known| known == leaf)
+        self.leaves().any(|known| known == leaf)
+    }
+
+    /// Where it is no name.
+    pub fn address(&self) -> Option<IpAddr> {
+        let bare = self
+            .host
+            .strip_prefix('[')
+            .and_then(|it| it.strip_suffix(']'));
+        bare.unwrap_or(&self.host).parse().ok()
     }
 
     /// The name that [`Self::host`] was made from.

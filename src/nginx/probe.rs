@@ -14,7 +14,7 @@ use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, SignatureSch
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Question {
     pub address: SocketAddr,
-    /// The Host header and, with TLS, the SNI.
+    /// The Host header and, with TLS, the SNI, unless it is an address.
     pub host: String,
     pub tls: bool,
 }
@@ -106,12 +106,13 @@ impl Prober {
         leaf.ok_or_else(|| ProbeError::Foreign("an empty chain".to_owned()))
     }
 
+    /// For an address no name is sent (RFC 6066 §3).
     fn tls_to(&self, host: &str) -> Result<ClientConnection, ProbeError> {
-        let bare = host.trim_start_matches('[').trim_end_matches(']');
         let other = |error: Box<dyn std::error::Error + Send + Sync>| {
             ProbeError::Talk(io::Error::other(error))
         };
-        let name = ServerName::try_from(bare.to_owned()).map_err(|error| other(error.into()))?;
+        let name = ServerName::try_from(unbracketed(host).to_owned())
+            .map_err(|error| other(error.into()))?;
         ClientConnection::new(self.tls.clone(), name).map_err(|error| other(error.into()))
     }
 
@@ -152,6 +153,14 @@ fn refused(error: io::Error) -> ProbeError {
         Some(tls) => ProbeError::Foreign(tls.to_string()),
         None => ProbeError::Talk(error),
     }
+}
+
+/// `[::1]`, as a Host header has it (RFC 3986 §3.2.2) → `::1`.
+fn unbracketed(host: &str) -> &str {
+    let inner = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'));
+    inner.unwrap_or(host)
 }
 
 /// The address at which a listener of ours is asked: loopback for the wildcards.

@@ -3,6 +3,7 @@
 mod alone; // X changed apps are tried by themselves
 mod blame; // P what nginx said of a rendered file → the vhost file's line and key
 mod certificates; // W what every vhost with TLS has to serve at once
+mod frozen; // R apps whose very bytes are kept
 mod judge; // X the attempts, until nginx accepts one
 mod lesson; // X what a refusal of nginx's teaches
 mod withhold; // P versions of apps that are not served, and why
@@ -23,14 +24,11 @@ use crate::generation::TestedGeneration;
 use crate::generation::manifest::{AppSource, Manifest, ServedName};
 use crate::installation::Installation;
 use crate::nginx::dump::Survey;
-use crate::render::{RenderedConfig, digest_of, render};
+use crate::render::{RenderedConfig, render};
 use crate::vhost::{App, AppName, ServerName, TlsDefaults};
 
 use alone::Refused;
 use withhold::Withheld;
-
-/// A file of the active generation, whose, and its bytes.
-type FrozenFile = (PathBuf, AppName, Vec<u8>);
 
 /// Everything that a reconcile knows while it decides.
 pub(crate) struct Candidate<'a> {
@@ -193,13 +191,14 @@ impl<'a> Candidate<'a> {
             let frozen = self.frozen();
             let rendered = self.apps.iter().filter(|app| !frozen.contains(&app.name));
             let rendered: Vec<App> = rendered.cloned().collect();
-            let state = desired::desired(
+            let mut state = desired::desired(
                 &rendered,
                 self.host()?,
                 &self.default_tls(),
                 &self.inventory,
                 self.request.now,
             )?;
+            state.kept = self.kept_addresses(&frozen);
             let Some(frozen_files) = self.frozen_files(&frozen)? else {
                 continue;
             };
@@ -214,41 +213,6 @@ impl<'a> Candidate<'a> {
                 return Ok((rendered, draft));
             }
         }
-    }
-
-    /// Apps whose very bytes in the active generation are kept.
-    fn frozen(&self) -> BTreeSet<AppName> {
-        let accepted = |name: &&AppName| self.apps.iter().any(|app| app.name == **name);
-        let withheld = self.fallen_to_bytes().filter(accepted);
-        let unparsed = self.intent.frozen.iter();
-        let unparsed = unparsed.filter(|name| self.active.apps.contains_key(*name));
-        withheld.chain(unparsed).cloned().collect()
-    }
-
-    /// What the active generation has of them; an app whose file is not what was written is withheld
-    /// altogether.
-    fn frozen_files(
-        &mut self,
-        apps: &BTreeSet<AppName>,
-    ) -> Result<Option<Vec<FrozenFile>>, ReconcileError> {
-        let active = self.active;
-        let mut found = Vec::new();
-        for (path, name) in &active.files {
-            if !apps.contains(name) {
-                continue;
-            }
-            let mut written = active.names.iter();
-            let written = written.find(|served| served.vhost.app() == name);
-            let bytes = self.installation.generations.read(active.number, path)?;
-            // what somebody else wrote there was never audited, and is carried nowhere
-            let intact = bytes
-                .filter(|bytes| written.is_none_or(|served| served.config == digest_of(bytes)));
-            match intact {
-                Some(bytes) => found.push((path.clone(), name.clone(), bytes)),
-                None => return self.withhold_spoilt(name, path).map(|()| None),
-            }
-        }
-        Ok(Some(found))
     }
 
     fn taken_names(&self) -> BTreeMap<ServerName, String> {
@@ -277,6 +241,11 @@ impl<'a> Candidate<'a> {
     fn accept(&self) -> Result<Accepted, ReconcileError> {
         let owners = self.installation.owners()?;
         let mut given = self.intent.given(owners, self.taken_names());
+        given.entrances = Some(neighbours::entrances(
+            &self.installation.settings,
+            &self.survey,
+            self.installation.has_ipv6,
+        ));
         let mut candidates = Vec::new();
         for candidate in &self.intent.candidates {
             match self.served_version(candidate) {
@@ -336,21 +305,6 @@ impl<'a> Candidate<'a> {
             self.keep_frozen(&mut manifest, frozen);
         }
         manifest
-    }
-
-    /// What the active generation says of those apps stays true.
-    fn keep_frozen(&self, manifest: &mut Manifest, frozen: &BTreeSet<AppName>) {
-        let names = self.active.names.iter();
-        let of_frozen = |name: &&ServedName| frozen.contains(name.vhost.app());
-        manifest.names.extend(names.filter(of_frozen).cloned());
-        // whose they are is not known, and those that nobody needs go with the next generation
-        let certificates = &mut manifest.certificates;
-        certificates.extend(self.active.certificates.iter().cloned());
-        certificates.sort();
-        certificates.dedup();
-        manifest.logs.extend(self.active.logs.iter().cloned());
-        manifest.logs.sort();
-        manifest.logs.dedup();
     }
 
     fn served_names(&self, state: &DesiredState) -> Vec<ServedName> {

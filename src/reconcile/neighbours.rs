@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use crate::desired::{Listener, UnsetHttpDirectives};
+use crate::desired::{DefaultServerOf, Entrance, Entrances, Listener, UnsetHttpDirectives};
 use crate::nginx::dump::{HandWrittenListen, HandWrittenServer, ListenSocket, Survey};
-use crate::settings::{DefaultServer, NginxSettings};
+use crate::settings::{DefaultServer, NginxSettings, Settings};
 use crate::vhost::ServerName;
 
 /// The listeners at `port`. `has_ipv6`: whether the host has any IPv6 address.
@@ -37,6 +37,28 @@ pub fn listeners(
             }
         })
         .collect()
+}
+
+/// Who answers clients of an address over HTTPS.
+pub fn entrances(settings: &Settings, survey: &Survey, has_ipv6: bool) -> Entrances {
+    let nginx = &settings.nginx;
+    let ours = listeners(nginx, survey, has_ipv6, nginx.https_port);
+    let entrance = |listener: &Listener| Entrance {
+        socket: listener.address,
+        default_server: match listener.default_server {
+            true => DefaultServerOf::Us,
+            false => match default_server(survey, listener.address) {
+                Some(place) => DefaultServerOf::HandWritten(place),
+                None => DefaultServerOf::Nobody,
+            },
+        },
+    };
+    let sockets: Vec<SocketAddr> = ours.iter().map(|listener| listener.address).collect();
+    Entrances {
+        ours: ours.iter().map(entrance).collect(),
+        taken: takers(survey, &sockets),
+        tls: settings.tls_defaults(),
+    }
 }
 
 /// The hand-written default server of that very socket, as `path:line`.

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 
-use crate::desired::RESERVED_NAME;
+use crate::desired::{RESERVED_NAME, arrivals};
 use crate::generation::manifest::{Manifest, ServedName};
 use crate::nginx::error_log::Verdict;
 use crate::nginx::probe::{Answer, ProbeError, Question, reachable};
@@ -202,8 +202,8 @@ fn names_answer(
             return true;
         }
         let plain = manifest.http.iter().map(|address| (*address, false));
-        let secure = manifest.https.iter().map(|address| (*address, true));
-        let mut sockets = plain.chain(secure.filter(|_| name.leaf.is_some()));
+        let secure = secure_sockets(manifest, name).into_iter();
+        let mut sockets = plain.chain(secure.map(|address| (address, true)));
         let failed = sockets.find_map(|(address, tls)| {
             let address = reachable(address);
             let (why, is_silent) = why_not(nginx, manifest, name, address, tls)?;
@@ -225,6 +225,15 @@ fn names_answer(
             names: unproven,
             silent,
         }),
+    }
+}
+
+/// Where its certificate must be served: of an address, where its clients arrive.
+pub(crate) fn secure_sockets(manifest: &Manifest, name: &ServedName) -> Vec<SocketAddr> {
+    match (&name.leaf, name.address()) {
+        (None, _) => Vec::new(),
+        (Some(_), Some(address)) => arrivals(address, &manifest.https),
+        (Some(_), None) => manifest.https.clone(),
     }
 }
 

@@ -156,6 +156,7 @@ pub(super) fn shipped(name: &str) -> &'static str {
 
 fn desired(vhosts: impl IntoIterator<Item = DesiredVhost>) -> DesiredState {
     DesiredState {
+        kept: Vec::new(),
         host: host(),
         vhosts: vhosts.into_iter().collect(),
     }
@@ -234,6 +235,37 @@ fn the_order_of_the_vhosts_changes_nothing() {
     let there = rendered(&desired([one.clone(), two.clone(), hello()]));
     let back = rendered(&desired([hello(), two, one]));
     assert_eq!(there, back);
+}
+
+#[test]
+fn each_socket_speaks_for_the_address_that_is_reached_there_and_else_rejects() {
+    let address = |app: &str, name: &str| with_tls(vhost(app, None, &[name]), true);
+    let both = [
+        address("four", "192.0.2.7"),
+        address("six", "[2001:db8::7]"),
+    ];
+    let config = rendered(&desired(both.clone()));
+    let base = text(&config, "base.conf");
+    assert!(!base.contains("ssl_reject_handshake"), "{base}");
+    for (listen, name) in [("0.0.0.0", "192.0.2.7"), ("[::]", "[2001:db8::7]")] {
+        let part = base
+            .split("server {")
+            .find(|part| part.contains(&format!("{listen}:443\" ssl http2 default_server")));
+        let files = certificate(name);
+        assert!(
+            part.unwrap().contains(files.chain.to_str().unwrap()),
+            "{base}"
+        );
+    }
+    let [four, _] = both;
+    let config = rendered(&desired([four]));
+    let base = text(&config, "base.conf");
+    assert_eq!(
+        base.matches("ssl_reject_handshake on;").count(),
+        1,
+        "{base}"
+    );
+    assert_eq!(base.matches("default_server;").count(), 3, "{base}");
 }
 
 #[test]

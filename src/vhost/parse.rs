@@ -163,11 +163,11 @@ impl Reading<'_> {
         }
         fields.finish(PLANNED_KEYS, problems);
         let names = || server_names.iter().chain(&redirect_from);
-        match tls.mode.unwrap_or(self.default_tls.mode) {
-            TlsMode::Auto if tls.files.is_some() => refuse_addresses(names(), problems),
-            TlsMode::Auto => refuse_unobtainable(names(), problems),
-            TlsMode::Internal => refuse_addresses(names(), problems),
-            TlsMode::Off => {}
+        let asked = tls.or(self.default_tls);
+        // what is in files was asked for by somebody else
+        if asked.mode == TlsMode::Auto && tls.files.is_none() {
+            refuse_unobtainable(names(), problems);
+            refuse_profile(names(), &asked, problems);
         }
         (!server_names.is_empty()).then_some(VhostSpec {
             name,
@@ -255,13 +255,12 @@ fn upstreams(fields: &mut Fields, problems: &mut Problems) -> Vec<Upstream> {
         .collect()
 }
 
-/// What only challenges of a later version can prove (RFC 8555 §8.4, RFC 8738), and what no public
-/// CA puts into one certificate.
+/// What only challenges of a later version can prove (RFC 8555 §8.4), and what no public CA puts into
+/// one certificate.
 fn refuse_unobtainable<'a>(
-    names: impl Iterator<Item = &'a Located<ServerName>> + Clone,
+    names: impl Iterator<Item = &'a Located<ServerName>>,
     problems: &mut Problems,
 ) {
-    refuse_addresses(names.clone(), problems);
     const HINT: &str = "set `tls: internal` (vhostd's own CA) or `tls: off` for this vhost";
     for (index, name) in names.enumerate() {
         let shown = &name.value;
@@ -276,19 +275,25 @@ fn refuse_unobtainable<'a>(
     }
 }
 
-/// A client sends no SNI for an address (RFC 6066 §3), so its certificate would have to be the default
-/// server's, whoever signed it.
-fn refuse_addresses<'a>(
-    names: impl Iterator<Item = &'a Located<ServerName>>,
+/// What the CA is known to refuse: an address with another profile than the one that takes them.
+fn refuse_profile<'a>(
+    mut names: impl Iterator<Item = &'a Located<ServerName>>,
+    tls: &TlsDefaults,
     problems: &mut Problems,
 ) {
-    const HINT: &str = "set `tls: off` for this vhost, or give the address a vhost of its own";
-    for name in names.filter(|name| name.value.is_address()) {
-        let shown = &name.value;
+    let (Some(only), Some(profile)) = (tls.address_profile, &tls.profile) else {
+        return;
+    };
+    if only == profile {
+        return;
+    }
+    if let Some(name) = names.find(|name| name.value.is_address()) {
         let reason = format!(
-            "certificates for addresses such as `{shown}` are not supported by this version"
+            "Let's Encrypt gives certificates for addresses such as `{}` with the profile `{only}` alone, not `{profile}`",
+            name.value
         );
-        problems.add_with_hint(name.at, reason, Some(HINT));
+        let hint = format!("set `tls: {{profile: {only}}}` for this vhost");
+        problems.add_with_hint(name.at, reason, Some(&hint));
     }
 }
 

@@ -2,13 +2,16 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::sync::{Arc, Mutex};
 
-use rustls::SignatureScheme;
 use rustls::pki_types::CertificateDer;
+use rustls::version::{TLS12, TLS13};
+use rustls::{SignatureScheme, SupportedProtocolVersion};
 
 use super::support::app::App;
 use super::support::client::{ECDSA, RSA, leaf_for};
 use super::support::host::{Host, acme};
+use super::support::mock_ca::{MockCa, Resource};
 use super::support::nginx::NginxHost;
 use super::support::pebble::Pebble;
 use super::support::wait_for;
@@ -24,8 +27,17 @@ struct Leaves {
 }
 
 fn leaves(host: &Host, root: &CertificateDer<'static>) -> Leaves {
-    let leaf =
-        |schemes: &'static [SignatureScheme]| leaf_for(host.https(), NAME, root, schemes).ok();
+    leaves_in(host, root, &TLS13)
+}
+
+fn leaves_in(
+    host: &Host,
+    root: &CertificateDer<'static>,
+    version: &'static SupportedProtocolVersion,
+) -> Leaves {
+    let leaf = |schemes: &'static [SignatureScheme]| {
+        leaf_for(host.https(), NAME, root, schemes, &[version]).ok()
+    };
     Leaves {
         ecdsa: leaf(ECDSA),
         rsa: leaf(RSA),
@@ -56,6 +68,8 @@ fn each_client_gets_the_certificate_of_the_kind_that_it_can_verify() {
     let served = leaves(&host, &root);
     assert!(served.ecdsa.is_some() && served.rsa.is_some(), "{served:?}");
     assert_ne!(served.ecdsa, served.rsa);
+    // what knows RSA alone is old
+    assert_eq!(leaves_in(&host, &root, &TLS12), served);
     assert_eq!(pebble.finalized(), 2);
     let status = host.status();
     for (name, key_type) in [(NAME, "ecdsa-p256"), (FURTHER, "rsa-2048")] {
@@ -141,6 +155,34 @@ fn a_second_type_comes_and_goes_without_another_order_for_the_first() {
     assert_eq!(pebble.finalized(), 2);
 }
 
+#[test]
+fn the_two_orders_are_made_one_after_the_other() {
+    let nginx = NginxHost::new();
+    let ca = MockCa::start(nginx.http_port);
+    let settings = format!(
+        "acme: {{directory: {}, ca_file: {}, key_type: [ecdsa-p256, rsa-2048]}}\n",
+        ca.directory_url(),
+        ca.ca_file().display()
+    );
+    let steps: Arc<Mutex<Vec<Resource>>> = Arc::default();
+    let noted = Arc::clone(&steps);
+    ca.answer_otherwise(move |asked, _| {
+        if matches!(asked.resource, Resource::NewOrder | Resource::Certificate) {
+            noted.lock().unwrap().push(asked.resource);
+        }
+    });
+    let host = Host::on(nginx, &settings);
+    let app = App::start();
+    let _daemon = host.daemon();
+    host.drop_app("hello", NAME, &app);
+    wait_for("both certificates", || {
+        let valid = |name| Some(host.certificate(name)?["state"] == "valid");
+        (valid(NAME)? && valid(FURTHER)?).then_some(())
+    });
+    let order = [Resource::NewOrder, Resource::Certificate];
+    assert_eq!(*steps.lock().unwrap(), [order, order].concat());
+}
+
 /// No order of that certificate can be written down.
 fn block(host: &Host, name: &str) {
     let order = host.path(&format!("state/orders/{name}.order.json"));
@@ -190,6 +232,7 @@ fn nobody_gets_a_placeholder_while_the_certificate_of_a_further_type_is_good() {
             SignatureScheme::ECDSA_NISTP256_SHA256,
             SignatureScheme::RSA_PSS_SHA256,
         ],
+        &[&TLS13],
     );
     assert_eq!(either.ok(), served.rsa);
 }

@@ -6,6 +6,7 @@
     reason = "tests"
 )]
 
+mod addresses;
 mod adopt;
 mod ca;
 mod certificates;

@@ -6,8 +6,10 @@ use std::time::{Duration, SystemTime};
 use serde_json::Value;
 
 use super::support::app::App;
+use super::support::client::Trust;
 use super::support::faults::Stopped;
 use super::support::host::Host;
+use super::support::mock_ca::{MockCa, Resource, edit};
 use super::support::nginx::NginxHost;
 use super::support::wait_for;
 
@@ -34,6 +36,71 @@ fn owner(host: &Host, name: &str) -> Option<String> {
     let bytes = fs::read(host.path("state/owners.json")).unwrap();
     let owners: Value = serde_json::from_slice(&bytes).unwrap();
     owners[name].as_str().map(str::to_owned)
+}
+
+/// `NAME.yml` for `count` names, with further lines.
+fn drop_many(host: &Host, name: &str, count: usize, further: &str) {
+    let names: String = (1..=count)
+        .map(|n| format!("- n{n}.example.com\n"))
+        .collect();
+    let root = host.page(name, name);
+    let text = format!("root: {}\n{further}server_name:\n{names}", root.display());
+    host.drop_file(&format!("{name}.yml"), &text);
+}
+
+#[test]
+fn a_hundred_names_of_one_vhost_are_one_order_and_one_more_is_refused_before_the_ca_is_asked() {
+    let (host, pebble) = Host::with_pebble();
+    drop_many(&host, "many", 100, "");
+    let reload = host.vhostd(&["reload", "--wait"]);
+    assert_eq!(reload.status, 0, "{reload:?}");
+    let trust = Trust::Root(pebble.issuing_root());
+    for name in ["n1.example.com", "n50.example.com", "n100.example.com"] {
+        host.wait_for_https(name, "/", &trust);
+    }
+    let certificate = host.certificate("n1.example.com").unwrap();
+    assert_eq!(certificate["identifiers"].as_array().unwrap().len(), 100);
+    assert_eq!(pebble.finalized(), 1);
+    drop_many(&host, "many", 101, "");
+    let report = host.reload_ends(3, "unchanged");
+    let words = reason(&report, "many");
+    assert_eq!(words, "a certificate holds at most 100 names");
+    host.wait_for_https("n100.example.com", "/", &trust);
+    assert_eq!(pebble.finalized(), 1);
+}
+
+#[test]
+fn how_many_names_a_profile_takes_the_ca_says() {
+    const WORDS: &str = "Order cannot contain more than 25 identifiers";
+    let nginx = NginxHost::new();
+    let ca = MockCa::start(nginx.http_port);
+    ca.answer_otherwise(|asked, reply| match asked.resource {
+        Resource::Directory => edit(reply, |it| {
+            it["meta"]["profiles"] = serde_json::json!({"tlsserver": "t"});
+        }),
+        Resource::NewOrder => {
+            let problem = serde_json::json!({
+                "type": "urn:ietf:params:acme:error:malformed", "detail": WORDS, "status": 400,
+            });
+            reply.status = 400;
+            reply.body = problem.to_string().into();
+            reply.set("Content-Type", "application/problem+json");
+        }
+        _ => {}
+    });
+    let settings = format!(
+        "acme: {{directory: {}, ca_file: {}}}\n",
+        ca.directory_url(),
+        ca.ca_file().display()
+    );
+    let host = Host::on(nginx, &settings);
+    drop_many(&host, "many", 26, "tls: {profile: tlsserver}\n");
+    assert_eq!(host.vhostd(&["reload", "--wait"]).status, 4);
+    let certificate = host.certificate("n1.example.com").unwrap();
+    let error = certificate["last_error"].as_str().unwrap();
+    assert!(error.contains(WORDS), "{certificate}");
+    let shown = host.vhostd(&["status"]);
+    assert!(shown.stderr.contains(WORDS), "{shown:?}");
 }
 
 #[test]

@@ -2,6 +2,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::*;
+use crate::desired::{DefaultServerOf, Entrance};
 use crate::vhost::TlsMode;
 
 fn app(name: &str, names: &[&str]) -> App {
@@ -34,6 +35,70 @@ fn with_fallback(mut candidate: Candidate, names: &[&str]) -> Candidate {
     candidate
 }
 
+/// One socket for each kind of address.
+fn with_entrances(owners: Owners) -> Given {
+    let entrance = |socket: &str| Entrance {
+        socket: socket.parse().unwrap(),
+        default_server: DefaultServerOf::Us,
+    };
+    Given {
+        owners,
+        entrances: Some(Entrances {
+            ours: ["0.0.0.0:443", "[::]:443"].map(entrance).into(),
+            taken: Vec::new(),
+            tls: TlsMode::Internal.into(),
+        }),
+        ..Given::default()
+    }
+}
+
+#[test]
+fn of_two_certificates_for_the_addresses_of_a_socket_the_owners_or_the_older_files_is_served() {
+    let old = candidate("old", &["192.0.2.7", "a.example"], 2);
+    let new = candidate("new", &["192.0.2.8"], 1);
+    let six = candidate("six", &["2001:db8::7"], 0);
+    let accepted = |owners: Owners| {
+        let result = accepted_given(
+            &[old.clone(), new.clone(), six.clone()],
+            &with_entrances(owners),
+        );
+        let names = result.apps.iter().map(|app| app.name.to_string());
+        (names.collect::<Vec<_>>(), result.rejections)
+    };
+    let (apps, rejections) = accepted(Owners::default());
+    assert_eq!(apps, ["old", "six"]);
+    assert_eq!(
+        rejections[0].diagnostics[0].reason,
+        "clients of `192.0.2.8` name no host, and can only get the certificate of `192.0.2.7` \
+         (/etc/vhostd/vhosts.d/old.yml:4)"
+    );
+    let (apps, rejections) = accepted(owners(&[("new", &["192.0.2.8"])]));
+    assert_eq!(apps, ["new", "six"]);
+    assert_eq!(rejections.len(), 1);
+}
+
+#[test]
+fn an_address_whose_certificate_nobody_would_get_is_not_even_its_owners() {
+    let mut given = with_entrances(owners(&[("old", &["192.0.2.7"])]));
+    let by_hand = DefaultServerOf::HandWritten("/etc/nginx/x:3".into());
+    if let Some(entrances) = &mut given.entrances {
+        entrances.ours[0].default_server = by_hand;
+    }
+    let old = with_fallback(candidate("old", &["192.0.2.7"], 2), &["192.0.2.7"]);
+    let result = accepted_given(&[old, candidate("six", &["2001:db8::7"], 0)], &given);
+    let names: Vec<_> = result.apps.iter().map(|app| app.name.as_str()).collect();
+    assert_eq!(names, ["six"]);
+    assert!(!result.rejections[0].stale);
+    assert_eq!(
+        result
+            .owners
+            .owner(&"192.0.2.7".parse().unwrap())
+            .unwrap()
+            .as_str(),
+        "old"
+    );
+}
+
 fn owners(apps: &[(&str, &[&str])]) -> Owners {
     let apps: Vec<App> = apps.iter().map(|(name, names)| app(name, names)).collect();
     Owners::of(&apps)
@@ -62,6 +127,7 @@ fn accepted(candidates: &[Candidate], owners: &Owners) -> Accepted {
         owners: owners.clone(),
         hand_written: ["byhand.example", "*.wild.example"].map(by_hand).into(),
         silent: BTreeMap::new(),
+        entrances: None,
     };
     accepted_given(candidates, &given)
 }

@@ -39,7 +39,7 @@ pub(super) fn base_file(base: &Base) -> Vec<Meant<'_>> {
     }
     tree.push(asset_map(&base.assets));
     tree.extend(base.default_http.as_ref().map(default_http));
-    tree.extend(base.default_https.as_ref().map(default_https));
+    tree.extend(base.default_https.iter().map(default_https));
     tree.push(reserved(&base.reserved));
     tree
 }
@@ -144,10 +144,10 @@ fn default_http(server: &DefaultHttp) -> Meant<'_> {
 fn default_https(server: &DefaultHttps) -> Meant<'_> {
     let mut tree = listens(&server.listen, &["default_server"], server.http2);
     tree.extend([simple(["server_name", ""]), simple(["access_log", "off"])]);
-    if server.certificate.is_none() {
+    if server.certificates.is_empty() {
         tree.push(simple(["ssl_reject_handshake", "on"]));
     }
-    tree.extend(server.certificate.iter().flat_map(certificate));
+    tree.extend(server.certificates.iter().flat_map(certificate));
     tree.push(simple(["return", server.refusal.as_str()]));
     block(["server"], tree)
 }

@@ -1,12 +1,16 @@
 //! P: what all vhosts share: maps, the answers to unknown names, the reserved name.
 
+use std::net::SocketAddr;
+
 use serde::Serialize;
 
 use super::{
     AssetMap, CertificatePair, Listen, ProbeLocation, certificate, challenge, http_listen,
     https_listens, probe_location,
 };
-use crate::desired::{DesiredState, HostFacts, Listener, RESERVED_NAME};
+use crate::desired::{
+    CertificateFiles, DesiredState, HostFacts, Listener, RESERVED_NAME, spoken_at,
+};
 use crate::render::token::{Token, TokenError};
 
 /// `base.conf`
@@ -18,7 +22,8 @@ pub struct Base {
     pub hash_max_size: Option<Token>,
     pub assets: AssetMap,
     pub default_http: Option<DefaultHttp>,
-    pub default_https: Option<DefaultHttps>,
+    /// One for each certificate that speaks for addresses, and one for the other sockets.
+    pub default_https: Vec<DefaultHttps>,
     pub reserved: Reserved,
 }
 
@@ -34,8 +39,8 @@ pub struct DefaultHttp {
 pub struct DefaultHttps {
     pub listen: Vec<Listen>,
     pub http2: bool,
-    /// `None`: the handshake is rejected.
-    pub certificate: Option<CertificatePair>,
+    /// For clients of an address, who name no host; none: the handshake is rejected.
+    pub certificates: Vec<CertificatePair>,
     pub post_quantum: bool,
     /// The status for a request whose Host is not the name of its handshake.
     pub refusal: Token,
@@ -61,7 +66,7 @@ impl Base {
             hash_max_size: number(unset.server_names_hash_max_size, hash_max_size(desired))?,
             assets: AssetMap::shared()?,
             default_http: default_http(host)?,
-            default_https: default_https(host)?,
+            default_https: default_https(desired)?,
             reserved: reserved(host)?,
         })
     }
@@ -78,22 +83,41 @@ fn default_http(host: &HostFacts) -> Result<Option<DefaultHttp>, TokenError> {
     }))
 }
 
-fn default_https(host: &HostFacts) -> Result<Option<DefaultHttps>, TokenError> {
-    let owned = owned(&host.https);
-    if owned.is_empty() {
-        return Ok(None);
+fn default_https(desired: &DesiredState) -> Result<Vec<DefaultHttps>, TokenError> {
+    let host = &desired.host;
+    let sockets: Vec<SocketAddr> = host.https.iter().map(|it| it.address).collect();
+    let mut groups: Vec<(Vec<CertificateFiles>, Vec<Listener>)> = Vec::new();
+    for listener in owned(&host.https) {
+        let files = spoken_at(listener.address, &sockets, desired);
+        match groups.iter_mut().find(|(others, _)| *others == files) {
+            Some((_, listeners)) => listeners.push(listener),
+            None => groups.push((files, vec![listener])),
+        }
     }
+    let groups = groups.iter();
+    groups
+        .map(|(files, listeners)| default_https_of(host, files, listeners))
+        .collect()
+}
+
+fn default_https_of(
+    host: &HostFacts,
+    files: &[CertificateFiles],
+    listeners: &[Listener],
+) -> Result<DefaultHttps, TokenError> {
     let rejects = host.features.ssl_reject_handshake;
-    Ok(Some(DefaultHttps {
-        listen: https_listens(&owned, host.features)?,
+    let (files, refusal) = match (files.is_empty(), rejects) {
+        (true, true) => (files, MISDIRECTED),
+        (true, false) => (std::slice::from_ref(&host.probe.certificate), CLOSE),
+        (false, _) => (files, MISDIRECTED),
+    };
+    Ok(DefaultHttps {
+        listen: https_listens(listeners, host.features)?,
         http2: host.features.http2_directive,
-        certificate: match rejects {
-            true => None,
-            false => Some(certificate(&host.probe.certificate)?),
-        },
+        certificates: files.iter().map(certificate).collect::<Result<_, _>>()?,
         post_quantum: host.features.post_quantum_curve,
-        refusal: Token::literal(if rejects { "421" } else { "444" })?,
-    }))
+        refusal: Token::literal(refusal)?,
+    })
 }
 
 fn reserved(host: &HostFacts) -> Result<Reserved, TokenError> {
@@ -140,6 +164,11 @@ fn hash_max_size(desired: &DesiredState) -> usize {
         .sum();
     names.next_power_of_two().max(HASH_MAX_SIZE)
 }
+
+/// RFC 9110 §15.5.20: another server than the one of the handshake is asked for.
+const MISDIRECTED: &str = "421";
+/// nginx's own: the connection is closed without an answer.
+const CLOSE: &str = "444";
 
 /// A name of 253 characters needs 512; the default of 64 makes one of 47 fatal for everything.
 const HASH_BUCKET_SIZE: usize = 512;

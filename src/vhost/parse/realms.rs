@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{each, server_name_hint};
+use super::{MAX_CERTIFICATE_NAMES, each, server_name_hint};
 use crate::vhost::{App, Realm, ServerName, TlsDefaults, TlsMode, VhostSpec};
 use crate::yaml::{Fields, Node, Problems, Value};
 
@@ -51,6 +51,7 @@ pub(super) fn refuse_unusable(app: &App, default_tls: &TlsDefaults, problems: &m
         refuse_partial(&realms, vhost, problems);
     }
     refuse_mixed(&realms, app, default_tls, problems);
+    refuse_long(&realms, app, default_tls, problems);
 }
 
 /// The realms by their domains, so that many of them take no longer than their text.
@@ -121,6 +122,20 @@ fn refuse_partial(realms: &Realms<'_>, vhost: &VhostSpec, problems: &mut Problem
                 ),
                 Some("a realm holds all names of a vhost, `redirect_from` included"),
             );
+        }
+    }
+}
+
+/// What no public CA puts into one certificate.
+fn refuse_long(realms: &Realms<'_>, app: &App, default_tls: &TlsDefaults, problems: &mut Problems) {
+    let auto = |vhost: &&VhostSpec| vhost.tls.or(default_tls).mode == TlsMode::Auto;
+    let asked = app.vhosts.iter().filter(auto);
+    let asked = asked.flat_map(|vhost| realms.covering(&vhost.server_names[0].value));
+    for realm in asked.collect::<BTreeSet<_>>() {
+        if let Some(beyond) = app.realms[realm].domains.get(MAX_CERTIFICATE_NAMES) {
+            let reason = format!("a certificate holds at most {MAX_CERTIFICATE_NAMES} names");
+            let hint = "make two realms of it";
+            problems.add_with_hint(beyond.at, reason, Some(hint));
         }
     }
 }

@@ -214,12 +214,62 @@ fn a_name_twice_in_a_file_is_refused_with_its_first_line() {
 }
 
 #[test]
-fn addresses_are_served_without_tls_only() {
-    let text = "server_name: 203.0.113.7\nroot: /srv/a\n";
-    assert!(parsed_with(text, TlsMode::Off).is_ok());
-    for tls in [TlsMode::Auto, TlsMode::Internal] {
-        assert!(parsed_with(text, tls).is_err(), "{tls:?}");
-    }
+fn an_address_at_lets_encrypt_has_the_only_profile_that_takes_it_or_is_refused() {
+    let parsed = |tls: &str, profile: Option<&str>| {
+        let text = format!("server_name: [a.example, 203.0.113.7]\nroot: /srv/a\ntls: {tls}\n");
+        let defaults = TlsDefaults {
+            profile: profile.map(str::to_owned),
+            address_profile: Some("shortlived"),
+            ..TlsMode::Auto.into()
+        };
+        let (name, roots) = ("hello".parse().unwrap(), [PathBuf::from("/srv")]);
+        let app = parse(&name, Path::new("hello.yml"), &text, &roots, &defaults)
+            .map_err(|errors| errors[0].to_string())?;
+        let wanted = crate::desired::wanted(&app, &defaults).remove(0).remove(0);
+        Ok(wanted.profile)
+    };
+    let short = || Ok(Some("shortlived".to_owned()));
+    assert_eq!(parsed("auto", None), short());
+    assert_eq!(parsed("auto", Some("shortlived")), short());
+    assert_eq!(parsed("{profile: shortlived}", Some("tlsserver")), short());
+    // our own CA has none
+    assert_eq!(
+        parsed("internal", Some("tlsserver")),
+        Ok(Some("tlsserver".into()))
+    );
+    let refused = "hello.yml:1:26: Let's Encrypt gives certificates for addresses such as `203.0.113.7` \
+                   with the profile `shortlived` alone, not `tlsserver`";
+    let refused: Result<_, String> = Err(refused.into());
+    assert_eq!(parsed("auto", Some("tlsserver")), refused);
+    assert_eq!(parsed("{profile: tlsserver}", None), refused);
+}
+
+#[test]
+fn an_order_has_a_hundred_names_at_most() {
+    let list = |count: usize| {
+        let names: String = (1..=count).map(|n| format!("- n{n}.example\n")).collect();
+        format!("root: /srv/a\nserver_name:\n{names}")
+    };
+    assert!(parsed_with(&list(100), TlsMode::Auto).is_ok());
+    let said = refused(&list(101));
+    assert!(
+        said.starts_with("hello.yml:103:3: a certificate holds at most 100 names"),
+        "{said}"
+    );
+    assert!(parsed_with(&list(101), TlsMode::Internal).is_ok());
+    let realm = |count: usize| {
+        let names: Vec<String> = (1..=count).map(|n| format!("n{n}.example")).collect();
+        let vhost = |name: &String| format!("- {{server_name: {name}, root: /srv/a}}\n");
+        let vhosts: String = names.iter().map(vhost).collect();
+        let domains = names.join(", ");
+        format!("pki__realms: [{{domains: [{domains}]}}]\nnginx__vhosts:\n{vhosts}")
+    };
+    assert!(parsed_with(&realm(100), TlsMode::Auto).is_ok());
+    let said = refused(&realm(101));
+    assert!(
+        said.contains("a certificate holds at most 100 names"),
+        "{said}"
+    );
 }
 
 #[test]

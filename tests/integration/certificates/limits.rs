@@ -153,6 +153,29 @@ async fn the_sixth_certificate_for_the_same_names_in_a_week_waits_unless_a_perso
 }
 
 #[tokio::test]
+async fn a_certificate_of_a_further_type_of_key_counts_for_the_same_names() {
+    let limited = Limited::new();
+    let begin = now();
+    for _ in 0..4 {
+        stored(limited.obtain_at(&["a.example"], begin, |_| {}).await);
+    }
+    let further = |request: &mut CertificateRequest| {
+        *request = CertificateRequest::new(
+            &wanted(&["a.example"]).further(KeyType::Rsa2048),
+            None,
+            None,
+        );
+    };
+    let fifth = stored(limited.obtain_at(&["a.example"], begin, further).await);
+    assert_eq!(fifth.key_type, Some(KeyType::Rsa2048));
+    let (error, ..) = failure(limited.obtain_at(&["a.example"], begin, |_| {}).await);
+    assert!(
+        error.contains("5 certificates a week for exactly the same names"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
 async fn a_429_pauses_what_its_limit_covers_to_the_second_and_nothing_else() {
     let limited = Limited::new();
     limited.refuse(

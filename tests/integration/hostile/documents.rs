@@ -179,7 +179,15 @@ fn rendered(host: &HostFacts, apps: &[&App], templates: &Templates) -> RenderedC
     {
         host.https.clear();
     }
-    render(&DesiredState { host, vhosts }, templates).unwrap()
+    render(
+        &DesiredState {
+            host,
+            vhosts,
+            kept: Vec::new(),
+        },
+        templates,
+    )
+    .unwrap()
 }
 
 fn wanted(spec: &VhostSpec) -> WantedCertificate {

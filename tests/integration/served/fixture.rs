@@ -67,6 +67,7 @@ impl Served {
     /// Renders `files` (app → text of its vhost file) and starts nginx.
     pub fn serve(self, files: &[(&str, &str)]) -> Self {
         let desired = DesiredState {
+            kept: Vec::new(),
             host: self.facts(),
             vhosts: files
                 .iter()

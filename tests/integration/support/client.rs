@@ -11,7 +11,7 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{
     ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore, SignatureScheme,
-    StreamOwned,
+    StreamOwned, SupportedProtocolVersion,
 };
 
 pub type TlsStream = StreamOwned<ClientConnection, TcpStream>;
@@ -116,6 +116,7 @@ pub fn leaf_for(
     name: &str,
     root: &CertificateDer<'static>,
     schemes: &'static [SignatureScheme],
+    versions: &[&'static SupportedProtocolVersion],
 ) -> io::Result<Vec<u8>> {
     let mut roots = RootCertStore::empty();
     roots.add(root.clone()).unwrap();
@@ -123,7 +124,7 @@ pub fn leaf_for(
     let inner = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider));
     let inner = inner.build().unwrap();
     let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
+        .with_protocol_versions(versions)
         .unwrap()
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(Picky { inner, schemes }))

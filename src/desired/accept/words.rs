@@ -1,0 +1,52 @@
+//! P: what is said to an app that does not get what it asks for.
+
+use super::Claim;
+use crate::desired::entrance::SHARED_HINT;
+use crate::diagnostic::Diagnostic;
+
+pub(super) fn unspeakable(claim: Claim<'_>, other: Claim<'_>) -> Diagnostic {
+    let line = other
+        .at
+        .map_or_else(String::new, |at| format!(":{}", at.line));
+    let reason = format!(
+        "clients of `{}` name no host, and can only get the certificate of `{}` ({}{line})",
+        claim.name,
+        other.name,
+        other.file.display(),
+    );
+    diagnostic(claim, reason, SHARED_HINT)
+}
+
+pub(super) fn explain(claim: Claim<'_>, other: Claim<'_>) -> Diagnostic {
+    let (name, theirs) = (claim.name, other.name);
+    let file = other.file.display();
+    // an owner that is rejected itself has no line for it
+    let owner = match other.at {
+        Some(at) => format!("{} ({file}:{})", other.app, at.line),
+        None => format!("{} ({file}, which is rejected now)", other.app),
+    };
+    let reason = if name == theirs {
+        format!("`{name}` already belongs to {owner}")
+    } else if theirs.is_above(name) {
+        format!("`{name}` is under `{theirs}`, which belongs to {owner}")
+    } else {
+        format!("`{name}` is above `{theirs}`, which belongs to {owner}")
+    };
+    diagnostic(claim, reason, OWNER_HINT)
+}
+
+pub(super) fn diagnostic(claim: Claim<'_>, reason: String, hint: &str) -> Diagnostic {
+    let diagnostic = Diagnostic::new(claim.file, reason).hint(hint);
+    match claim.at {
+        Some(at) => diagnostic.at(at),
+        None => diagnostic,
+    }
+}
+
+const OWNER_HINT: &str = "a name has one owner: take it out of one of the two files";
+pub(super) const HAND_WRITTEN_HINT: &str =
+    "take it out of that file, which vhostd does not touch, or out of this one";
+pub(super) const BELOW_HINT: &str =
+    "write the names below it, each; who runs the suffix itself writes that site by hand";
+pub(super) const REGISTRY_HINT: &str =
+    "write the name that you have below it; who runs the suffix itself writes that site by hand";
