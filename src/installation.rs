@@ -12,6 +12,7 @@ use time::OffsetDateTime;
 
 use crate::atomic_file::{self, WriteError};
 use crate::certificate::account::{AccountError, AccountKey};
+use crate::certificate::answers::ChallengeFiles;
 use crate::certificate::internal::InternalCa;
 use crate::certificate::ledger::{Ledger, LedgerError};
 use crate::certificate::store::{CertificateStore, StoreError};
@@ -163,6 +164,13 @@ impl Installation {
         Ok(installation)
     }
 
+    /// Where nginx finds answers for other account keys than the first CA's; `None`: there are none.
+    pub fn challenge_files(&self) -> Option<PathBuf> {
+        let several = !self.settings.acme.fallbacks.is_empty();
+        let files = || ChallengeFiles::below(&self.settings.runtime_dir);
+        several.then(|| files().directory().to_path_buf())
+    }
+
     pub fn nginx(&self) -> &dyn Nginx {
         &self.host_nginx
     }
@@ -259,7 +267,7 @@ impl Installation {
 
     /// Removes what interrupted writes left in the state and runtime directories. Call it under the
     /// lock of the state directory.
-    pub fn sweep(&self) -> Result<(), SweepError> {
+    pub fn sweep(&self, now: OffsetDateTime) -> Result<(), SweepError> {
         self.certificates.sweep(&self.ledger)?;
         self.ledger.sweep()?;
         let accounts = self.settings.state_dir.join("accounts");
@@ -270,6 +278,7 @@ impl Installation {
             }
         }
         let internal_ca = self.settings.state_dir.join("internal-ca");
+        ChallengeFiles::below(&self.settings.runtime_dir).sweep(now)?;
         atomic_file::sweep_dead(&internal_ca)?;
         atomic_file::sweep_dead(&internal_ca.join("retired"))?;
         Ok(atomic_file::sweep_dead(&self.settings.runtime_dir)?)

@@ -1,5 +1,6 @@
 //! R: vhostd's own settings, read once per reload.
 
+pub mod ca; // P one ACME CA of several
 mod parse; // P text → Settings | Vec<Diagnostic>
 
 use std::fs;
@@ -11,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::certificate::internal::scope::Scope;
 use crate::diagnostic::{Diagnostic, Position, fault};
+use crate::settings::ca::{CaSettings, ExternalAccount};
 use crate::vhost::{TlsDefaults, TlsMode};
 
 /// `vhostd.yml`, every key with its default (contract: docs/settings.md).
@@ -67,6 +69,10 @@ pub struct AcmeSettings {
     pub email: Option<String>,
     /// PEM; further trust for the directory's own TLS.
     pub ca_file: Option<PathBuf>,
+    /// What the account is bound to, where the CA wants that.
+    pub external_account: Option<ExternalAccount>,
+    /// Tried in order when the first keeps failing.
+    pub fallbacks: Vec<CaSettings>,
     /// Certificate profile (draft-ietf-acme-profiles).
     pub profile: Option<String>,
     /// One certificate for each.
@@ -204,6 +210,8 @@ impl Default for AcmeSettings {
             staging: None,
             email: None,
             ca_file: None,
+            external_account: None,
+            fallbacks: Vec::new(),
             profile: None,
             key_types: KeyTypes::default(),
             reuse_key: false,

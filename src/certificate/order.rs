@@ -7,6 +7,7 @@ mod authorization; // N what the CA wants proven, and telling it to look
 mod error; // P why a certificate was not issued, and whether to ask again
 mod renewal; // N when the CA wants a certificate renewed
 mod session; // N the account at the CA, made with the first order
+mod signed; // N signed requests that the protocol library does not make
 
 use std::path::Path;
 use std::sync::Arc;
@@ -19,12 +20,14 @@ use tokio::time::{sleep, timeout};
 pub use self::error::{IdentifierProblem, OrderError};
 use self::session::Session;
 use crate::certificate::account::{AccountError, AccountKey};
+use crate::certificate::answers::{Answered, ChallengeFiles};
 use crate::certificate::http::{AcmeHttp, BAD_NONCE, HttpError};
 use crate::certificate::key::{PrivateKeyPem, signing_request};
 use crate::certificate::ledger::{CertificateLock, Ledger, LedgerError, PendingOrder};
 use crate::certificate::reuse;
 use crate::certificate::{CertificateRequest, Identifier, IssuedCertificate, Origin};
-use crate::settings::AcmeSettings;
+use crate::settings::ca::{CaSettings, ExternalAccount};
+use crate::settings::{AcmeSettings, Settings};
 
 /// Repeats a call whose nonce the CA refused (RFC 8555 §6.5: with a new one, at once). The library
 /// itself does so three times, which a busy CA exceeds.
@@ -59,6 +62,11 @@ struct Shared {
     key: AccountKey,
     http: AcmeHttp,
     email: Option<String>,
+    external_account: Option<ExternalAccount>,
+    /// Where its answers are, if nginx answers by itself for another key.
+    answers: Option<ChallengeFiles>,
+    /// One of several: messages say which.
+    is_named: bool,
     patience: Patience,
     account: tokio::sync::Mutex<session::Account>,
 }
@@ -98,6 +106,9 @@ struct Running<'a> {
     identifiers: &'a [Identifier],
     origin: Origin,
     longest_wait: Duration,
+    /// Where nginx does not answer by itself, and what it answers from now.
+    files: Option<ChallengeFiles>,
+    answered: Vec<Answered>,
     /// The journal's entry; the CA is told nothing that cannot be resumed before it is durable.
     recorded: Option<JoinHandle<Result<(), LedgerError>>>,
 }
@@ -116,7 +127,26 @@ impl AcmeClient {
         patience: Patience,
     ) -> Result<Self, AcmeClientError> {
         let key = AccountKey::open(state_dir, &settings.directory)?;
-        Self::of_key(settings, key, patience)
+        let client = Self::of_key(&first(settings), key, patience)?;
+        Ok(client.shared())
+    }
+
+    /// One for each CA, in the order in which they are tried. nginx answers by itself for the first.
+    pub fn all(settings: &Settings) -> Result<Vec<Self>, AcmeClientError> {
+        let cas = settings.acme.cas();
+        let several = cas.len() > 1;
+        let clients = cas.iter().enumerate().map(|(nth, ca)| {
+            let key = AccountKey::open(&settings.state_dir, &ca.directory)?;
+            let files = (nth > 0).then(|| ChallengeFiles::below(&settings.runtime_dir));
+            let own = Self::of_key(ca, key, Patience::default())?;
+            Ok(Shared {
+                answers: files,
+                is_named: several,
+                ..own
+            }
+            .shared())
+        });
+        clients.collect()
     }
 
     /// As [`AcmeClient::new`], at the CA's staging area with `directory`, with the same key: nginx
@@ -128,25 +158,40 @@ impl AcmeClient {
     ) -> Result<Self, AcmeClientError> {
         let key = AccountKey::open(state_dir, &settings.directory)?;
         let key = key.at(state_dir, directory)?;
-        Self::of_key(settings, key, Patience::default())
+        let ca = CaSettings {
+            external_account: None,
+            ..first(settings)
+        };
+        Ok(Self::of_key(&ca, key, Patience::default())?.shared())
     }
 
     fn of_key(
-        settings: &AcmeSettings,
+        ca: &CaSettings,
         key: AccountKey,
         patience: Patience,
-    ) -> Result<Self, AcmeClientError> {
-        let ca_file = settings.ca_file.as_deref();
+    ) -> Result<Shared, AcmeClientError> {
+        let ca_file = ca.ca_file.as_deref();
         let http = AcmeHttp::new(key.directory(), ca_file, patience.answer)?;
-        Ok(Self {
-            shared: Arc::new(Shared {
-                key,
-                http,
-                email: settings.email.clone(),
-                patience,
-                account: tokio::sync::Mutex::default(),
-            }),
+        Ok(Shared {
+            key,
+            http,
+            email: ca.email.clone(),
+            external_account: ca.external_account.clone(),
+            answers: None,
+            is_named: false,
+            patience,
+            account: tokio::sync::Mutex::default(),
         })
+    }
+
+    /// ` (by HOST)`, where there are several.
+    pub fn named(&self) -> String {
+        let directory = self.directory().split("://").nth(1).unwrap_or_default();
+        let host = directory.split('/').next().unwrap_or_default();
+        match self.shared.is_named {
+            true => format!(" (by {host})"),
+            false => String::new(),
+        }
     }
 
     /// The URL of the directory.
@@ -154,7 +199,7 @@ impl AcmeClient {
         self.shared.key.directory()
     }
 
-    /// What nginx answers behind every token: base64url, no padding (RFC 8555 §8.1).
+    /// Of the account key when this was made; base64url, no padding (RFC 8555 §8.1).
     pub fn thumbprint(&self) -> &str {
         self.shared.key.thumbprint()
     }
@@ -245,6 +290,8 @@ impl AcmeClient {
                     identifiers: &request.identifiers,
                     origin: self.origin(request),
                     longest_wait: self.shared.patience.order,
+                    files: self.files(&session.key),
+                    answered: Vec::new(),
                     recorded: None,
                 }));
             }
@@ -286,6 +333,8 @@ impl AcmeClient {
             identifiers: &request.identifiers,
             origin: self.origin(request),
             longest_wait: self.shared.patience.order,
+            files: self.files(&session.key),
+            answered: Vec::new(),
             recorded: Some(spawn_blocking(move || {
                 let _lock = lock;
                 ledger.record_order(&name, &pending)
@@ -327,6 +376,11 @@ impl AcmeClient {
             }
             outcome => outcome,
         }
+    }
+
+    /// `None`: what nginx answers by itself is right.
+    fn files(&self, _key: &AccountKey) -> Option<ChallengeFiles> {
+        self.shared.answers.clone()
     }
 
     fn origin(&self, request: &CertificateRequest) -> Origin {
@@ -397,6 +451,18 @@ impl Running<'_> {
         )?;
         authorization::check_identifiers(&mut self.order, self.identifiers).await?;
         self.recorded().await?;
+        if let Some(files) = self.files.clone() {
+            let tokens = authorization::tokens(&mut self.order).await?;
+            let thumbprint = self.session.key.thumbprint().to_owned();
+            let answer = move |token: String| files.answer(&token, &thumbprint);
+            let answered = spawn_blocking(move || {
+                tokens
+                    .into_iter()
+                    .map(answer)
+                    .collect::<Result<Vec<_>, _>>()
+            });
+            self.answered = answered.await??;
+        }
         for (nth, error) in authorization::set_all_ready(&mut self.order).await? {
             // it may have been validated meanwhile, by what an earlier attempt has asked for
             if authorization::is_pending(&mut self.order, nth).await? {
@@ -434,6 +500,19 @@ impl Running<'_> {
             None => Ok(()),
         }
     }
+}
+
+impl Shared {
+    fn shared(self) -> AcmeClient {
+        AcmeClient {
+            shared: Arc::new(self),
+        }
+    }
+}
+
+fn first(settings: &AcmeSettings) -> CaSettings {
+    let mut cas = settings.cas();
+    cas.swap_remove(0)
 }
 
 async fn refresh(order: &mut instant_acme::Order) -> Result<(), instant_acme::Error> {

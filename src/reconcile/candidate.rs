@@ -362,6 +362,7 @@ impl<'a> Candidate<'a> {
             https: at(settings.https_port),
             features: installation.features(&self.survey.load_modules, &probe)?,
             thumbprint: Some(installation.thumbprint.clone()),
+            challenge_files: installation.challenge_files(),
             probe,
             log_dir: installation.settings.log_dir.clone(),
             unset_http_directives: neighbours::unset_http_directives(&self.survey),

@@ -6,6 +6,7 @@
     reason = "tests"
 )]
 
+mod authorities;
 mod ca;
 mod certificates;
 mod check;

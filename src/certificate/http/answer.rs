@@ -26,12 +26,41 @@ pub(super) struct DirectoryObject {
         skip_serializing_if = "Option::is_none"
     )]
     renewal_info: Option<String>,
+    /// RFC 8555 §7.3.5.
+    #[serde(
+        default,
+        deserialize_with = "text_or_nothing",
+        skip_serializing_if = "Option::is_none"
+    )]
+    key_change: Option<String>,
+    #[serde(
+        default,
+        deserialize_with = "meta_or_nothing",
+        skip_serializing_if = "Option::is_none"
+    )]
+    meta: Option<Meta>,
+}
+
+/// What a CA says of itself (RFC 8555 §9.7.6), as far as it is used.
+#[derive(Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Meta {
+    #[serde(default)]
+    external_account_required: bool,
+    /// Its names in CAA records.
+    #[serde(default)]
+    caa_identities: Vec<String>,
 }
 
 /// What is not needed must not hide the rest.
 fn text_or_nothing<'de, D: Deserializer<'de>>(value: D) -> Result<Option<String>, D::Error> {
     let value = serde_json::Value::deserialize(value)?;
     Ok(value.as_str().map(str::to_owned))
+}
+
+fn meta_or_nothing<'de, D: Deserializer<'de>>(value: D) -> Result<Option<Meta>, D::Error> {
+    let value = serde_json::Value::deserialize(value)?;
+    Ok(serde_json::from_value(value).ok())
 }
 
 impl DirectoryObject {
@@ -45,13 +74,17 @@ impl DirectoryObject {
     }
 
     /// Without what the CA may not name: a certificate can be renewed without being told when.
-    pub(super) fn without_strange_renewal_info(
+    pub(super) fn without_strange_urls(
         mut self,
-        check: impl FnOnce(&str) -> Result<(), HttpError>,
+        check: impl Fn(&str) -> Result<(), HttpError>,
     ) -> Self {
-        if let Some(Err(error)) = self.renewal_info.as_deref().map(check) {
+        if let Some(Err(error)) = self.renewal_info.as_deref().map(&check) {
             tracing::warn!("no renewal information: {error}");
             self.renewal_info = None;
+        }
+        if let Some(Err(error)) = self.key_change.as_deref().map(&check) {
+            tracing::warn!("no change of the account's key: {error}");
+            self.key_change = None;
         }
         self
     }
@@ -125,7 +158,7 @@ pub(super) fn disarm(headers: &mut HeaderMap) {
     }
 }
 
-const REPLAY_NONCE: &str = "replay-nonce";
+pub(super) const REPLAY_NONCE: &str = "replay-nonce";
 /// Real ones have some forty; it goes into every signed request.
 const LONGEST_NONCE: usize = 1024;
 
@@ -223,7 +256,7 @@ mod tests {
 
     #[test]
     fn only_what_is_used_of_a_directory_is_read() {
-        let text = r#"{"newNonce":"n","newAccount":"a","newOrder":"o","meta":7,"revokeCert":[]}"#;
+        let text = r#"{"newNonce":"n","newAccount":"a","newOrder":"o","meta":7,"keyChange":1,"revokeCert":[]}"#;
         let object = DirectoryObject::parse(text.as_bytes()).unwrap();
         let json = object.to_json().unwrap();
         assert_eq!(json, br#"{"newNonce":"n","newAccount":"a","newOrder":"o"}"#);

@@ -3,8 +3,8 @@
 use serde::Serialize;
 
 use super::{
-    AssetMap, CertificatePair, Listen, ProbeLocation, certificate, challenge, http_listen,
-    https_listens, probe_location,
+    AssetMap, CertificatePair, ChallengeAnswers, Listen, ProbeLocation, certificate, challenge,
+    challenge_answers, http_listen, https_listens, probe_location,
 };
 use crate::desired::{DesiredState, HostFacts, Listener, RESERVED_NAME};
 use crate::render::token::{Token, TokenError};
@@ -27,6 +27,7 @@ pub struct Base {
 pub struct DefaultHttp {
     pub listen: Vec<Listen>,
     pub challenge: Option<Token>,
+    pub challenge_files: Option<ChallengeAnswers>,
 }
 
 /// Unknown names on the ports for HTTPS where the answer is ours.
@@ -75,6 +76,7 @@ fn default_http(host: &HostFacts) -> Result<Option<DefaultHttp>, TokenError> {
     Ok(Some(DefaultHttp {
         listen: owned.iter().map(http_listen).collect::<Result<_, _>>()?,
         challenge: challenge(host)?,
+        challenge_files: challenge_answers(host)?,
     }))
 }
 

@@ -29,6 +29,9 @@ pub struct PebbleBuilder {
     http01_port: u16,
     refused_nonces: u8,
     validity: Duration,
+    port: Option<u16>,
+    external_accounts: Vec<(&'static str, &'static str)>,
+    alternate_roots: u8,
     programs: Programs,
 }
 
@@ -62,6 +65,18 @@ impl PebbleBuilder {
         self
     }
 
+    /// Where it listens.
+    pub fn port(mut self, port: u16) -> Self {
+        self.port = Some(port);
+        self
+    }
+
+    /// Takes only the customer with that identifier and MAC key, base64url.
+    pub fn external_account(mut self, key_id: &'static str, mac_key: &'static str) -> Self {
+        self.external_accounts.push((key_id, mac_key));
+        self
+    }
+
     /// A later one (RFC 9773, profiles); `None` where there is none.
     pub fn later(mut self) -> Option<Self> {
         self.programs = Programs {
@@ -86,6 +101,9 @@ impl PebbleBuilder {
         let directory = tempfile::tempdir().unwrap();
         let [port, management_port, dns_port, dns_management_port] =
             std::array::from_fn(|_| free_port());
+        let port = self.port.unwrap_or(port);
+        let accounts: std::collections::BTreeMap<_, _> =
+            self.external_accounts.iter().copied().collect();
         write_server_certificate(&directory);
         let path = |name: &str| directory.path().join(name);
         let config = serde_json::json!({"pebble": {
@@ -96,7 +114,8 @@ impl PebbleBuilder {
             "httpPort": self.http01_port,
             "tlsPort": 1,
             "ocspResponderURL": "",
-            "externalAccountBindingRequired": false,
+            "externalAccountBindingRequired": !accounts.is_empty(),
+            "externalAccountMACKeys": accounts,
             "certificateValidityPeriod": self.validity.as_secs(),
             // later ones choose one of several by chance
             "profiles": {
@@ -138,6 +157,7 @@ impl PebbleBuilder {
             .env("PEBBLE_VA_NOSLEEP", "1")
             .env("PEBBLE_WFE_NONCEREJECT", self.refused_nonces.to_string())
             .env("PEBBLE_AUTHZREUSE", "0")
+            .env("PEBBLE_ALTERNATE_ROOTS", self.alternate_roots.to_string())
             .stdout(log())
             .stderr(log())
             .spawn()
@@ -178,6 +198,9 @@ impl Pebble {
             http01_port,
             refused_nonces: 0,
             validity: Duration::from_secs(90 * 86400),
+            port: None,
+            external_accounts: Vec::new(),
+            alternate_roots: 0,
             programs: Programs {
                 pebble: "pebble".into(),
                 dns: "pebble-challtestsrv".into(),
