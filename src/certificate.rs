@@ -5,6 +5,8 @@
 //! on disk in `store`, `ledger`, `account` and `internal`; when something happens in `schedule`.
 
 pub mod account; // W the ACME account's key and URL
+pub mod advice; // P DNS records that let one account of one CA issue
+pub mod anchors; // R whether a chain leads to a root that this system trusts
 pub mod answers; // W challenges that nginx cannot answer by itself
 pub mod attempts; // P what failed, and when it is tried again
 pub mod budget; // P what a CA allows, and what was used of it

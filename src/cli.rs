@@ -2,6 +2,7 @@
 
 pub mod diagnostic; // P a diagnostic as rustc would draw it
 
+mod account;
 mod ca;
 mod check;
 mod demo;
@@ -54,6 +55,8 @@ enum Command {
     History(history::History),
     /// Serve an earlier generation's vhosts again, with today's certificates
     Rollback(rollback::Rollback),
+    /// Who we are at each ACME CA, and the CAA records that let nobody else issue
+    Account(account::Account),
     /// The internal CA (`tls: internal`): its roots, and this system's trust in them
     Ca(ca::Ca),
     /// A complete private instance in a temporary directory: needs no root, domain or network
@@ -133,6 +136,7 @@ pub fn run(arguments: Arguments) -> Exit {
         Command::Status(status) => status.run(&settings),
         Command::History(history) => history.run(&settings),
         Command::Rollback(rollback) => rollback.run(settings),
+        Command::Account(account) => account.run(&settings),
         Command::Ca(ca) => ca.run(settings),
         Command::Setup(setup) => setup.run(settings),
     }

@@ -53,6 +53,8 @@ struct Shared {
 pub(super) struct Exchange {
     http: AcmeHttp,
     retry_after: Arc<Mutex<Option<Duration>>>,
+    /// Of the last answer (RFC 8555 §7.4.2).
+    alternates: Arc<Mutex<Vec<String>>>,
 }
 
 /// Why a request to the CA had no usable answer; a reason, which the step that asked goes before.
@@ -165,6 +167,7 @@ impl AcmeHttp {
         Exchange {
             http: self.clone(),
             retry_after: Arc::default(),
+            alternates: Arc::default(),
         }
     }
 
@@ -260,6 +263,12 @@ impl AcmeHttp {
 }
 
 impl Exchange {
+    /// Where the last answer says that other forms of it are.
+    pub(super) fn take_alternates(&self) -> Vec<String> {
+        let alternates = self.alternates.lock();
+        std::mem::take(&mut *alternates.unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// The delay that the last answer asked for.
     pub(super) fn take_retry_after(&self) -> Option<Duration> {
         self.retry_after
@@ -282,6 +291,10 @@ impl HttpClient for Exchange {
                 .retry_after
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner) = answer::retry_after(answer.headers());
+            *exchange
+                .alternates
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner) = answer::alternates(answer.headers());
             answer::disarm(answer.headers_mut());
             Ok(BytesResponse::from(answer.map(Full::new)))
         })
@@ -344,7 +357,9 @@ fn connect(ca_file: Option<&Path>) -> Result<HyperClient, HttpError> {
         .build(connector))
 }
 
-fn extra_roots(ca_file: Option<&Path>) -> Result<Vec<CertificateDer<'static>>, HttpError> {
+pub(super) fn extra_roots(
+    ca_file: Option<&Path>,
+) -> Result<Vec<CertificateDer<'static>>, HttpError> {
     let Some(path) = ca_file else {
         return Ok(Vec::new());
     };

@@ -3,13 +3,14 @@
 //! With `account` and `http`, the only user of instant-acme. Nothing is answered here: nginx gives
 //! `token.thumbprint` to whoever asks (see [`AcmeClient::thumbprint`]).
 
+mod alternate; // N another chain, where the usual one leads to no root that this system trusts
 mod authorization; // N what the CA wants proven, and telling it to look
 mod error; // P why a certificate was not issued, and whether to ask again
 mod renewal; // N when the CA wants a certificate renewed
 mod session; // N the account at the CA, made with the first order
 mod signed; // N signed requests that the protocol library does not make
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -63,6 +64,7 @@ struct Shared {
     http: AcmeHttp,
     email: Option<String>,
     external_account: Option<ExternalAccount>,
+    ca_file: Option<PathBuf>,
     /// Where its answers are, if nginx answers by itself for another key.
     answers: Option<ChallengeFiles>,
     /// One of several: messages say which.
@@ -177,6 +179,7 @@ impl AcmeClient {
             http,
             email: ca.email.clone(),
             external_account: ca.external_account.clone(),
+            ca_file: ca.ca_file.clone(),
             answers: None,
             is_named: false,
             patience,
@@ -255,7 +258,8 @@ impl AcmeClient {
             running.recorded().await?;
             ledger.forget_order(&request.name)?;
         }
-        outcome
+        drop(running);
+        Ok(self.with_best_chain(&session, request, outcome?).await)
     }
 
     /// The order of the ledger, where the CA still has it and it is the one that is wanted.

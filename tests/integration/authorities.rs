@@ -1,5 +1,7 @@
 //! Several CAs: one that fails is replaced by the next, each with an account of its own.
 
+mod account;
+mod alternate;
 mod external;
 
 use std::fs;

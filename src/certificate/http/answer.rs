@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_ENCODING, DATE, RETRY_AFTER};
+use http::header::{CONTENT_ENCODING, DATE, LINK, RETRY_AFTER};
 use http::{HeaderMap, Response};
 use serde::{Deserialize, Deserializer, Serialize};
 use time::OffsetDateTime;
@@ -143,6 +143,25 @@ pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     Some(Duration::try_from(at - now).unwrap_or_default())
 }
 
+/// Where other forms of the answer are (RFC 8288 §3; RFC 8555 §7.4.2).
+pub(super) fn alternates(headers: &HeaderMap) -> Vec<String> {
+    let values = headers.get_all(LINK).iter();
+    let links = values.filter_map(|value| value.to_str().ok());
+    links
+        .flat_map(|value| value.split(','))
+        .filter_map(|link| {
+            let (url, parameters) = link.trim().strip_prefix('<')?.split_once('>')?;
+            let mut parameters = parameters.split(';').map(str::trim);
+            let alternate = parameters.any(|it| {
+                let relation = it.strip_prefix("rel=").unwrap_or_default();
+                relation.trim_matches('"').eq_ignore_ascii_case("alternate")
+            });
+            alternate.then(|| url.to_owned())
+        })
+        .take(MOST_LINKS)
+        .collect()
+}
+
 /// Takes out what the library must not see: it adds any number of seconds to the clock, and panics
 /// where that overflows; and it sends back any nonce (RFC 8555 §6.5.1: what is not base64url is to
 /// be ignored).
@@ -159,6 +178,7 @@ pub(super) fn disarm(headers: &mut HeaderMap) {
 }
 
 pub(super) const REPLAY_NONCE: &str = "replay-nonce";
+const MOST_LINKS: usize = 16;
 /// Real ones have some forty; it goes into every signed request.
 const LONGEST_NONCE: usize = 1024;
 
@@ -234,6 +254,27 @@ mod tests {
             .clone();
         disarm(&mut good);
         assert_eq!(good.len(), 1);
+    }
+
+    #[test]
+    fn alternates_are_found_among_other_links() {
+        let headers = [(
+            "link",
+            "<https://ca.example/dir>;rel=\"index\", <https://ca.example/cert/1/1>; title=x; rel=\"alternate\"",
+        )];
+        let mut headers = answer(200, &headers, "").headers().clone();
+        let second = HeaderValue::from_static("<https://ca.example/cert/1/2>;rel=alternate");
+        headers.append("link", second);
+        for odd in [
+            "<a;rel=alternate",
+            ";rel=alternate",
+            "<a>",
+            "<a>;rel=\"alternate up\"",
+        ] {
+            headers.append("link", HeaderValue::from_static(odd));
+        }
+        let found = ["https://ca.example/cert/1/1", "https://ca.example/cert/1/2"];
+        assert_eq!(alternates(&headers), found);
     }
 
     #[test]

@@ -15,6 +15,10 @@ use crate::certificate::http::Exchange;
 /// What one order speaks through: the shared account, with an exchange of its own.
 pub(super) struct Session {
     pub(super) key: AccountKey,
+    /// The account's.
+    pub(super) url: String,
+    /// The directory object.
+    pub(super) directory: Value,
     pub(super) account: instant_acme::Account,
     pub(super) exchange: Exchange,
     /// Where to ask when a certificate is to be renewed; `None`: this CA does not tell.
@@ -77,15 +81,7 @@ impl AcmeClient {
     }
 
     async fn known(&self, key: &AccountKey) -> Result<Known, OrderError> {
-        let step = "read the ACME directory";
-        let bytes = self
-            .shared
-            .http
-            .directory()
-            .await
-            .map_err(|source| OrderError::Http { step, source })?;
-        let directory: Value =
-            serde_json::from_slice(&bytes).map_err(|error| OrderError::of(step, error.into()))?;
+        let directory = self.read_directory().await?;
         let registration = key.registration()?;
         let url = match registration {
             Some(registration) if registration.email == self.shared.email => registration.url,
@@ -101,6 +97,13 @@ impl AcmeClient {
             read_at: Instant::now(),
             url,
         })
+    }
+
+    pub(super) async fn read_directory(&self) -> Result<Value, OrderError> {
+        let step = "read the ACME directory";
+        let bytes = self.shared.http.directory().await;
+        let bytes = bytes.map_err(|source| OrderError::Http { step, source })?;
+        serde_json::from_slice(&bytes).map_err(|error| OrderError::of(step, error.into()))
     }
 
     /// Makes the account, or finds the one that this key already has (RFC 8555 §7.3.1).
@@ -178,6 +181,8 @@ impl AcmeClient {
         let renewal_info = directory["renewalInfo"].as_str().map(str::to_owned);
         Ok(Session {
             key: key.clone(),
+            url: url.to_owned(),
+            directory: directory.clone(),
             account,
             exchange,
             renewal_info,

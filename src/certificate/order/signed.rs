@@ -10,6 +10,7 @@ use crate::certificate::external_account::mac_key;
 use crate::certificate::http::{HttpError, Problem, refused_nonce};
 use crate::certificate::jws::{self, Sender};
 use crate::certificate::key::PrivateKeyPem;
+use crate::certificate::words::one_line;
 
 /// A request and whom it is from.
 pub(super) struct Signed<'a> {
@@ -55,6 +56,14 @@ impl AcmeClient {
             kind: crate::certificate::http::BAD_NONCE.to_owned(),
             ..Problem::default()
         })))
+    }
+
+    /// The CA's names in CAA records (RFC 8555 §9.7.6); none where it does not say.
+    pub async fn caa_identities(&self) -> Result<Vec<String>, OrderError> {
+        let directory = self.read_directory().await?;
+        let identities = directory["meta"]["caaIdentities"].as_array();
+        let names = identities.into_iter().flatten().filter_map(Value::as_str);
+        Ok(names.map(|name| one_line(name.as_bytes())).collect())
     }
 
     /// Makes the account, or finds the one that this key already has (RFC 8555 §7.3.1); its URL. The

@@ -77,6 +77,12 @@ impl PebbleBuilder {
         self
     }
 
+    /// Further roots that sign its intermediate: as many chains by `Link` (RFC 8555 §7.4.2).
+    pub fn alternate_roots(mut self, count: u8) -> Self {
+        self.alternate_roots = count;
+        self
+    }
+
     /// A later one (RFC 9773, profiles); `None` where there is none.
     pub fn later(mut self) -> Option<Self> {
         self.programs = Programs {
@@ -221,8 +227,13 @@ impl Pebble {
 
     /// The root of the certificates that this Pebble issues; another one at every start.
     pub fn issuing_root(&self) -> CertificateDer<'static> {
-        let pem = self.management("/roots/0");
+        let pem = self.issuing_root_pem(0);
         CertificateDer::from_pem_slice(pem.as_bytes()).unwrap()
+    }
+
+    /// One of them, where there are alternates.
+    pub fn issuing_root_pem(&self, nth: usize) -> String {
+        self.management(&format!("/roots/{nth}"))
     }
 
     /// Panics unless the chain in the file is one that a browser accepts for `name` now, if it
