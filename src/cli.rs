@@ -136,7 +136,7 @@ pub fn run(arguments: Arguments) -> Exit {
         Command::Status(status) => status.run(&settings),
         Command::History(history) => history.run(&settings),
         Command::Rollback(rollback) => rollback.run(settings),
-        Command::Account(account) => account.run(&settings),
+        Command::Account(account) => account.run(settings),
         Command::Ca(ca) => ca.run(settings),
         Command::Setup(setup) => setup.run(settings),
     }

@@ -38,8 +38,7 @@ pub struct Installation {
     pub ledger: Ledger,
     pub internal_ca: InternalCa,
     pub templates: Templates,
-    /// Of the ACME account key (RFC 8555 §8.1).
-    pub thumbprint: String,
+    account: AccountKey,
     pub has_ipv6: bool,
     probe_secret: String,
     /// What was repaired, until somebody is told.
@@ -151,9 +150,7 @@ impl Installation {
             ledger: Ledger::new(state),
             internal_ca: InternalCa::new(state).permitting(settings.internal_ca.permit.clone()),
             templates: Templates::with_overrides(overrides(&settings.templates_dir)?)?,
-            thumbprint: AccountKey::open(state, &settings.acme.directory)?
-                .thumbprint()
-                .to_owned(),
+            account: AccountKey::open(state, &settings.acme.directory)?,
             has_ipv6: has_ipv6(),
             probe_secret,
             repaired: Mutex::default(),
@@ -164,9 +161,17 @@ impl Installation {
         Ok(installation)
     }
 
+    /// The account key of the first CA, which a command may have changed since this was opened.
+    pub fn account(&self) -> AccountKey {
+        self.account.reread().unwrap_or_else(|error| {
+            tracing::error!("failed to {error}");
+            self.account.clone()
+        })
+    }
+
     /// Where nginx finds answers for other account keys than the first CA's; `None`: there are none.
     pub fn challenge_files(&self) -> Option<PathBuf> {
-        let several = !self.settings.acme.fallbacks.is_empty();
+        let several = !self.settings.acme.fallbacks.is_empty() || self.account().is_changing();
         let files = || ChallengeFiles::below(&self.settings.runtime_dir);
         several.then(|| files().directory().to_path_buf())
     }

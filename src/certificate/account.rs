@@ -4,6 +4,8 @@
 //! for anything: its thumbprint is the answer to every http-01 challenge, and nginx can give it
 //! while the CA is out of reach. The account at the CA follows with the first order.
 
+pub mod successor; // W from one account key to the next
+
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -23,6 +25,8 @@ pub struct AccountKey {
     directory: String,
     key: PrivateKeyPem,
     thumbprint: String,
+    successor: Option<PrivateKeyPem>,
+    former: bool,
 }
 
 /// What the CA knows of the account.
@@ -65,6 +69,12 @@ struct Written {
     key: String,
     #[serde(default)]
     account: Option<Registration>,
+    /// Likewise: the key of a change that is under way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    successor: Option<String>,
+    /// The key was changed, and nginx may not know it yet.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    former: bool,
 }
 
 impl AccountKey {
@@ -85,6 +95,8 @@ impl AccountKey {
                         .expose()
                         .to_owned(),
                     account: None,
+                    successor: None,
+                    former: false,
                 };
                 write(&path, &written)?;
                 written
@@ -104,6 +116,8 @@ impl AccountKey {
             path,
             directory: written.directory,
             key,
+            successor: written.successor.map(PrivateKeyPem::new),
+            former: written.former,
         })
     }
 
@@ -120,6 +134,8 @@ impl AccountKey {
         let other = Self {
             path: home.join("account.json"),
             directory: directory.to_owned(),
+            successor: None,
+            former: false,
             ..self.clone()
         };
         let _lock = lock(&home.join("lock"))?;
@@ -129,6 +145,8 @@ impl AccountKey {
                 directory: directory.to_owned(),
                 key: self.key.expose().to_owned(),
                 account: None,
+                successor: None,
+                former: false,
             };
             write(&other.path, &written)?;
         }

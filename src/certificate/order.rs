@@ -6,6 +6,7 @@
 mod alternate; // N another chain, where the usual one leads to no root that this system trusts
 mod authorization; // N what the CA wants proven, and telling it to look
 mod error; // P why a certificate was not issued, and whether to ask again
+mod key_change; // N the CA is told of the account's next key
 mod renewal; // N when the CA wants a certificate renewed
 mod session; // N the account at the CA, made with the first order
 mod signed; // N signed requests that the protocol library does not make
@@ -65,8 +66,10 @@ struct Shared {
     email: Option<String>,
     external_account: Option<ExternalAccount>,
     ca_file: Option<PathBuf>,
-    /// Where its answers are, if nginx answers by itself for another key.
+    /// Where its answers are that nginx does not give by itself.
     answers: Option<ChallengeFiles>,
+    /// nginx answers by itself for its key.
+    is_first: bool,
     /// One of several: messages say which.
     is_named: bool,
     patience: Patience,
@@ -139,10 +142,10 @@ impl AcmeClient {
         let several = cas.len() > 1;
         let clients = cas.iter().enumerate().map(|(nth, ca)| {
             let key = AccountKey::open(&settings.state_dir, &ca.directory)?;
-            let files = (nth > 0).then(|| ChallengeFiles::below(&settings.runtime_dir));
             let own = Self::of_key(ca, key, Patience::default())?;
             Ok(Shared {
-                answers: files,
+                answers: Some(ChallengeFiles::below(&settings.runtime_dir)),
+                is_first: nth == 0,
                 is_named: several,
                 ..own
             }
@@ -181,6 +184,7 @@ impl AcmeClient {
             external_account: ca.external_account.clone(),
             ca_file: ca.ca_file.clone(),
             answers: None,
+            is_first: true,
             is_named: false,
             patience,
             account: tokio::sync::Mutex::default(),
@@ -232,6 +236,8 @@ impl AcmeClient {
         ledger: &Ledger,
         lock: &CertificateLock,
     ) -> Result<IssuedCertificate, OrderError> {
+        let _used = self.use_key().await?;
+        self.learn_which_key().await?;
         match self.attempt(request, ledger, lock).await {
             Err(error) if error.is_lost_account() => {
                 tracing::warn!(identifier = %request.name, "the CA does not know our account: registering it again");
@@ -383,8 +389,9 @@ impl AcmeClient {
     }
 
     /// `None`: what nginx answers by itself is right.
-    fn files(&self, _key: &AccountKey) -> Option<ChallengeFiles> {
-        self.shared.answers.clone()
+    fn files(&self, key: &AccountKey) -> Option<ChallengeFiles> {
+        let by_itself = self.shared.is_first && !key.is_changing();
+        self.shared.answers.clone().filter(|_| !by_itself)
     }
 
     fn origin(&self, request: &CertificateRequest) -> Origin {

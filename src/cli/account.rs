@@ -1,4 +1,6 @@
-//! `vhostd account show`
+//! `vhostd account show`, `roll-over`
+
+mod roll_over; // `vhostd account roll-over`
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -24,6 +26,8 @@ pub(super) struct Account {
 enum Verb {
     /// Print who we are at each CA, and the CAA records that let nobody else issue
     Show(Form),
+    /// Give the account another key; its URL, and so the CAA records, stay
+    RollOver(roll_over::RollOver),
 }
 
 #[derive(Args, Clone, Copy, Debug)]
@@ -50,9 +54,10 @@ struct Shown {
 }
 
 impl Account {
-    pub(super) fn run(self, settings: &Settings) -> Exit {
+    pub(super) fn run(self, settings: Settings) -> Exit {
         match self.verb {
-            Verb::Show(form) => show(form, settings),
+            Verb::Show(form) => show(form, &settings),
+            Verb::RollOver(roll_over) => roll_over.run(settings),
         }
     }
 }

@@ -361,7 +361,7 @@ impl<'a> Candidate<'a> {
             http: at(settings.http_port),
             https: at(settings.https_port),
             features: installation.features(&self.survey.load_modules, &probe)?,
-            thumbprint: Some(installation.thumbprint.clone()),
+            thumbprint: Some(installation.account().thumbprint().to_owned()),
             challenge_files: installation.challenge_files(),
             probe,
             log_dir: installation.settings.log_dir.clone(),

@@ -3,6 +3,7 @@
 mod account;
 mod alternate;
 mod external;
+mod roll_over;
 
 use std::fs;
 use std::os::unix::fs::symlink;

@@ -53,12 +53,16 @@ pub enum OrderError {
     Jws(#[from] JwsError),
     #[error(transparent)]
     Key(#[from] KeyError),
+    #[error("use the account's key: others have used it for {} s", .0.as_secs())]
+    KeyInUse(Duration),
     #[error("get the certificate now: the CA asks to come back in {} s; the order stays open", .0.as_secs())]
     Later(Duration),
     #[error(transparent)]
     Ledger(#[from] LedgerError),
     #[error("prove control of {0}: the CA offers no http-01 challenge for it")]
     NoChallenge(String),
+    #[error("change the account's key: {0} offers no such change (RFC 8555 §7.3.5)")]
+    NoKeyChange(String),
     #[error("{step}: {}", one_line(source.to_string().as_bytes()))]
     Protocol {
         step: &'static str,
@@ -123,6 +127,7 @@ impl OrderError {
             | Self::ExternalAccountMissing(_)
             | Self::ExternalAccountRefused { .. }
             | Self::NoChallenge(_)
+            | Self::NoKeyChange(_)
             | Self::Token(_)
             | Self::Wildcard(_) => RetryAdvice::Useless,
             Self::Shared(error) => error.retry(),
@@ -132,6 +137,7 @@ impl OrderError {
             | Self::ForeignAuthorization(_)
             | Self::Jws(_)
             | Self::Key(_)
+            | Self::KeyInUse(_)
             | Self::Ledger(_)
             | Self::Protocol { .. }
             | Self::Task(_)
@@ -176,7 +182,9 @@ impl OrderError {
             | Self::Answer(_)
             | Self::Jws(_)
             | Self::Key(_)
+            | Self::KeyInUse(_)
             | Self::Ledger(_)
+            | Self::NoKeyChange(_)
             | Self::Task(_)
             | Self::Wildcard(_) => false,
         }
