@@ -5,13 +5,13 @@
 
 mod alternate; // N another chain, where the usual one leads to no root that this system trusts
 mod authorization; // N what the CA wants proven, and telling it to look
+mod client; // W one account at one CA, or at each of several
 mod error; // P why a certificate was not issued, and whether to ask again
 mod key_change; // N the CA is told of the account's next key
 mod renewal; // N when the CA wants a certificate renewed
 mod session; // N the account at the CA, made with the first order
 mod signed; // N signed requests that the protocol library does not make
 
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,17 +19,17 @@ use instant_acme::{CertificateIdentifier, NewOrder, OrderStatus};
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{sleep, timeout};
 
+use self::client::Shared;
+pub use self::client::{AcmeClientError, Patience};
 pub use self::error::{IdentifierProblem, OrderError};
 use self::session::Session;
-use crate::certificate::account::{AccountError, AccountKey};
+use crate::certificate::account::AccountKey;
 use crate::certificate::answers::{Answered, ChallengeFiles};
-use crate::certificate::http::{AcmeHttp, BAD_NONCE, HttpError};
+use crate::certificate::http::BAD_NONCE;
 use crate::certificate::key::{PrivateKeyPem, signing_request};
 use crate::certificate::ledger::{CertificateLock, Ledger, LedgerError, PendingOrder};
 use crate::certificate::reuse;
 use crate::certificate::{CertificateRequest, Identifier, IssuedCertificate, Origin};
-use crate::settings::ca::{CaSettings, ExternalAccount};
-use crate::settings::{AcmeSettings, Settings};
 
 /// Repeats a call whose nonce the CA refused (RFC 8555 §6.5: with a new one, at once). The library
 /// itself does so three times, which a busy CA exceeds.
@@ -59,50 +59,6 @@ pub struct AcmeClient {
     shared: Arc<Shared>,
 }
 
-#[derive(Debug)]
-struct Shared {
-    key: AccountKey,
-    http: AcmeHttp,
-    email: Option<String>,
-    external_account: Option<ExternalAccount>,
-    ca_file: Option<PathBuf>,
-    /// Where its answers are that nginx does not give by itself.
-    answers: Option<ChallengeFiles>,
-    /// nginx answers by itself for its key.
-    is_first: bool,
-    /// One of several: messages say which.
-    is_named: bool,
-    patience: Patience,
-    account: tokio::sync::Mutex<session::Account>,
-}
-
-/// How long a CA is waited for.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Patience {
-    /// For the whole answer to one request.
-    pub answer: Duration,
-    /// For a whole order; Let's Encrypt takes a few seconds. What is left is resumed.
-    pub order: Duration,
-}
-
-impl Default for Patience {
-    fn default() -> Self {
-        Self {
-            answer: Duration::from_secs(30),
-            order: Duration::from_secs(90),
-        }
-    }
-}
-
-/// Why there is no client.
-#[derive(Debug, thiserror::Error)]
-pub enum AcmeClientError {
-    #[error(transparent)]
-    Account(#[from] AccountError),
-    #[error(transparent)]
-    Http(#[from] HttpError),
-}
-
 /// An order on its way, new or resumed.
 struct Running<'a> {
     session: &'a Session,
@@ -119,98 +75,6 @@ struct Running<'a> {
 }
 
 impl AcmeClient {
-    /// Reads or makes the account key. The network is not asked for anything: a CA that is out of
-    /// reach keeps nobody from starting.
-    pub fn new(settings: &AcmeSettings, state_dir: &Path) -> Result<Self, AcmeClientError> {
-        Self::with_patience(settings, state_dir, Patience::default())
-    }
-
-    /// As [`AcmeClient::new`], for a CA that is waited for longer or shorter.
-    pub fn with_patience(
-        settings: &AcmeSettings,
-        state_dir: &Path,
-        patience: Patience,
-    ) -> Result<Self, AcmeClientError> {
-        let key = AccountKey::open(state_dir, &settings.directory)?;
-        let client = Self::of_key(&first(settings), key, patience)?;
-        Ok(client.shared())
-    }
-
-    /// One for each CA, in the order in which they are tried. nginx answers by itself for the first.
-    pub fn all(settings: &Settings) -> Result<Vec<Self>, AcmeClientError> {
-        let cas = settings.acme.cas();
-        let several = cas.len() > 1;
-        let clients = cas.iter().enumerate().map(|(nth, ca)| {
-            let key = AccountKey::open(&settings.state_dir, &ca.directory)?;
-            let own = Self::of_key(ca, key, Patience::default())?;
-            Ok(Shared {
-                answers: Some(ChallengeFiles::below(&settings.runtime_dir)),
-                is_first: nth == 0,
-                is_named: several,
-                ..own
-            }
-            .shared())
-        });
-        clients.collect()
-    }
-
-    /// As [`AcmeClient::new`], at the CA's staging area with `directory`, with the same key: nginx
-    /// answers its challenges as it answers the others.
-    pub fn staging(
-        settings: &AcmeSettings,
-        state_dir: &Path,
-        directory: &str,
-    ) -> Result<Self, AcmeClientError> {
-        let key = AccountKey::open(state_dir, &settings.directory)?;
-        let key = key.at(state_dir, directory)?;
-        let ca = CaSettings {
-            external_account: None,
-            ..first(settings)
-        };
-        Ok(Self::of_key(&ca, key, Patience::default())?.shared())
-    }
-
-    fn of_key(
-        ca: &CaSettings,
-        key: AccountKey,
-        patience: Patience,
-    ) -> Result<Shared, AcmeClientError> {
-        let ca_file = ca.ca_file.as_deref();
-        let http = AcmeHttp::new(key.directory(), ca_file, patience.answer)?;
-        Ok(Shared {
-            key,
-            http,
-            email: ca.email.clone(),
-            external_account: ca.external_account.clone(),
-            ca_file: ca.ca_file.clone(),
-            answers: None,
-            is_first: true,
-            is_named: false,
-            patience,
-            account: tokio::sync::Mutex::default(),
-        })
-    }
-
-    /// ` (by HOST)`, where there are several.
-    pub fn named(&self) -> String {
-        let directory = self.directory().split("://").nth(1).unwrap_or_default();
-        let host = directory.split('/').next().unwrap_or_default();
-        match self.shared.is_named {
-            true => format!(" (by {host})"),
-            false => String::new(),
-        }
-    }
-
-    /// The URL of the directory.
-    pub fn directory(&self) -> &str {
-        self.shared.key.directory()
-    }
-
-    /// Of the account key when this was made; base64url, no padding (RFC 8555 §8.1).
-    pub fn thumbprint(&self) -> &str {
-        self.shared.key.thumbprint()
-    }
-
     /// Orders the certificate, or finishes the order that an earlier attempt has left.
     ///
     /// `lock` is the certificate's. The chain is as the CA sent it: the store checks
@@ -513,19 +377,6 @@ impl Running<'_> {
     }
 }
 
-impl Shared {
-    fn shared(self) -> AcmeClient {
-        AcmeClient {
-            shared: Arc::new(self),
-        }
-    }
-}
-
-fn first(settings: &AcmeSettings) -> CaSettings {
-    let mut cas = settings.cas();
-    cas.swap_remove(0)
-}
-
 async fn refresh(order: &mut instant_acme::Order) -> Result<(), instant_acme::Error> {
     order.refresh().await.map(drop)
 }
@@ -562,6 +413,7 @@ const REFUSED_NONCES: u32 = 10;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::settings::AcmeSettings;
 
     #[test]
     fn a_wildcard_is_refused_without_the_network() {
