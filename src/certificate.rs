@@ -5,13 +5,19 @@
 //! on disk in `store`, `ledger`, `account` and `internal`; when something happens in `schedule`.
 
 pub mod account; // W the ACME account's key and URL
+pub mod advice; // P DNS records that let one account of one CA issue
+pub mod anchors; // R whether a chain leads to a root that this system trusts
+pub mod answers; // W challenges that nginx cannot answer by itself
 pub mod attempts; // P what failed, and when it is tried again
 pub mod budget; // P what a CA allows, and what was used of it
 pub mod chain; // P PEM → a certificate chain that is what was asked for
+pub mod external_account; // R the key of the customer's account, where a CA wants one
+pub mod fallback; // P which of several CAs is asked, and when another one
 pub mod glance; // P a certificate of whoever, in words
 pub mod http; // N one origin, short waits, small answers: how the CA is spoken to
 pub mod inquire; // N a CA is asked when to renew, and its answer is remembered
 pub mod internal; // W vhostd's own CA (`tls: internal`)
+pub mod jws; // P requests that the protocol library does not make, signed
 pub mod key; // P private keys and signing requests
 pub mod ledger; // W attempts, pending orders and the lock, per certificate
 pub(crate) mod listing; // R what is in a directory that may not be there yet
@@ -197,12 +203,33 @@ impl WantedCertificate {
 pub struct Terms {
     /// The URL of the ACME directory (RFC 8555 §7.1.1).
     pub directory: String,
+    /// Those of the CAs that are asked when that one keeps failing: what they issued stays.
+    pub fallbacks: Vec<String>,
+}
+
+impl Terms {
+    /// Of the directories that are asked, the one that it is from; of one whose origin nobody wrote
+    /// down, the first.
+    pub fn directory_of(&self, stored: &StoredCertificate) -> Option<&str> {
+        let Some(origin) = &stored.origin else {
+            return Some(&self.directory);
+        };
+        let mut known = std::iter::once(&self.directory).chain(&self.fallbacks);
+        known
+            .find(|known| **known == origin.directory)
+            .map(String::as_str)
+    }
 }
 
 impl From<&AcmeSettings> for Terms {
     fn from(settings: &AcmeSettings) -> Self {
         Self {
             directory: settings.directory.clone(),
+            fallbacks: settings
+                .fallbacks
+                .iter()
+                .map(|ca| ca.directory.clone())
+                .collect(),
         }
     }
 }

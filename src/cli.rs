@@ -2,6 +2,7 @@
 
 pub mod diagnostic; // P a diagnostic as rustc would draw it
 
+mod account;
 mod adopt;
 mod ca;
 mod check;
@@ -58,6 +59,8 @@ enum Command {
     Rollback(rollback::Rollback),
     /// Take certificates over from certbot, without an order
     Adopt(adopt::Adopt),
+    /// Who we are at each ACME CA, and the CAA records that let nobody else issue
+    Account(account::Account),
     /// The internal CA (`tls: internal`): its roots, and this system's trust in them
     Ca(ca::Ca),
     /// Who is told of changes (`hooks` in the settings): try it out
@@ -140,6 +143,7 @@ pub fn run(arguments: Arguments) -> Exit {
         Command::History(history) => history.run(&settings),
         Command::Rollback(rollback) => rollback.run(settings),
         Command::Adopt(adopt) => adopt.run(settings),
+        Command::Account(account) => account.run(settings),
         Command::Ca(ca) => ca.run(settings),
         Command::Hooks(hooks) => hooks.run(&settings),
         Command::Setup(setup) => setup.run(settings),

@@ -43,6 +43,8 @@ pub struct HostFacts {
     /// RFC 8555 §8.1, base64url: the answer to every http-01 challenge is `token.thumbprint`.
     /// `None` while there is no ACME account key.
     pub thumbprint: Option<String>,
+    /// Where answers for other account keys are; `None` while there is no other key.
+    pub challenge_files: Option<PathBuf>,
     pub probe: Probe,
     pub log_dir: PathBuf,
     /// http-level settings that no hand-written file sets, so that we may.

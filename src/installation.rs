@@ -12,6 +12,7 @@ use time::OffsetDateTime;
 
 use crate::atomic_file::{self, WriteError};
 use crate::certificate::account::{AccountError, AccountKey};
+use crate::certificate::answers::ChallengeFiles;
 use crate::certificate::internal::InternalCa;
 use crate::certificate::ledger::{Ledger, LedgerError};
 use crate::certificate::store::{CertificateStore, StoreError};
@@ -37,8 +38,7 @@ pub struct Installation {
     pub ledger: Ledger,
     pub internal_ca: InternalCa,
     pub templates: Templates,
-    /// Of the ACME account key (RFC 8555 §8.1).
-    pub thumbprint: String,
+    account: AccountKey,
     pub has_ipv6: bool,
     probe_secret: String,
     /// What was repaired, until somebody is told.
@@ -150,9 +150,7 @@ impl Installation {
             ledger: Ledger::new(state),
             internal_ca: InternalCa::new(state).permitting(settings.internal_ca.permit.clone()),
             templates: Templates::with_overrides(overrides(&settings.templates_dir)?)?,
-            thumbprint: AccountKey::open(state, &settings.acme.directory)?
-                .thumbprint()
-                .to_owned(),
+            account: AccountKey::open(state, &settings.acme.directory)?,
             has_ipv6: has_ipv6(),
             probe_secret,
             repaired: Mutex::default(),
@@ -161,6 +159,21 @@ impl Installation {
         };
         installation.repair(now)?;
         Ok(installation)
+    }
+
+    /// The account key of the first CA, which a command may have changed since this was opened.
+    pub fn account(&self) -> AccountKey {
+        self.account.reread().unwrap_or_else(|error| {
+            tracing::error!("failed to {error}");
+            self.account.clone()
+        })
+    }
+
+    /// Where nginx finds answers for other account keys than the first CA's; `None`: there are none.
+    pub fn challenge_files(&self) -> Option<PathBuf> {
+        let several = !self.settings.acme.fallbacks.is_empty() || self.account().is_changing();
+        let files = || ChallengeFiles::below(&self.settings.runtime_dir);
+        several.then(|| files().directory().to_path_buf())
     }
 
     pub fn nginx(&self) -> &dyn Nginx {
@@ -259,7 +272,7 @@ impl Installation {
 
     /// Removes what interrupted writes left in the state and runtime directories. Call it under the
     /// lock of the state directory.
-    pub fn sweep(&self) -> Result<(), SweepError> {
+    pub fn sweep(&self, now: OffsetDateTime) -> Result<(), SweepError> {
         self.certificates.sweep(&self.ledger)?;
         self.ledger.sweep()?;
         let accounts = self.settings.state_dir.join("accounts");
@@ -270,6 +283,7 @@ impl Installation {
             }
         }
         let internal_ca = self.settings.state_dir.join("internal-ca");
+        ChallengeFiles::below(&self.settings.runtime_dir).sweep(now)?;
         atomic_file::sweep_dead(&internal_ca)?;
         atomic_file::sweep_dead(&internal_ca.join("retired"))?;
         Ok(atomic_file::sweep_dead(&self.settings.runtime_dir)?)

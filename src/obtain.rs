@@ -1,5 +1,7 @@
 //! N: what is due → obtained, many at a time: for the daemon, `vhostd renew` and `reload --wait`.
 
+mod choice; // N one certificate from one of several CAs
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
@@ -10,12 +12,12 @@ use time::format_description::well_known::Rfc3339;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use crate::certificate::budget::{Limits, Planned, Renewing};
+use crate::certificate::budget::{Planned, Renewing};
 use crate::certificate::inquire::inquire;
 use crate::certificate::internal::InternalCa;
 use crate::certificate::ledger::{Ledger, LedgerError};
 use crate::certificate::order::{AcmeClient, AcmeClientError};
-use crate::certificate::renew::{Obtained, Tools, obtain};
+use crate::certificate::renew::Obtained;
 use crate::certificate::renewal_info::Inquiry;
 use crate::certificate::schedule::{CertificateState, Schedule, due, renew_at};
 use crate::certificate::store::{CertificateStore, StoreError};
@@ -29,6 +31,7 @@ use crate::control::{RenewalResult, Renewed, RenewedCertificate};
 use crate::installation::Installation;
 use crate::reconcile::report::CertificateSummary;
 use crate::settings::Settings;
+use choice::Ca;
 
 /// Everything that obtaining a certificate needs. Cheap to clone.
 #[derive(Clone)]
@@ -36,9 +39,9 @@ pub struct Obtaining {
     store: CertificateStore,
     ledger: Ledger,
     internal: InternalCa,
-    acme: Option<AcmeClient>,
+    /// In the order in which they are tried.
+    cas: Vec<Ca>,
     terms: Terms,
-    limits: Option<Limits>,
     reuse_key: bool,
     clock: Clock,
     chance: Chance,
@@ -71,9 +74,8 @@ impl Obtaining {
             store: installation.certificates.clone(),
             ledger: installation.ledger.clone(),
             internal: installation.internal_ca.clone(),
-            acme: Some(AcmeClient::new(&settings.acme, &settings.state_dir)?),
+            cas: Ca::all(settings)?,
             terms: Terms::from(&settings.acme),
-            limits: Limits::of(&settings.acme.directory),
             reuse_key: settings.acme.reuse_key,
             clock,
             chance: chance::system(),
@@ -95,11 +97,11 @@ impl Obtaining {
             store: CertificateStore::new(scratch),
             ledger: Ledger::new(scratch),
             internal: InternalCa::new(scratch),
-            acme: Some(acme),
+            cas: Ca::alone(acme),
             terms: Terms {
                 directory: directory.to_owned(),
+                fallbacks: Vec::new(),
             },
-            limits: None,
             reuse_key: false,
             clock,
             chance: chance::system(),
@@ -162,23 +164,15 @@ impl Obtaining {
         {
             request.reuse_key = Some(stored.key);
         }
-        let tools = Tools {
-            store: &self.store,
-            ledger: &self.ledger,
-            acme: self.acme.as_ref(),
-            internal: &self.internal,
-            limits: self.limits.as_ref(),
-            clock: &*self.clock,
-            chance: &*self.chance,
-        };
-        obtain(&request, tools).await
+        self.obtain_from_a_ca(request).await
     }
 
     /// Waits for its turn, then asks the CA, and remembers what it answers.
     pub async fn inquire(&self, inquiry: &Inquiry) {
         // never closed: an error cannot come
         let _turn = self.asked_at_once.acquire().await;
-        if let Some(acme) = &self.acme {
+        if let Some(ca) = self.ca(&inquiry.directory) {
+            let acme = &ca.client;
             inquire(inquiry, acme, &self.ledger, &*self.clock, (self.chance)()).await;
         }
     }
@@ -194,13 +188,17 @@ impl Obtaining {
 
     /// What one more order for the same names would meet.
     fn limit(&self, wanted: &WantedCertificate) -> Result<Option<String>, ObtainingError> {
-        let budget = self.ledger.budget(&self.terms.directory)?;
+        let stored = self.store.newest(&wanted.name)?;
+        let Some(ca) = stored.and_then(|stored| self.ca_of(&stored)) else {
+            return Ok(None);
+        };
+        let budget = self.ledger.budget(ca.client.directory())?;
         let planned = Planned {
             identifiers: &wanted.identifiers,
             renewing: Renewing::SameNames,
         };
         let wait = match wanted.issuer {
-            Issuer::Acme => budget.wait(&planned, self.limits.as_ref(), self.now()),
+            Issuer::Acme => budget.wait(&planned, ca.limits.as_ref(), self.now()),
             _ => None,
         };
         Ok(wait.map(|wait| wait.told()))
@@ -232,7 +230,7 @@ impl Obtaining {
 impl fmt::Debug for Obtaining {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Obtaining")
-            .field("acme", &self.acme)
+            .field("terms", &self.terms)
             .finish_non_exhaustive()
     }
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::atomic_file::{self, WriteError};
+use crate::clock;
 use crate::generation::GenerationError;
 use crate::installation::{Installation, SweepError};
 use crate::nginx::process::NoMaster;
@@ -175,7 +176,7 @@ pub fn undo(installation: &Installation) -> Result<Vec<Change>, PreparationError
 
 /// What an interrupted run left, also beside the include line, which only setup writes.
 fn sweep(installation: &Installation) -> Result<(), PreparationError> {
-    installation.sweep()?;
+    installation.sweep(clock::system()())?;
     if let Some(directory) = installation.settings.nginx.include.parent() {
         atomic_file::sweep_dead(directory)?;
     }

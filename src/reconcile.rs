@@ -367,7 +367,7 @@ fn tidy_up(
     wanted: &[WantedCertificate],
     request: &Request,
 ) -> Result<(), ReconcileError> {
-    installation.sweep()?;
+    installation.sweep(request.now)?;
     locked.prune(&pinned.into_iter().collect::<Vec<_>>())?;
     if matches!(request.reason, Reason::Start | Reason::Certificate)
         && let Err(error) = installation.prune_certificates(wanted, request.now)

@@ -1,5 +1,6 @@
 //! R: vhostd's own settings, read once per reload.
 
+pub mod ca; // P one ACME CA of several
 pub mod hooks; // P whom the operator wants to be told, and of what
 pub mod origin; // P which URLs are spoken to
 mod parse; // P text → Settings | Vec<Diagnostic>
@@ -13,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::certificate::internal::scope::Scope;
 use crate::diagnostic::{Diagnostic, Position, fault};
+use crate::settings::ca::{CaSettings, ExternalAccount};
 use crate::vhost::{TlsDefaults, TlsMode};
 
 use hooks::HookSettings;
@@ -73,6 +75,10 @@ pub struct AcmeSettings {
     pub email: Option<String>,
     /// PEM; further trust for the directory's own TLS.
     pub ca_file: Option<PathBuf>,
+    /// What the account is bound to, where the CA wants that.
+    pub external_account: Option<ExternalAccount>,
+    /// Tried in order when the first keeps failing.
+    pub fallbacks: Vec<CaSettings>,
     /// Certificate profile (draft-ietf-acme-profiles).
     pub profile: Option<String>,
     /// One certificate for each.
@@ -239,6 +245,8 @@ impl Default for AcmeSettings {
             staging: None,
             email: None,
             ca_file: None,
+            external_account: None,
+            fallbacks: Vec::new(),
             profile: None,
             key_types: KeyTypes::default(),
             reuse_key: false,

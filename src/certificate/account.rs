@@ -4,16 +4,17 @@
 //! for anything: its thumbprint is the answer to every http-01 challenge, and nginx can give it
 //! while the CA is out of reach. The account at the CA follows with the first order.
 
+pub mod successor; // W from one account key to the next
+
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use base64::Engine;
-use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::atomic_file::{self, WriteError};
+use crate::certificate::jws::thumbprint;
 use crate::certificate::key::{KeyError, PrivateKeyPem};
 use crate::settings::KeyType;
 
@@ -24,6 +25,8 @@ pub struct AccountKey {
     directory: String,
     key: PrivateKeyPem,
     thumbprint: String,
+    successor: Option<PrivateKeyPem>,
+    former: bool,
 }
 
 /// What the CA knows of the account.
@@ -39,6 +42,8 @@ pub struct Registration {
 pub enum AccountError {
     #[error("use the account of {}: it is for {found}", path.display())]
     Directory { path: PathBuf, found: String },
+    #[error("use the account of {}: the file is gone", .0.display())]
+    Gone(PathBuf),
     #[error(transparent)]
     Key(#[from] KeyError),
     #[error("parse {}: {source}", path.display())]
@@ -64,6 +69,12 @@ struct Written {
     key: String,
     #[serde(default)]
     account: Option<Registration>,
+    /// Likewise: the key of a change that is under way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    successor: Option<String>,
+    /// The key was changed, and nginx may not know it yet.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    former: bool,
 }
 
 impl AccountKey {
@@ -84,11 +95,17 @@ impl AccountKey {
                         .expose()
                         .to_owned(),
                     account: None,
+                    successor: None,
+                    former: false,
                 };
                 write(&path, &written)?;
                 written
             }
         };
+        Self::of(path, directory, written)
+    }
+
+    fn of(path: PathBuf, directory: &str, written: Written) -> Result<Self, AccountError> {
         if written.directory != directory {
             let found = written.directory;
             return Err(AccountError::Directory { path, found });
@@ -99,7 +116,15 @@ impl AccountKey {
             path,
             directory: written.directory,
             key,
+            successor: written.successor.map(PrivateKeyPem::new),
+            former: written.former,
         })
+    }
+
+    /// As it is on disk now: another process may have changed the key.
+    pub fn reread(&self) -> Result<Self, AccountError> {
+        let written = read(&self.path)?.ok_or_else(|| AccountError::Gone(self.path.clone()))?;
+        Self::of(self.path.clone(), &self.directory, written)
     }
 
     /// The same key at another CA: what nginx answers is right for both.
@@ -109,12 +134,21 @@ impl AccountKey {
         let other = Self {
             path: home.join("account.json"),
             directory: directory.to_owned(),
+            successor: None,
+            former: false,
             ..self.clone()
         };
         let _lock = lock(&home.join("lock"))?;
         let known = read(&other.path)?;
         if known.is_none_or(|known| known.key != self.key.expose()) {
-            other.record_registration(None)?;
+            let written = Written {
+                directory: directory.to_owned(),
+                key: self.key.expose().to_owned(),
+                account: None,
+                successor: None,
+                former: false,
+            };
+            write(&other.path, &written)?;
         }
         Ok(other)
     }
@@ -129,6 +163,15 @@ impl AccountKey {
         &self.directory
     }
 
+    /// `account.json`
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn key(&self) -> &PrivateKeyPem {
+        &self.key
+    }
+
     /// PKCS#8, DER.
     pub(super) fn pkcs8(&self) -> Result<Vec<u8>, KeyError> {
         Ok(self.key.pair()?.serialize_der())
@@ -139,15 +182,16 @@ impl AccountKey {
         Ok(read(&self.path)?.and_then(|written| written.account))
     }
 
+    /// Keeps the key that is on disk, whoever has written it.
     pub fn record_registration(&self, account: Option<Registration>) -> Result<(), AccountError> {
-        write(
-            &self.path,
-            &Written {
-                directory: self.directory.clone(),
-                key: self.key.expose().to_owned(),
-                account,
-            },
-        )
+        self.update(|written| written.account = account)
+    }
+
+    fn update(&self, change: impl FnOnce(&mut Written)) -> Result<(), AccountError> {
+        let _lock = lock(&self.path.with_file_name("lock"))?;
+        let mut written = read(&self.path)?.ok_or_else(|| AccountError::Gone(self.path.clone()))?;
+        change(&mut written);
+        write(&self.path, &written)
     }
 }
 
@@ -175,21 +219,6 @@ pub(super) fn home_name(directory: &str) -> String {
         .map(|byte| format!("{byte:02x}"))
         .collect();
     format!("{}-{digest}", host.trim_start_matches('.'))
-}
-
-/// RFC 7638 §3: the required members in lexicographic order, without white space.
-fn thumbprint(key: &PrivateKeyPem) -> Result<String, KeyError> {
-    let pair = key.pair()?;
-    // an uncompressed point (SEC 1 §2.3.3): 4, then x and y
-    let coordinates = pair.public_key_raw().get(1..).unwrap_or_default();
-    let (x, y) = coordinates.split_at(coordinates.len() / 2);
-    let encode = |bytes: &[u8]| BASE64_URL_SAFE_NO_PAD.encode(bytes);
-    let jwk = format!(
-        r#"{{"crv":"P-256","kty":"EC","x":"{}","y":"{}"}}"#,
-        encode(x),
-        encode(y)
-    );
-    Ok(encode(&Sha256::digest(jwk.as_bytes())))
 }
 
 /// Two processes that start at once must not make two keys.
@@ -309,9 +338,10 @@ mod tests {
     fn the_thumbprint_is_the_one_that_the_protocol_library_computes() {
         let directory = tempfile::tempdir().unwrap();
         let key = AccountKey::open(directory.path(), DIRECTORY).unwrap();
+        use base64::Engine;
         let credentials = serde_json::json!({
             "id": "x",
-            "key_pkcs8": BASE64_URL_SAFE_NO_PAD.encode(key.pkcs8().unwrap()),
+            "key_pkcs8": base64::prelude::BASE64_URL_SAFE_NO_PAD.encode(key.pkcs8().unwrap()),
             "urls": {"newNonce": "n", "newAccount": "a", "newOrder": "o"},
         });
         let http =

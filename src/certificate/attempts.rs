@@ -1,9 +1,12 @@
 //! P: what failed, and when it is tried again.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use time::{Duration, OffsetDateTime};
 
 use crate::certificate::budget::Wait;
+use crate::certificate::fallback::Trouble;
 use crate::certificate::{CLOCK_SKEW, CertificateRequest, Identifier, Issuer};
 
 /// What went wrong since a certificate was last obtained; stored, so that a restart asks no sooner.
@@ -24,6 +27,9 @@ pub struct Attempts {
     /// A lowercase fragment for the operator: the CA's own words where there are any.
     pub last_error: Option<String>,
     pub retry: RetryAdvice,
+    /// What CAs did wrong, by directory.
+    #[serde(default)]
+    pub troubles: BTreeMap<String, Trouble>,
 }
 
 /// Will retrying help?
@@ -66,6 +72,7 @@ impl Attempts {
             next: Some(now + delay(failures, retry, left, chance)),
             last_error: Some(error),
             retry,
+            troubles: troubles(previous, request),
         }
     }
 
@@ -87,7 +94,16 @@ impl Attempts {
             next: Some(wait.until),
             last_error: Some(wait.why.clone()),
             retry: wait.retry(now),
+            troubles: troubles(previous, request),
         }
+    }
+
+    /// As it is, and it was the fault of the CA with that directory. `tried`: that one was asked.
+    pub fn blaming(mut self, directory: &str, tried: bool, now: OffsetDateTime) -> Self {
+        let previous = self.troubles.get(directory);
+        let trouble = Trouble::after(previous, tried, self.retry, now);
+        self.troubles.insert(directory.to_owned(), trouble);
+        self
     }
 
     /// As it is, but not tried before the CA would allow it.
@@ -119,6 +135,16 @@ impl Attempts {
     pub fn is_about(&self, identifiers: &[Identifier], issuer: Issuer) -> bool {
         self.identifiers == identifiers && self.issuer == issuer
     }
+}
+
+/// What is known of CAs for the same wish.
+fn troubles(
+    previous: Option<&Attempts>,
+    request: &CertificateRequest,
+) -> BTreeMap<String, Trouble> {
+    let previous =
+        previous.filter(|previous| previous.is_about(&request.identifiers, request.issuer));
+    previous.map_or_else(BTreeMap::new, |previous| previous.troubles.clone())
 }
 
 /// After that many failures in a row. `left`: of the stored certificate's life.

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::USER_AGENT;
+use http::header::{CONTENT_TYPE, USER_AGENT};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Body;
@@ -55,6 +55,8 @@ struct Shared {
 pub(super) struct Exchange {
     http: AcmeHttp,
     retry_after: Arc<Mutex<Option<Duration>>>,
+    /// Of the last answer (RFC 8555 §7.4.2).
+    alternates: Arc<Mutex<Vec<String>>>,
 }
 
 /// Why a request to the CA had no usable answer; a reason, which the step that asked goes before.
@@ -75,6 +77,8 @@ pub enum HttpError {
     Encoded(String),
     #[error("the CA names {}, which is not at the origin of {directory}", one_line(url.as_bytes()))]
     ForeignOrigin { url: String, directory: String },
+    #[error("the CA gives no nonce")]
+    NoNonce,
     #[error("{0}")]
     Problem(Problem),
     #[error("cannot read {}: {reason}", path.display())]
@@ -141,10 +145,40 @@ impl AcmeHttp {
         Ok((answer.into_body(), retry_after))
     }
 
+    /// A nonce for the next signed request (RFC 8555 §7.2). `url`: of newNonce.
+    pub(super) async fn nonce(&self, url: &str) -> Result<String, HttpError> {
+        self.check_url(url)?;
+        let mut request = Request::new(BodyWrapper::default());
+        *request.method_mut() = Method::HEAD;
+        *request.uri_mut() = url.parse().map_err(|_| HttpError::Directory(url.into()))?;
+        let mut answer = self.send(request).await?;
+        answer::disarm(answer.headers_mut());
+        let nonce = answer.headers().get(answer::REPLAY_NONCE);
+        let nonce = nonce.and_then(|nonce| nonce.to_str().ok());
+        nonce.map(str::to_owned).ok_or(HttpError::NoNonce)
+    }
+
+    /// Sends a signed request (RFC 8555 §6.2). `Ok` with a status that is no success: the nonce was
+    /// refused.
+    pub(super) async fn post(
+        &self,
+        url: &str,
+        body: Vec<u8>,
+    ) -> Result<Response<Bytes>, HttpError> {
+        self.check_url(url)?;
+        let mut request = Request::new(BodyWrapper::from(body));
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = url.parse().map_err(|_| HttpError::Directory(url.into()))?;
+        let kind = HeaderValue::from_static("application/jose+json");
+        request.headers_mut().insert(CONTENT_TYPE, kind);
+        self.send(request).await
+    }
+
     pub(super) fn exchange(&self) -> Exchange {
         Exchange {
             http: self.clone(),
             retry_after: Arc::default(),
+            alternates: Arc::default(),
         }
     }
 
@@ -188,7 +222,7 @@ impl AcmeHttp {
         for url in object.urls() {
             self.check_url(url)?;
         }
-        let object = object.without_strange_renewal_info(|url| self.check_url(url));
+        let object = object.without_strange_urls(|url| self.check_url(url));
         let body = Bytes::from(object.to_json()?);
         Ok(answer.map(|_| body))
     }
@@ -240,6 +274,12 @@ impl AcmeHttp {
 }
 
 impl Exchange {
+    /// Where the last answer says that other forms of it are.
+    pub(super) fn take_alternates(&self) -> Vec<String> {
+        let alternates = self.alternates.lock();
+        std::mem::take(&mut *alternates.unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// The delay that the last answer asked for.
     pub(super) fn take_retry_after(&self) -> Option<Duration> {
         self.retry_after
@@ -262,6 +302,10 @@ impl HttpClient for Exchange {
                 .retry_after
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner) = answer::retry_after(answer.headers());
+            *exchange
+                .alternates
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner) = answer::alternates(answer.headers());
             answer::disarm(answer.headers_mut());
             Ok(BytesResponse::from(answer.map(Full::new)))
         })
@@ -288,6 +332,7 @@ impl HttpError {
             Self::Problem(problem) => problem.retry(),
             Self::DirectoryObject(_)
             | Self::Encoded(_)
+            | Self::NoNonce
             | Self::Roots { .. }
             | Self::TimedOut(_)
             | Self::TooLarge
@@ -332,7 +377,9 @@ where
         .build(connector))
 }
 
-fn extra_roots(ca_file: Option<&Path>) -> Result<Vec<CertificateDer<'static>>, HttpError> {
+pub(super) fn extra_roots(
+    ca_file: Option<&Path>,
+) -> Result<Vec<CertificateDer<'static>>, HttpError> {
     let Some(path) = ca_file else {
         return Ok(Vec::new());
     };
@@ -387,6 +434,14 @@ fn transport(error: &(dyn std::error::Error + 'static)) -> HttpError {
     }
     // TLS errors quote the peer's certificate
     HttpError::Transport(one_line(text.as_bytes()))
+}
+
+/// The nonce that comes with a refusal (RFC 8555 §6.5), where it may be sent back.
+pub(super) fn refused_nonce(answer: &Response<Bytes>) -> Option<String> {
+    let mut headers = answer.headers().clone();
+    answer::disarm(&mut headers);
+    let nonce = headers.get(answer::REPLAY_NONCE)?;
+    nonce.to_str().ok().map(str::to_owned)
 }
 
 pub(super) const BAD_NONCE: &str = "urn:ietf:params:acme:error:badNonce";

@@ -3,12 +3,15 @@
 //! With `account` and `http`, the only user of instant-acme. Nothing is answered here: nginx gives
 //! `token.thumbprint` to whoever asks (see [`AcmeClient::thumbprint`]).
 
+mod alternate; // N another chain, where the usual one leads to no root that this system trusts
 mod authorization; // N what the CA wants proven, and telling it to look
+mod client; // W one account at one CA, or at each of several
 mod error; // P why a certificate was not issued, and whether to ask again
+mod key_change; // N the CA is told of the account's next key
 mod renewal; // N when the CA wants a certificate renewed
 mod session; // N the account at the CA, made with the first order
+mod signed; // N signed requests that the protocol library does not make
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,15 +19,17 @@ use instant_acme::{CertificateIdentifier, NewOrder, OrderStatus};
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{sleep, timeout};
 
+use self::client::Shared;
+pub use self::client::{AcmeClientError, Patience};
 pub use self::error::{IdentifierProblem, OrderError};
 use self::session::Session;
-use crate::certificate::account::{AccountError, AccountKey};
-use crate::certificate::http::{AcmeHttp, BAD_NONCE, HttpError};
+use crate::certificate::account::AccountKey;
+use crate::certificate::answers::{Answered, ChallengeFiles};
+use crate::certificate::http::BAD_NONCE;
 use crate::certificate::key::{PrivateKeyPem, signing_request};
 use crate::certificate::ledger::{CertificateLock, Ledger, LedgerError, PendingOrder};
 use crate::certificate::reuse;
 use crate::certificate::{CertificateRequest, Identifier, IssuedCertificate, Origin};
-use crate::settings::AcmeSettings;
 
 /// Repeats a call whose nonce the CA refused (RFC 8555 §6.5: with a new one, at once). The library
 /// itself does so three times, which a busy CA exceeds.
@@ -54,42 +59,6 @@ pub struct AcmeClient {
     shared: Arc<Shared>,
 }
 
-#[derive(Debug)]
-struct Shared {
-    key: AccountKey,
-    http: AcmeHttp,
-    email: Option<String>,
-    patience: Patience,
-    account: tokio::sync::Mutex<session::Account>,
-}
-
-/// How long a CA is waited for.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Patience {
-    /// For the whole answer to one request.
-    pub answer: Duration,
-    /// For a whole order; Let's Encrypt takes a few seconds. What is left is resumed.
-    pub order: Duration,
-}
-
-impl Default for Patience {
-    fn default() -> Self {
-        Self {
-            answer: Duration::from_secs(30),
-            order: Duration::from_secs(90),
-        }
-    }
-}
-
-/// Why there is no client.
-#[derive(Debug, thiserror::Error)]
-pub enum AcmeClientError {
-    #[error(transparent)]
-    Account(#[from] AccountError),
-    #[error(transparent)]
-    Http(#[from] HttpError),
-}
-
 /// An order on its way, new or resumed.
 struct Running<'a> {
     session: &'a Session,
@@ -98,67 +67,14 @@ struct Running<'a> {
     identifiers: &'a [Identifier],
     origin: Origin,
     longest_wait: Duration,
+    /// Where nginx does not answer by itself, and what it answers from now.
+    files: Option<ChallengeFiles>,
+    answered: Vec<Answered>,
     /// The journal's entry; the CA is told nothing that cannot be resumed before it is durable.
     recorded: Option<JoinHandle<Result<(), LedgerError>>>,
 }
 
 impl AcmeClient {
-    /// Reads or makes the account key. The network is not asked for anything: a CA that is out of
-    /// reach keeps nobody from starting.
-    pub fn new(settings: &AcmeSettings, state_dir: &Path) -> Result<Self, AcmeClientError> {
-        Self::with_patience(settings, state_dir, Patience::default())
-    }
-
-    /// As [`AcmeClient::new`], for a CA that is waited for longer or shorter.
-    pub fn with_patience(
-        settings: &AcmeSettings,
-        state_dir: &Path,
-        patience: Patience,
-    ) -> Result<Self, AcmeClientError> {
-        let key = AccountKey::open(state_dir, &settings.directory)?;
-        Self::of_key(settings, key, patience)
-    }
-
-    /// As [`AcmeClient::new`], at the CA's staging area with `directory`, with the same key: nginx
-    /// answers its challenges as it answers the others.
-    pub fn staging(
-        settings: &AcmeSettings,
-        state_dir: &Path,
-        directory: &str,
-    ) -> Result<Self, AcmeClientError> {
-        let key = AccountKey::open(state_dir, &settings.directory)?;
-        let key = key.at(state_dir, directory)?;
-        Self::of_key(settings, key, Patience::default())
-    }
-
-    fn of_key(
-        settings: &AcmeSettings,
-        key: AccountKey,
-        patience: Patience,
-    ) -> Result<Self, AcmeClientError> {
-        let ca_file = settings.ca_file.as_deref();
-        let http = AcmeHttp::new(key.directory(), ca_file, patience.answer)?;
-        Ok(Self {
-            shared: Arc::new(Shared {
-                key,
-                http,
-                email: settings.email.clone(),
-                patience,
-                account: tokio::sync::Mutex::default(),
-            }),
-        })
-    }
-
-    /// The URL of the directory.
-    pub fn directory(&self) -> &str {
-        self.shared.key.directory()
-    }
-
-    /// What nginx answers behind every token: base64url, no padding (RFC 8555 §8.1).
-    pub fn thumbprint(&self) -> &str {
-        self.shared.key.thumbprint()
-    }
-
     /// Orders the certificate, or finishes the order that an earlier attempt has left.
     ///
     /// `lock` is the certificate's. The chain is as the CA sent it: the store checks
@@ -184,6 +100,8 @@ impl AcmeClient {
         ledger: &Ledger,
         lock: &CertificateLock,
     ) -> Result<IssuedCertificate, OrderError> {
+        let _used = self.use_key().await?;
+        self.learn_which_key().await?;
         match self.attempt(request, ledger, lock).await {
             Err(error) if error.is_lost_account() => {
                 tracing::warn!(identifier = %request.name, "the CA does not know our account: registering it again");
@@ -210,7 +128,8 @@ impl AcmeClient {
             running.recorded().await?;
             ledger.forget_order(&request.name)?;
         }
-        outcome
+        drop(running);
+        Ok(self.with_best_chain(&session, request, outcome?).await)
     }
 
     /// The order of the ledger, where the CA still has it and it is the one that is wanted.
@@ -245,6 +164,8 @@ impl AcmeClient {
                     identifiers: &request.identifiers,
                     origin: self.origin(request),
                     longest_wait: self.shared.patience.order,
+                    files: self.files(&session.key),
+                    answered: Vec::new(),
                     recorded: None,
                 }));
             }
@@ -286,6 +207,8 @@ impl AcmeClient {
             identifiers: &request.identifiers,
             origin: self.origin(request),
             longest_wait: self.shared.patience.order,
+            files: self.files(&session.key),
+            answered: Vec::new(),
             recorded: Some(spawn_blocking(move || {
                 let _lock = lock;
                 ledger.record_order(&name, &pending)
@@ -327,6 +250,12 @@ impl AcmeClient {
             }
             outcome => outcome,
         }
+    }
+
+    /// `None`: what nginx answers by itself is right.
+    fn files(&self, key: &AccountKey) -> Option<ChallengeFiles> {
+        let by_itself = self.shared.is_first && !key.is_changing();
+        self.shared.answers.clone().filter(|_| !by_itself)
     }
 
     fn origin(&self, request: &CertificateRequest) -> Origin {
@@ -397,6 +326,18 @@ impl Running<'_> {
         )?;
         authorization::check_identifiers(&mut self.order, self.identifiers).await?;
         self.recorded().await?;
+        if let Some(files) = self.files.clone() {
+            let tokens = authorization::tokens(&mut self.order).await?;
+            let thumbprint = self.session.key.thumbprint().to_owned();
+            let answer = move |token: String| files.answer(&token, &thumbprint);
+            let answered = spawn_blocking(move || {
+                tokens
+                    .into_iter()
+                    .map(answer)
+                    .collect::<Result<Vec<_>, _>>()
+            });
+            self.answered = answered.await??;
+        }
         for (nth, error) in authorization::set_all_ready(&mut self.order).await? {
             // it may have been validated meanwhile, by what an earlier attempt has asked for
             if authorization::is_pending(&mut self.order, nth).await? {
@@ -473,6 +414,7 @@ const REFUSED_NONCES: u32 = 10;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::settings::AcmeSettings;
 
     #[test]
     fn a_wildcard_is_refused_without_the_network() {

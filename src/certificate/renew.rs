@@ -148,6 +148,10 @@ fn postponed(request: &CertificateRequest, tools: Tools<'_>, wait: &Wait) -> Obt
     let now = (tools.clock)();
     let previous = tools.ledger.attempts_of(&request.name).ok().flatten();
     let attempts = Attempts::postponed(previous.as_ref(), request, wait, now);
+    let attempts = match tools.acme {
+        Some(acme) => attempts.blaming(acme.directory(), false, now),
+        None => attempts,
+    };
     tracing::warn!(identifier = %request.name, next = %wait.until, "not tried: failed to {}", wait.why);
     if let Err(error) = tools.ledger.record_failure(&request.name, &attempts) {
         tracing::error!(identifier = %request.name, "failed to {error}");
@@ -161,7 +165,7 @@ fn postponed(request: &CertificateRequest, tools: Tools<'_>, wait: &Wait) -> Obt
 
 /// The CA is asked once more: its window may have moved since (RFC 9773 §4.2). Without an answer it
 /// is as early as it was.
-async fn is_too_early(request: &CertificateRequest, tools: Tools<'_>) -> bool {
+pub(crate) async fn is_too_early(request: &CertificateRequest, tools: Tools<'_>) -> bool {
     let stored = tools.store.newest(&request.name).ok().flatten();
     let stored = stored.filter(|stored| Some(&stored.serial) == request.replaces.as_ref());
     let (Some(stored), Some(acme)) = (stored, tools.acme) else {
@@ -303,10 +307,19 @@ fn failed(
         tracing::warn!(identifier = %request.name, "failed to {error}");
         None
     });
-    let (words, chance) = (error.to_string(), (tools.chance)());
+    let of_ca = tools.acme.filter(|_| error.is_about_the_ca());
+    let words = format!(
+        "{error}{}",
+        of_ca.map(AcmeClient::named).unwrap_or_default()
+    );
+    let chance = (tools.chance)();
     let attempts = Attempts::after_failure(previous.as_ref(), request, words, retry, now, chance);
     let attempts = match wait {
         Some(wait) => attempts.not_before(wait),
+        None => attempts,
+    };
+    let attempts = match of_ca {
+        Some(acme) => attempts.blaming(acme.directory(), true, now),
         None => attempts,
     };
     let next = attempts.next.unwrap_or(now);
@@ -331,6 +344,15 @@ fn failed(
 }
 
 impl ObtainError {
+    /// Whether another CA may do better.
+    fn is_about_the_ca(&self) -> bool {
+        match self {
+            Self::Order(error) => error.is_the_cas(),
+            Self::Store(error) => error.is_about_the_answer(),
+            _ => false,
+        }
+    }
+
     fn retry(&self) -> RetryAdvice {
         match self {
             Self::Busy | Self::Ledger(_) | Self::NoAcme | Self::Task(_) => RetryAdvice::Retry,

@@ -39,6 +39,8 @@ impl RenewalId {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Inquiry {
     pub name: CertificateName,
+    /// Of the CA that is asked.
+    pub directory: String,
     /// Of the stored version.
     pub serial: String,
     pub id: RenewalId,
@@ -54,6 +56,7 @@ impl Inquiry {
         }
         Some(Self {
             name: stored.name.clone(),
+            directory: directory.to_owned(),
             serial: stored.serial.clone(),
             id: RenewalId::of(&stored.leaf)?,
         })
@@ -237,6 +240,7 @@ yNQwCgYIKoZIzj0EAwIDRwAwRAIge09+S5TZAlw5tgtiVvuERV6cT4mfutXIlwTb
         let name = crate::certificate::Identifier::Dns("a.example".into());
         Inquiry {
             name: CertificateName::of(&name),
+            directory: "https://ca.example/directory".into(),
             serial: serial.into(),
             id: RenewalId("a.b".into()),
         }

@@ -140,7 +140,8 @@ pub fn due(
         match memory.asked_about(&stored.serial) {
             Some(known) if known.ask_at(now) > now => later(known.ask_at(now)),
             _ => {
-                let inquiry = Inquiry::about(stored, &terms.directory);
+                let directory = terms.directory_of(stored);
+                let inquiry = directory.and_then(|it| Inquiry::about(stored, it));
                 schedule.inquiries.extend(inquiry);
             }
         }
@@ -263,10 +264,12 @@ fn other_terms(
         return Some(DueReason::OtherKeyType);
     }
     let origin = stored.origin.as_ref()?;
-    if origin.directory != terms.directory {
+    if terms.directory_of(stored).is_none() {
         return Some(DueReason::OtherDirectory);
     }
-    (origin.profile != wanted.profile).then_some(DueReason::OtherProfile)
+    // a fallback has profiles of its own; it is renewed by the first when its time comes
+    let first = origin.directory == terms.directory;
+    (first && origin.profile != wanted.profile).then_some(DueReason::OtherProfile)
 }
 
 const SHORT_LIFETIME: Duration = Duration::days(10);

@@ -182,6 +182,7 @@ mod tests {
             https: vec![listener],
             features: Features::default(),
             thumbprint: None,
+            challenge_files: None,
             probe: Probe {
                 secret: "s".into(),
                 certificate: CertificateFiles {

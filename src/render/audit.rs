@@ -86,7 +86,7 @@ impl Context {
         match name {
             "map" => Self::Map,
             "upstream" => Self::Upstream,
-            "location" => Self::Location,
+            "if" | "location" => Self::Location,
             _ => Self::Server,
         }
     }
@@ -233,14 +233,17 @@ const SHOWN_CHARACTERS: usize = 80;
 /// are the following.
 const DECIDED: &[&str] = &[
     "access_log",
+    "alias",
     "brotli_static",
     "disable_symlinks",
     "gzip_static",
     "http2",
+    "if",
     "include",
     "listen",
     "location",
     "map",
+    "open_file_cache",
     "proxy_pass",
     "proxy_ssl_name",
     "proxy_ssl_server_name",

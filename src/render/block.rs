@@ -50,9 +50,20 @@ pub struct ServerBlock {
     pub probe: ProbeLocation,
     /// `token.thumbprint` (RFC 8555 §8.3); plain HTTP only.
     pub challenge: Option<Token>,
+    /// Answers that go before it.
+    pub challenge_files: Option<ChallengeAnswers>,
     /// Where everything else goes, 301.
     pub redirect: Option<Token>,
     pub site: Option<Site>,
+}
+
+/// Files with answers to challenges of other account keys.
+#[derive(Debug, Serialize)]
+pub struct ChallengeAnswers {
+    /// With the token that was asked for in it.
+    pub path: Token,
+    /// `from=DIRECTORY`: what is below it is no symbolic link.
+    pub from: Token,
 }
 
 /// `listen ADDRESS [ssl] [http2]`
@@ -181,6 +192,10 @@ fn server(
             Port::Http => challenge(host)?,
             Port::Https => None,
         },
+        challenge_files: match port {
+            Port::Http => challenge_answers(host)?,
+            Port::Https => None,
+        },
         redirect,
         site,
     }))
@@ -277,6 +292,18 @@ fn challenge(host: &HostFacts) -> Result<Option<Token>, TokenError> {
         .as_deref()
         .map(|thumbprint| Token::expression(&[Part::Ours("$1."), Part::Value(thumbprint)]))
         .transpose()
+}
+
+fn challenge_answers(host: &HostFacts) -> Result<Option<ChallengeAnswers>, TokenError> {
+    let both = host.challenge_files.as_ref().zip(host.thumbprint.as_ref());
+    let Some((directory, _)) = both else {
+        return Ok(None);
+    };
+    let directory = path_token(directory)?;
+    Ok(Some(ChallengeAnswers {
+        path: Token::expression(&[Part::Value(directory.as_str()), Part::Ours("/$1")])?,
+        from: Token::literal(&format!("from={directory}"))?,
+    }))
 }
 
 fn access_log(host: &HostFacts, name: &VhostName) -> Result<Token, TokenError> {

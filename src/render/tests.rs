@@ -28,6 +28,7 @@ fn host() -> HostFacts {
             ..Features::default()
         },
         thumbprint: Some("thumb-print_1".into()),
+        challenge_files: None,
         probe: Probe {
             secret: "c2VjcmV0".into(),
             certificate: certificate("vhostd.invalid"),
@@ -140,6 +141,7 @@ pub(super) fn blocks_of_everything() -> (VhostFile, String) {
     let vhosts = [hello(), one, two, plain];
     let mut host = host();
     host.features.brotli_static = true;
+    host.challenge_files = Some("/run/vhostd/challenges".into());
     let blocks = VhostFile::new(&host, &vhosts.iter().collect::<Vec<_>>()).unwrap();
     let bytes = Templates::shipped().unwrap().fill(VHOST, &blocks).unwrap();
     (blocks, String::from_utf8(bytes).unwrap())
@@ -214,6 +216,30 @@ fn a_newer_nginx_gets_its_own_syntax() {
         "newer/vhosts/hello.conf",
         text(&config, "vhosts/hello.conf"),
     );
+}
+
+#[test]
+fn with_more_than_one_account_key_challenges_are_looked_for_in_files_first() {
+    let mut desired = desired([hello()]);
+    desired.host.challenge_files = Some("/run/vhostd/challenges".into());
+    let config = rendered(&desired);
+    let meant = r#"            alias "/run/vhostd/challenges/$1";
+            disable_symlinks on "from=/run/vhostd/challenges";
+            open_file_cache off;
+            if ( !-f "/run/vhostd/challenges/$1" ) {
+                return 200 "$1.thumb-print_1";
+            }
+"#;
+    for file in ["base.conf", "vhosts/hello.conf"] {
+        assert!(
+            text(&config, file).contains(meant),
+            "{}",
+            text(&config, file)
+        );
+    }
+    // for whom nobody answers, nobody looks
+    desired.host.thumbprint = None;
+    assert!(!text(&rendered(&desired), "base.conf").contains("challenges"));
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! P: the text of `vhostd.yml` → settings, or everything that is wrong with it.
 
+mod ca; // P `acme.directory` as a list, and `external_account`
 mod dns; // P `dns`: whom names are looked up with
 
 use std::net::{IpAddr, SocketAddr};
@@ -113,9 +114,8 @@ fn nginx(settings: &mut NginxSettings, mut fields: Fields, problems: &mut Proble
 }
 
 fn acme(settings: &mut AcmeSettings, mut fields: Fields, problems: &mut Problems) {
-    if let Some(text) = one_string(&mut fields, "directory", problems) {
-        set(&mut settings.directory, directory_url(&text, problems));
-    }
+    let directories = fields.take("directory");
+    let directories = directories.map(|node| ca::directories(node, problems));
     if let Some(text) = fields.string("staging", problems) {
         settings.staging = directory_url(&text, problems);
     }
@@ -148,7 +148,16 @@ fn acme(settings: &mut AcmeSettings, mut fields: Fields, problems: &mut Problems
         let reason = format!("{} is not supported by this version", quoted(&text.value));
         problems.add_with_hint(text.at, reason, Some("write auto, or leave the key out"));
     }
-    fields.finish(&["external_account"], problems);
+    let external = fields.take("external_account");
+    let external_at = external.as_ref().map(|node| node.at);
+    settings.external_account = external.and_then(|node| ca::external_account(node, problems));
+    fields.finish(&[], problems);
+    ca::settle(
+        settings,
+        directories.unwrap_or_default(),
+        external_at,
+        problems,
+    );
 }
 
 fn permit(mut fields: Fields, problems: &mut Problems) -> Option<Scope> {
@@ -175,21 +184,6 @@ fn section(fields: &mut Fields, key: &'static str, problems: &mut Problems) -> O
         Value::Null => None,
         _ => Fields::of(node, &format!("`{key}`"), problems),
     }
-}
-
-/// A string where a later version takes a list too.
-fn one_string(
-    fields: &mut Fields,
-    key: &'static str,
-    problems: &mut Problems,
-) -> Option<Located<String>> {
-    let node = fields.take(key)?;
-    if matches!(node.value, Value::Sequence(_)) {
-        let reason = format!("a list for `{key}` is not supported by this version");
-        problems.add_with_hint(node.at, reason, Some("write one of them"));
-        return None;
-    }
-    yaml::string(node, "a string", problems)
 }
 
 fn set<T>(target: &mut T, value: Option<T>) {

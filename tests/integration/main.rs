@@ -8,6 +8,7 @@
 
 mod addresses;
 mod adopt;
+mod authorities;
 mod ca;
 mod certificates;
 mod check;

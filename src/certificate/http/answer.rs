@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_ENCODING, DATE, RETRY_AFTER};
+use http::header::{CONTENT_ENCODING, DATE, LINK, RETRY_AFTER};
 use http::{HeaderMap, Response};
 use serde::{Deserialize, Deserializer, Serialize};
 use time::OffsetDateTime;
@@ -26,12 +26,41 @@ pub(super) struct DirectoryObject {
         skip_serializing_if = "Option::is_none"
     )]
     renewal_info: Option<String>,
+    /// RFC 8555 §7.3.5.
+    #[serde(
+        default,
+        deserialize_with = "text_or_nothing",
+        skip_serializing_if = "Option::is_none"
+    )]
+    key_change: Option<String>,
+    #[serde(
+        default,
+        deserialize_with = "meta_or_nothing",
+        skip_serializing_if = "Option::is_none"
+    )]
+    meta: Option<Meta>,
+}
+
+/// What a CA says of itself (RFC 8555 §9.7.6), as far as it is used.
+#[derive(Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Meta {
+    #[serde(default)]
+    external_account_required: bool,
+    /// Its names in CAA records.
+    #[serde(default)]
+    caa_identities: Vec<String>,
 }
 
 /// What is not needed must not hide the rest.
 fn text_or_nothing<'de, D: Deserializer<'de>>(value: D) -> Result<Option<String>, D::Error> {
     let value = serde_json::Value::deserialize(value)?;
     Ok(value.as_str().map(str::to_owned))
+}
+
+fn meta_or_nothing<'de, D: Deserializer<'de>>(value: D) -> Result<Option<Meta>, D::Error> {
+    let value = serde_json::Value::deserialize(value)?;
+    Ok(serde_json::from_value(value).ok())
 }
 
 impl DirectoryObject {
@@ -45,13 +74,17 @@ impl DirectoryObject {
     }
 
     /// Without what the CA may not name: a certificate can be renewed without being told when.
-    pub(super) fn without_strange_renewal_info(
+    pub(super) fn without_strange_urls(
         mut self,
-        check: impl FnOnce(&str) -> Result<(), HttpError>,
+        check: impl Fn(&str) -> Result<(), HttpError>,
     ) -> Self {
-        if let Some(Err(error)) = self.renewal_info.as_deref().map(check) {
+        if let Some(Err(error)) = self.renewal_info.as_deref().map(&check) {
             tracing::warn!("no renewal information: {error}");
             self.renewal_info = None;
+        }
+        if let Some(Err(error)) = self.key_change.as_deref().map(&check) {
+            tracing::warn!("no change of the account's key: {error}");
+            self.key_change = None;
         }
         self
     }
@@ -110,6 +143,25 @@ pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     Some(Duration::try_from(at - now).unwrap_or_default())
 }
 
+/// Where other forms of the answer are (RFC 8288 §3; RFC 8555 §7.4.2).
+pub(super) fn alternates(headers: &HeaderMap) -> Vec<String> {
+    let values = headers.get_all(LINK).iter();
+    let links = values.filter_map(|value| value.to_str().ok());
+    links
+        .flat_map(|value| value.split(','))
+        .filter_map(|link| {
+            let (url, parameters) = link.trim().strip_prefix('<')?.split_once('>')?;
+            let mut parameters = parameters.split(';').map(str::trim);
+            let alternate = parameters.any(|it| {
+                let relation = it.strip_prefix("rel=").unwrap_or_default();
+                relation.trim_matches('"').eq_ignore_ascii_case("alternate")
+            });
+            alternate.then(|| url.to_owned())
+        })
+        .take(MOST_LINKS)
+        .collect()
+}
+
 /// Takes out what the library must not see: it adds any number of seconds to the clock, and panics
 /// where that overflows; and it sends back any nonce (RFC 8555 §6.5.1: what is not base64url is to
 /// be ignored).
@@ -125,7 +177,8 @@ pub(super) fn disarm(headers: &mut HeaderMap) {
     }
 }
 
-const REPLAY_NONCE: &str = "replay-nonce";
+pub(super) const REPLAY_NONCE: &str = "replay-nonce";
+const MOST_LINKS: usize = 16;
 /// Real ones have some forty; it goes into every signed request.
 const LONGEST_NONCE: usize = 1024;
 
@@ -204,6 +257,27 @@ mod tests {
     }
 
     #[test]
+    fn alternates_are_found_among_other_links() {
+        let headers = [(
+            "link",
+            "<https://ca.example/dir>;rel=\"index\", <https://ca.example/cert/1/1>; title=x; rel=\"alternate\"",
+        )];
+        let mut headers = answer(200, &headers, "").headers().clone();
+        let second = HeaderValue::from_static("<https://ca.example/cert/1/2>;rel=alternate");
+        headers.append("link", second);
+        for odd in [
+            "<a;rel=alternate",
+            ";rel=alternate",
+            "<a>",
+            "<a>;rel=\"alternate up\"",
+        ] {
+            headers.append("link", HeaderValue::from_static(odd));
+        }
+        let found = ["https://ca.example/cert/1/1", "https://ca.example/cert/1/2"];
+        assert_eq!(alternates(&headers), found);
+    }
+
+    #[test]
     fn an_absurd_delay_is_a_number_or_nothing() {
         let asked = |value| retry_after(answer(503, &[("retry-after", value)], "").headers());
         assert_eq!(
@@ -223,7 +297,7 @@ mod tests {
 
     #[test]
     fn only_what_is_used_of_a_directory_is_read() {
-        let text = r#"{"newNonce":"n","newAccount":"a","newOrder":"o","meta":7,"revokeCert":[]}"#;
+        let text = r#"{"newNonce":"n","newAccount":"a","newOrder":"o","meta":7,"keyChange":1,"revokeCert":[]}"#;
         let object = DirectoryObject::parse(text.as_bytes()).unwrap();
         let json = object.to_json().unwrap();
         assert_eq!(json, br#"{"newNonce":"n","newAccount":"a","newOrder":"o"}"#);

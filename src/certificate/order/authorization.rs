@@ -72,6 +72,28 @@ pub(super) async fn set_all_ready(
     Ok(refused)
 }
 
+/// Of every challenge that nginx will be asked about.
+pub(super) async fn tokens(order: &mut Order) -> Result<Vec<String>, OrderError> {
+    let mut tokens = Vec::new();
+    let mut authorizations = order.authorizations();
+    while let Some(authorization) = authorizations.next().await {
+        let mut authorization =
+            authorization.map_err(|error| OrderError::of("ask for the authorizations", error))?;
+        if authorization.status != AuthorizationStatus::Pending {
+            continue;
+        }
+        let identifier = authorization.identifier().to_string();
+        match authorization.challenge(ChallengeType::Http01) {
+            None => return Err(OrderError::NoChallenge(identifier)),
+            Some(challenge) if !is_token(&challenge.token) => {
+                return Err(OrderError::Token(identifier));
+            }
+            Some(challenge) => tokens.push(challenge.token.clone()),
+        }
+    }
+    Ok(tokens)
+}
+
 pub(super) async fn is_pending(order: &mut Order, wanted: usize) -> Result<bool, OrderError> {
     let mut authorizations = order.authorizations();
     let mut nth = 0;

@@ -3,10 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::atomic_file::WriteError;
 use crate::certificate::Identifier;
 use crate::certificate::account::AccountError;
 use crate::certificate::attempts::RetryAdvice;
+use crate::certificate::external_account::ExternalAccountError;
 use crate::certificate::http::{HttpError, Problem, Subproblem, SubproblemIdentifier};
+use crate::certificate::jws::JwsError;
 use crate::certificate::key::KeyError;
 use crate::certificate::ledger::LedgerError;
 use crate::certificate::words::{first_few, one_line};
@@ -16,10 +19,26 @@ use crate::certificate::words::{first_few, one_line};
 pub enum OrderError {
     #[error(transparent)]
     Account(#[from] AccountError),
+    #[error(transparent)]
+    Answer(#[from] WriteError),
     #[error("order with {count} authorizations for {identifiers} identifiers")]
     AuthorizationCount { count: usize, identifiers: usize },
     #[error("prove control of {}", list(problems))]
     Challenge { problems: Vec<IdentifierProblem> },
+    #[error(transparent)]
+    ExternalAccount(#[from] ExternalAccountError),
+    #[error(
+        "register at {0}: the CA takes only customers; set `external_account` with the `key_id` and the key that it gave you"
+    )]
+    ExternalAccountMissing(String),
+    #[error(
+        "register as the customer {key_id}: the CA does not take that, are `key_id` and `hmac_key_file` right and unused? {source}"
+    )]
+    ExternalAccountRefused {
+        key_id: String,
+        #[source]
+        source: Box<OrderError>,
+    },
     #[error("prove control of {0}, which was not asked for")]
     ForeignAuthorization(String),
     #[error("{step}: {source}")]
@@ -31,13 +50,19 @@ pub enum OrderError {
     #[error("finish the order, which the CA calls invalid: {0}")]
     Invalid(Problem),
     #[error(transparent)]
+    Jws(#[from] JwsError),
+    #[error(transparent)]
     Key(#[from] KeyError),
+    #[error("use the account's key: others have used it for {} s", .0.as_secs())]
+    KeyInUse(Duration),
     #[error("get the certificate now: the CA asks to come back in {} s; the order stays open", .0.as_secs())]
     Later(Duration),
     #[error(transparent)]
     Ledger(#[from] LedgerError),
     #[error("prove control of {0}: the CA offers no http-01 challenge for it")]
     NoChallenge(String),
+    #[error("change the account's key: {0} offers no such change (RFC 8555 §7.3.5)")]
+    NoKeyChange(String),
     #[error("{step}: {}", one_line(source.to_string().as_bytes()))]
     Protocol {
         step: &'static str,
@@ -98,12 +123,21 @@ impl OrderError {
             Self::Http { source, .. } => source.retry(),
             Self::Invalid(problem) => problem.retry(),
             Self::Later(wait) => RetryAdvice::After(*wait),
-            Self::NoChallenge(_) | Self::Token(_) | Self::Wildcard(_) => RetryAdvice::Useless,
+            Self::ExternalAccount(_)
+            | Self::ExternalAccountMissing(_)
+            | Self::ExternalAccountRefused { .. }
+            | Self::NoChallenge(_)
+            | Self::NoKeyChange(_)
+            | Self::Token(_)
+            | Self::Wildcard(_) => RetryAdvice::Useless,
             Self::Shared(error) => error.retry(),
             Self::Account(_)
             | Self::AuthorizationCount { .. }
+            | Self::Answer(_)
             | Self::ForeignAuthorization(_)
+            | Self::Jws(_)
             | Self::Key(_)
+            | Self::KeyInUse(_)
             | Self::Ledger(_)
             | Self::Protocol { .. }
             | Self::Task(_)
@@ -118,6 +152,52 @@ impl OrderError {
             Self::Shared(error) => error.problems(),
             _ => &[],
         }
+    }
+
+    /// Whether another CA may do better: this one is out of reach, answers nonsense, or refuses us or
+    /// the name. What is about the name alone (nobody answers the challenge), or about this host, the
+    /// next would meet too.
+    pub(in crate::certificate) fn is_the_cas(&self) -> bool {
+        match self {
+            Self::Challenge { problems } => problems
+                .iter()
+                .all(|problem| !is_about_the_name(&problem.problem)),
+            Self::Invalid(problem) => !is_about_the_name(problem),
+            Self::Http { source, .. } => match source {
+                HttpError::Problem(problem) => !is_about_the_name(problem),
+                _ => true,
+            },
+            Self::Shared(error) => error.is_the_cas(),
+            Self::AuthorizationCount { .. }
+            | Self::ExternalAccount(_)
+            | Self::ExternalAccountMissing(_)
+            | Self::ExternalAccountRefused { .. }
+            | Self::ForeignAuthorization(_)
+            | Self::Later(_)
+            | Self::NoChallenge(_)
+            | Self::Protocol { .. }
+            | Self::TimedOut(_)
+            | Self::Token(_) => true,
+            Self::Account(_)
+            | Self::Answer(_)
+            | Self::Jws(_)
+            | Self::Key(_)
+            | Self::KeyInUse(_)
+            | Self::Ledger(_)
+            | Self::NoKeyChange(_)
+            | Self::Task(_)
+            | Self::Wildcard(_) => false,
+        }
+    }
+
+    pub(super) fn wants_external_account(&self) -> bool {
+        self.problem()
+            .is_some_and(|problem| problem.short_kind() == "externalAccountRequired")
+    }
+
+    /// Said of a registration: it is refused for what it says.
+    pub(super) fn is_about_the_account(&self) -> bool {
+        self.problem().is_some_and(is_final)
     }
 
     /// How the CA answered, or did not.
@@ -188,6 +268,14 @@ impl OrderError {
             _ => None,
         }
     }
+}
+
+/// RFC 8555 §6.7: what the CA saw when it looked at the name.
+fn is_about_the_name(problem: &Problem) -> bool {
+    matches!(
+        problem.short_kind(),
+        "connection" | "dns" | "incorrectResponse" | "tls" | "unauthorized"
+    )
 }
 
 fn is_final(problem: &Problem) -> bool {

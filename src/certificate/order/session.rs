@@ -5,17 +5,20 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
-use instant_acme::Key;
-use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use serde_json::Value;
 use tokio::time::Instant;
 
 use super::{AcmeClient, OrderError, insist};
-use crate::certificate::account::Registration;
+use crate::certificate::account::{AccountKey, Registration};
 use crate::certificate::http::Exchange;
 
 /// What one order speaks through: the shared account, with an exchange of its own.
 pub(super) struct Session {
+    pub(super) key: AccountKey,
+    /// The account's.
+    pub(super) url: String,
+    /// The directory object.
+    pub(super) directory: Value,
     pub(super) account: instant_acme::Account,
     pub(super) exchange: Exchange,
     /// Where to ask when a certificate is to be renewed; `None`: this CA does not tell.
@@ -42,6 +45,7 @@ impl AcmeClient {
     /// Opens a session; the first one reads the directory and registers the account.
     pub(super) async fn session(&self) -> Result<Session, OrderError> {
         let asked_at = Instant::now();
+        let key = self.shared.key.reread()?;
         let mut account = self.shared.account.lock().await;
         if account
             .known
@@ -54,7 +58,7 @@ impl AcmeClient {
             {
                 return Err(OrderError::Shared(error.clone()));
             }
-            match self.known().await {
+            match self.known(&key).await {
                 Ok(known) => account.known = Some(known),
                 Err(error) => {
                     let error = Arc::new(error);
@@ -64,7 +68,7 @@ impl AcmeClient {
             }
         }
         match &account.known {
-            Some(known) => self.open(&known.url, &known.directory).await,
+            Some(known) => self.open(&key, &known.url, &known.directory).await,
             None => Err(OrderError::TimedOut(self.shared.patience.order)),
         }
     }
@@ -76,24 +80,17 @@ impl AcmeClient {
         Ok(self.shared.key.record_registration(None)?)
     }
 
-    async fn known(&self) -> Result<Known, OrderError> {
-        let step = "read the ACME directory";
-        let bytes = self
-            .shared
-            .http
-            .directory()
-            .await
-            .map_err(|source| OrderError::Http { step, source })?;
-        let directory: Value =
-            serde_json::from_slice(&bytes).map_err(|error| OrderError::of(step, error.into()))?;
-        let registration = self.shared.key.registration()?;
+    async fn known(&self, key: &AccountKey) -> Result<Known, OrderError> {
+        let directory = self.read_directory().await?;
+        let registration = key.registration()?;
         let url = match registration {
             Some(registration) if registration.email == self.shared.email => registration.url,
             Some(registration) => {
-                self.update_contact(&registration.url, &directory).await?;
+                self.update_contact(key, &registration.url, &directory)
+                    .await?;
                 registration.url
             }
-            None => self.register(&directory).await?,
+            None => self.register(key, &directory).await?,
         };
         Ok(Known {
             directory,
@@ -102,43 +99,41 @@ impl AcmeClient {
         })
     }
 
-    /// Makes the account, or finds the one that this key already has (RFC 8555 §7.3.1). The terms
-    /// of service are agreed to: the operator does by configuring the CA.
-    async fn register(&self, directory: &Value) -> Result<String, OrderError> {
-        let pkcs8 = PrivatePkcs8KeyDer::from(self.shared.key.pkcs8()?);
+    pub(super) async fn read_directory(&self) -> Result<Value, OrderError> {
+        let step = "read the ACME directory";
+        let bytes = self.shared.http.directory().await;
+        let bytes = bytes.map_err(|source| OrderError::Http { step, source })?;
+        serde_json::from_slice(&bytes).map_err(|error| OrderError::of(step, error.into()))
+    }
+
+    /// Makes the account, or finds the one that this key already has (RFC 8555 §7.3.1).
+    async fn register(&self, key: &AccountKey, directory: &Value) -> Result<String, OrderError> {
         let step = "register the account";
-        let url = insist!(step, self.create(&pkcs8))?;
+        let url = self.create(key, directory).await?;
         // recorded, a strange one would make every later request one of a stranger
         self.shared
             .http
             .check_url(&url)
             .map_err(|source| OrderError::Http { step, source })?;
         tracing::info!(account = %url, "registered the ACME account");
-        self.shared.key.record_registration(Some(Registration {
+        key.record_registration(Some(Registration {
             url: url.clone(),
             email: None,
         }))?;
         if self.shared.email.is_some() {
-            self.update_contact(&url, directory).await?;
+            self.update_contact(key, &url, directory).await?;
         }
         Ok(url)
     }
 
-    async fn create(&self, pkcs8: &PrivatePkcs8KeyDer<'_>) -> Result<String, instant_acme::Error> {
-        let key = (
-            Key::from_pkcs8_der(pkcs8.clone_key())?,
-            PrivateKeyDer::Pkcs8(pkcs8.clone_key()),
-        );
-        let (account, _) =
-            instant_acme::Account::builder_with_http(Box::new(self.shared.http.exchange()))
-                .create_from_key(key, self.shared.key.directory().to_owned())
-                .await?;
-        Ok(account.id().to_owned())
-    }
-
     /// A contact is a courtesy: a CA that does not like it keeps nobody from a certificate.
-    async fn update_contact(&self, url: &str, directory: &Value) -> Result<(), OrderError> {
-        let session = self.open(url, directory).await?;
+    async fn update_contact(
+        &self,
+        key: &AccountKey,
+        url: &str,
+        directory: &Value,
+    ) -> Result<(), OrderError> {
+        let session = self.open(key, url, directory).await?;
         let contact = self
             .shared
             .email
@@ -156,7 +151,7 @@ impl AcmeClient {
             }
             Ok(()) => {}
         }
-        Ok(self.shared.key.record_registration(Some(Registration {
+        Ok(key.record_registration(Some(Registration {
             url: url.to_owned(),
             email: self.shared.email.clone(),
         }))?)
@@ -164,11 +159,16 @@ impl AcmeClient {
 
     /// From what is known, without the network: the library's other constructors read the
     /// directory once per account object, so once per order.
-    async fn open(&self, url: &str, directory: &Value) -> Result<Session, OrderError> {
+    async fn open(
+        &self,
+        key: &AccountKey,
+        url: &str,
+        directory: &Value,
+    ) -> Result<Session, OrderError> {
         let step = "use the ACME account";
         let credentials = serde_json::json!({
             "id": url,
-            "key_pkcs8": BASE64_URL_SAFE_NO_PAD.encode(self.shared.key.pkcs8()?),
+            "key_pkcs8": BASE64_URL_SAFE_NO_PAD.encode(key.pkcs8()?),
             "urls": directory,
         });
         let credentials = serde_json::from_value(credentials)
@@ -180,6 +180,9 @@ impl AcmeClient {
             .map_err(|error| OrderError::of(step, error))?;
         let renewal_info = directory["renewalInfo"].as_str().map(str::to_owned);
         Ok(Session {
+            key: key.clone(),
+            url: url.to_owned(),
+            directory: directory.clone(),
             account,
             exchange,
             renewal_info,

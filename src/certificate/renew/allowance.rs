@@ -22,7 +22,13 @@ impl<'a> Allowance<'a> {
         if request.issuer != Issuer::Acme || tools.acme.is_none() {
             return None;
         }
+        // another CA has not issued it: there it is no renewal
+        let theirs = |stored: &StoredCertificate| {
+            let known = stored.origin.as_ref().zip(tools.acme);
+            known.is_none_or(|(origin, acme)| origin.directory == acme.directory())
+        };
         let stored = tools.store.newest(&request.name).ok().flatten();
+        let stored = stored.filter(theirs);
         let memory = tools.ledger.memory_of(&request.name).unwrap_or_default();
         let now = (tools.clock)();
         Some(Self {
@@ -42,7 +48,8 @@ impl<'a> Allowance<'a> {
     /// Counts the order, or says until when it has to wait. Who insists does not wait; an order that
     /// is under way was counted.
     pub(super) fn admit(&self) -> Result<Option<Wait>, LedgerError> {
-        let open = self.tools.ledger.pending(&self.request.name)?.is_some();
+        let pending = self.tools.ledger.pending(&self.request.name)?;
+        let open = pending.is_some_and(|pending| pending.directory == self.directory());
         let (planned, now) = (self.planned(), (self.tools.clock)());
         let limits = self.tools.limits.filter(|_| !open);
         self.update(|budget| match self.request.insisted {
@@ -66,7 +73,8 @@ impl<'a> Allowance<'a> {
             Err(_) => return None,
         };
         let open = self.tools.ledger.pending(&self.request.name);
-        let open = open.is_ok_and(|pending| pending.is_some());
+        let open = open.ok().flatten();
+        let open = open.is_some_and(|pending| pending.directory == self.directory());
         let noted = self.update(|budget| {
             let Some(error) = error else {
                 budget.forgive(&planned);
@@ -86,8 +94,11 @@ impl<'a> Allowance<'a> {
     }
 
     fn update<T>(&self, change: impl FnOnce(&mut Budget) -> T) -> Result<T, LedgerError> {
-        let directory = self.tools.acme.map_or("", |acme| acme.directory());
-        self.tools.ledger.update_budget(directory, change)
+        self.tools.ledger.update_budget(self.directory(), change)
+    }
+
+    fn directory(&self) -> &str {
+        self.tools.acme.map_or("", |acme| acme.directory())
     }
 }
 

@@ -164,6 +164,7 @@ fn a_changed_key_type_profile_or_ca_is_due_now_and_what_is_not_known_is_not() {
         terms(),
         Terms {
             directory: "https://other.example/directory".into(),
+            fallbacks: Vec::new(),
         },
     );
     let other_key = WantedCertificate {
@@ -318,4 +319,51 @@ fn a_failure_that_a_wrong_clock_put_in_the_future_blocks_nothing() {
     let memory = failed(RetryAdvice::Retry, day(1000));
     let schedule = decide(&wanted("a.example"), None, &memory, start());
     assert_eq!(schedule.due.len(), 1);
+}
+
+#[test]
+fn what_a_fallback_has_issued_stays_until_its_age_and_that_ca_is_asked_about_it() {
+    let wanted = WantedCertificate {
+        profile: Some("tlsserver".into()),
+        ..wanted("a.example")
+    };
+    let fallback = "https://fallback.example/directory";
+    let origin = Origin {
+        directory: fallback.into(),
+        profile: None,
+    };
+    let good = StoredCertificate {
+        origin: Some(origin),
+        ..stored(&wanted, start(), 90)
+    };
+    let several = Terms {
+        fallbacks: vec![fallback.into()],
+        ..terms()
+    };
+    let name = || (wanted.name.clone(), good.clone());
+    let inventory = CertificateInventory {
+        certificates: BTreeMap::from([name()]),
+        ..CertificateInventory::default()
+    };
+    let decide = |terms: &Terms, day: i64| {
+        let now = start() + Duration::days(day);
+        due(
+            std::slice::from_ref(&wanted),
+            &inventory,
+            &BTreeMap::new(),
+            terms,
+            now,
+        )
+    };
+    let young = decide(&several, 1);
+    assert_eq!(young.due, []);
+    // none where it does not say which key signed it
+    let asked = young
+        .inquiries
+        .iter()
+        .map(|inquiry| inquiry.directory.as_str());
+    assert!(asked.eq(Inquiry::about(&good, fallback).iter().map(|_| fallback)));
+    assert_eq!(decide(&several, 61).due.len(), 1);
+    // once it is not configured any more, it is another CA's
+    assert_eq!(decide(&terms(), 1).due.len(), 1);
 }

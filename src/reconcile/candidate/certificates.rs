@@ -1,6 +1,8 @@
 //! W: every vhost with TLS has something to serve: from our own CA or from files at once, else a
 //! placeholder.
 
+use std::collections::BTreeMap;
+
 use super::{Candidate, ReconcileError};
 use crate::certificate::attempts::{Attempts, RetryAdvice};
 use crate::certificate::pem_files;
@@ -130,6 +132,7 @@ impl Candidate<'_> {
             next: None,
             last_error: Some(error),
             retry: RetryAdvice::Retry,
+            troubles: BTreeMap::new(),
         };
         Ok(ledger.record_failure(&request.name, &attempts)?)
     }

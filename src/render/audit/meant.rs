@@ -4,8 +4,8 @@
 //! seen. What is not here is tuning: see the lists in `audit`.
 
 use crate::render::block::{
-    AssetMap, Base, CertificatePair, DefaultHttp, DefaultHttps, Listen, ProbeLocation, Reserved,
-    ServerBlock, Site, UpstreamBlock, VhostFile,
+    AssetMap, Base, CertificatePair, ChallengeAnswers, DefaultHttp, DefaultHttps, Listen,
+    ProbeLocation, Reserved, ServerBlock, Site, UpstreamBlock, VhostFile,
 };
 use crate::render::token::Token;
 
@@ -77,7 +77,8 @@ fn server(server: &ServerBlock) -> Meant<'_> {
     let certificates = server.tls.iter().flat_map(|tls| &tls.certificates);
     tree.extend(certificates.flat_map(certificate));
     tree.push(probe(&server.probe, true));
-    tree.extend(server.challenge.as_ref().map(challenge));
+    let answers = server.challenge_files.as_ref();
+    tree.extend(server.challenge.iter().map(|it| challenge(it, answers)));
     tree.extend(server.redirect.as_ref().map(|target| {
         let redirect = simple(["return", "301", target.as_str()]);
         block(["location", "/"], vec![redirect])
@@ -136,7 +137,8 @@ fn try_files(files: &[Token]) -> Meant<'_> {
 fn default_http(server: &DefaultHttp) -> Meant<'_> {
     let mut tree = listens(&server.listen, &["default_server"], false);
     tree.extend([simple(["server_name", ""]), simple(["access_log", "off"])]);
-    tree.extend(server.challenge.as_ref().map(challenge));
+    let answers = server.challenge_files.as_ref();
+    tree.extend(server.challenge.iter().map(|it| challenge(it, answers)));
     tree.push(block(["location", "/"], vec![simple(["return", "444"])]));
     block(["server"], tree)
 }
@@ -189,9 +191,21 @@ fn probe(probe: &ProbeLocation, of_vhost: bool) -> Meant<'_> {
     block(["location", "=", probe.path.as_str()], tree)
 }
 
-fn challenge(answer: &Token) -> Meant<'_> {
+fn challenge<'a>(answer: &'a Token, files: Option<&'a ChallengeAnswers>) -> Meant<'a> {
     let answer = simple(["return", "200", answer.as_str()]);
-    let token = block(["location", "~", CHALLENGE_TOKEN], vec![answer]);
+    let answers = match files {
+        None => vec![answer],
+        Some(files) => {
+            let path = files.path.as_str();
+            vec![
+                simple(["alias", path]),
+                simple(["disable_symlinks", "on", files.from.as_str()]),
+                simple(["open_file_cache", "off"]),
+                block(["if", "(", "!-f", path, ")"], vec![answer]),
+            ]
+        }
+    };
+    let token = block(["location", "~", CHALLENGE_TOKEN], answers);
     let tree = vec![token, simple(["return", "404"])];
     block(["location", "^~", CHALLENGES], tree)
 }

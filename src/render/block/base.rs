@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use serde::Serialize;
 
 use super::{
-    AssetMap, CertificatePair, Listen, ProbeLocation, certificate, challenge, http_listen,
-    https_listens, probe_location,
+    AssetMap, CertificatePair, ChallengeAnswers, Listen, ProbeLocation, certificate, challenge,
+    challenge_answers, http_listen, https_listens, probe_location,
 };
 use crate::desired::{
     CertificateFiles, DesiredState, HostFacts, Listener, RESERVED_NAME, spoken_at,
@@ -32,6 +32,7 @@ pub struct Base {
 pub struct DefaultHttp {
     pub listen: Vec<Listen>,
     pub challenge: Option<Token>,
+    pub challenge_files: Option<ChallengeAnswers>,
 }
 
 /// Unknown names on the ports for HTTPS where the answer is ours.
@@ -80,6 +81,7 @@ fn default_http(host: &HostFacts) -> Result<Option<DefaultHttp>, TokenError> {
     Ok(Some(DefaultHttp {
         listen: owned.iter().map(http_listen).collect::<Result<_, _>>()?,
         challenge: challenge(host)?,
+        challenge_files: challenge_answers(host)?,
     }))
 }
 

@@ -92,6 +92,8 @@ roots: /a/sites
             staging: Some("https://localhost:14001/dir".into()),
             email: Some("admin@example.com".into()),
             ca_file: Some("/a/pebble.pem".into()),
+            external_account: None,
+            fallbacks: Vec::new(),
             profile: Some("shortlived".into()),
             key_types: KeyType::Rsa2048.into(),
             reuse_key: true,
@@ -147,11 +149,7 @@ fn every_error_is_reported_at_its_place() {
 
 #[test]
 fn what_a_later_version_brings_is_refused_as_such() {
-    for text in [
-        "acme: {external_account: {}}\n",
-        "acme: {directory: [https://a.example/d]}\n",
-        "acme: {renew: 30d}\n",
-    ] {
+    for text in ["acme: {renew: 30d}\n"] {
         assert!(
             refused(text).contains("not supported by this version"),
             "{text}"
@@ -199,5 +197,57 @@ fn what_cannot_be_meant_is_refused() {
             "acme: {directory: 'http://[::1]:14000/dir'}\n"
         )
         .is_ok()
+    );
+}
+
+#[test]
+fn several_directories_are_tried_in_order_and_share_what_they_do_not_say_themselves() {
+    let acme = parsed("acme:\n  email: admin@example.com\n  profile: tlsserver\n  directory:\n    - https://a.example/dir\n    \
+        - directory: https://b.example/dir\n      email: b@example.com\n      ca_file: /b.pem\n      profile: classic\n      \
+        external_account: {key_id: kid-1, hmac_key_file: /etc/vhostd/b.hmac}\n    - https://c.example/dir\n")
+    .acme;
+    let cas = acme.cas();
+    let of = |nth: usize| {
+        let ca = &cas[nth];
+        (
+            ca.directory.as_str(),
+            ca.email.as_deref(),
+            ca.profile.as_deref(),
+        )
+    };
+    let admin = Some("admin@example.com");
+    assert_eq!(of(0), ("https://a.example/dir", admin, Some("tlsserver")));
+    assert_eq!(
+        of(1),
+        (
+            "https://b.example/dir",
+            Some("b@example.com"),
+            Some("classic")
+        )
+    );
+    // another CA's profile is not this one's
+    assert_eq!(of(2), ("https://c.example/dir", admin, None));
+    let account = cas[1].external_account.as_ref().unwrap();
+    assert_eq!(account.key_id, "kid-1");
+    assert_eq!(account.hmac_key_file, Path::new("/etc/vhostd/b.hmac"));
+    assert_eq!(cas[1].ca_file.as_deref(), Some(Path::new("/b.pem")));
+}
+
+#[test]
+fn what_cannot_be_meant_of_several_directories_is_refused_at_its_place() {
+    assert_eq!(
+        refused(
+            "acme:\n  external_account: {key_id: a, hmac_key_file: b}\n  directory:\n    - https://a.example/d\n    \
+             - https://a.example/d\n    - {directori: https://b.example/d}\n    - 7\n    - {email: a@b.example}\n    \
+             - {directory: https://c.example/d, staging: https://s.example/d, external_account: {key_id: a}}\n"
+        ),
+        "vhostd.yml:2:21: `external_account` beside several CAs: it belongs to one of them\n\
+         vhostd.yml:2:48: `b`: not an absolute path\n\
+         vhostd.yml:5:7: `https://a.example/d` is listed twice\n\
+         vhostd.yml:6:8: unknown key `directori`\n\
+         vhostd.yml:7:7: expected a URL, or a mapping with `directory`, found a number\n\
+         vhostd.yml:8:7: a CA without `directory`\n\
+         vhostd.yml:9:7: `staging` of a CA that is not the first: only the first is rehearsed\n\
+         vhostd.yml:9:89: an external account without `hmac_key_file`"
     );
 }

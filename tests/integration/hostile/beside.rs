@@ -164,7 +164,7 @@ const BAD: &[(&str, &str)] = &[
     // nginx would accept it, and the audit does not
     (
         "server_name: alias.example.com\nproxy_pass_url: http://127.0.0.1:1\n",
-        "is not one that vhostd renders",
+        "is not what was meant",
     ),
 ];
 

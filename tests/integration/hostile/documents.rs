@@ -137,6 +137,7 @@ fn facts(log_dir: &str, http_port: u16) -> HostFacts {
         https: vec![listener(443)],
         features: features(),
         thumbprint: Some("thumbprint".into()),
+        challenge_files: None,
         probe: Probe {
             secret: "c2VjcmV0".into(),
             certificate: files(),

@@ -148,6 +148,7 @@ impl Served {
             https: listeners([self.https(), self.https_v6()]),
             features: self.features,
             thumbprint: Some(THUMBPRINT.into()),
+            challenge_files: None,
             probe: Probe {
                 secret: "secret".into(),
                 certificate: self.files(),

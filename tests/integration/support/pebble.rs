@@ -30,6 +30,9 @@ pub struct PebbleBuilder {
     refused_nonces: u8,
     validity: Duration,
     believing: bool,
+    port: Option<u16>,
+    external_accounts: Vec<(&'static str, &'static str)>,
+    alternate_roots: u8,
     programs: Programs,
 }
 
@@ -69,6 +72,24 @@ impl PebbleBuilder {
         self
     }
 
+    /// Where it listens.
+    pub fn port(mut self, port: u16) -> Self {
+        self.port = Some(port);
+        self
+    }
+
+    /// Takes only the customer with that identifier and MAC key, base64url.
+    pub fn external_account(mut self, key_id: &'static str, mac_key: &'static str) -> Self {
+        self.external_accounts.push((key_id, mac_key));
+        self
+    }
+
+    /// Further roots that sign its intermediate: as many chains by `Link` (RFC 8555 §7.4.2).
+    pub fn alternate_roots(mut self, count: u8) -> Self {
+        self.alternate_roots = count;
+        self
+    }
+
     /// A later one (RFC 9773, profiles); `None` where there is none.
     pub fn later(mut self) -> Option<Self> {
         self.programs = Programs {
@@ -93,6 +114,9 @@ impl PebbleBuilder {
         let directory = tempfile::tempdir().unwrap();
         let [port, management_port, dns_port, dns_management_port] =
             std::array::from_fn(|_| free_port());
+        let port = self.port.unwrap_or(port);
+        let accounts: std::collections::BTreeMap<_, _> =
+            self.external_accounts.iter().copied().collect();
         write_server_certificate(&directory);
         let path = |name: &str| directory.path().join(name);
         let config = serde_json::json!({"pebble": {
@@ -103,7 +127,8 @@ impl PebbleBuilder {
             "httpPort": self.http01_port,
             "tlsPort": 1,
             "ocspResponderURL": "",
-            "externalAccountBindingRequired": false,
+            "externalAccountBindingRequired": !accounts.is_empty(),
+            "externalAccountMACKeys": accounts,
             "certificateValidityPeriod": self.validity.as_secs(),
             // later ones choose one of several by chance
             "profiles": {
@@ -149,6 +174,7 @@ impl PebbleBuilder {
                 "PEBBLE_VA_ALWAYS_VALID",
                 if self.believing { "1" } else { "0" },
             )
+            .env("PEBBLE_ALTERNATE_ROOTS", self.alternate_roots.to_string())
             .stdout(log())
             .stderr(log())
             .spawn()
@@ -190,6 +216,9 @@ impl Pebble {
             refused_nonces: 0,
             validity: Duration::from_secs(90 * 86400),
             believing: false,
+            port: None,
+            external_accounts: Vec::new(),
+            alternate_roots: 0,
             programs: Programs {
                 pebble: "pebble".into(),
                 dns: "pebble-challtestsrv".into(),
@@ -210,8 +239,13 @@ impl Pebble {
 
     /// The root of the certificates that this Pebble issues; another one at every start.
     pub fn issuing_root(&self) -> CertificateDer<'static> {
-        let pem = self.management("/roots/0");
+        let pem = self.issuing_root_pem(0);
         CertificateDer::from_pem_slice(pem.as_bytes()).unwrap()
+    }
+
+    /// One of them, where there are alternates.
+    pub fn issuing_root_pem(&self, nth: usize) -> String {
+        self.management(&format!("/roots/{nth}"))
     }
 
     /// Panics unless the chain in the file is one that a browser accepts for `name` now, if it

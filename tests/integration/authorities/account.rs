@@ -1,0 +1,68 @@
+//! `vhostd account`
+
+use super::*;
+use crate::support::mock_ca::{Asked, MockCa, Resource, edit};
+
+#[test]
+fn show_tells_who_we_are_and_which_caa_records_let_nobody_else_issue() {
+    let nginx = NginxHost::new();
+    let ca = MockCa::start(nginx.http_port);
+    ca.answer_otherwise(|asked: &Asked, reply| {
+        if asked.resource == Resource::Directory {
+            edit(reply, |directory| {
+                directory["meta"] = serde_json::json!({"caaIdentities": ["ca.example"]});
+            });
+        }
+    });
+    let (_, nobody) = nobody();
+    let host = Host::on(
+        nginx,
+        &format!(
+            "acme:\n  email: admin@example.com\n  directory:\n    - {{directory: {}, ca_file: {}}}\n    - {nobody}\n",
+            ca.directory_url(),
+            ca.ca_file().display()
+        ),
+    );
+    let app = App::start();
+    host.drop_file(
+        "hello.yml",
+        &format!(
+            "server_name: [{NAME}, www.example.org]\nproxy_pass_url: {}\n",
+            app.url()
+        ),
+    );
+    let before = host.vhostd(&["account", "show"]);
+    assert!(
+        before.stderr.contains("made with the first order"),
+        "{before:?}"
+    );
+    assert_eq!((before.status, before.stdout.as_str()), (0, ""));
+    assert_eq!(host.vhostd(&["reload", "--wait"]).status, 0);
+    let (status, shown) = host.json(&["account", "show"]);
+    assert_eq!(status, 0);
+    let [first, second] = shown["accounts"].as_array().unwrap().as_slice() else {
+        panic!("{shown}")
+    };
+    let url = first["url"].as_str().unwrap();
+    let rest = format!("CAA 0 issue \"ca.example; accounturi={url}; validationmethods=http-01\"");
+    let records = [
+        format!("example.com. {rest}"),
+        format!("example.org. {rest}"),
+    ];
+    assert_eq!(first["caa_records"], serde_json::json!(records));
+    assert_eq!(first["email"], "admin@example.com");
+    assert_ne!(first["thumbprint"], second["thumbprint"], "keys apart");
+    assert_ne!(first["key_file"], second["key_file"]);
+    assert_eq!(
+        (&second["url"], &second["caa_records"]),
+        (&Value::Null, &serde_json::json!([]))
+    );
+    assert!(
+        second["error"].as_str().unwrap().contains("out of reach"),
+        "{second}"
+    );
+    // the records alone are data
+    let told = host.vhostd(&["account", "show"]);
+    assert_eq!(told.stdout, format!("{}\n{}\n", records[0], records[1]));
+    assert!(!told.stdout.contains("PRIVATE") && !told.stderr.contains("PRIVATE"));
+}
