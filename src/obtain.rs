@@ -15,6 +15,7 @@ use crate::certificate::inquire::inquire;
 use crate::certificate::internal::InternalCa;
 use crate::certificate::ledger::{Ledger, LedgerError};
 use crate::certificate::order::{AcmeClient, AcmeClientError};
+use crate::certificate::preflight::observe::Checks;
 use crate::certificate::renew::{Obtained, Tools, obtain};
 use crate::certificate::renewal_info::Inquiry;
 use crate::certificate::schedule::{CertificateState, Schedule, due, renew_at};
@@ -39,6 +40,7 @@ pub struct Obtaining {
     acme: Option<AcmeClient>,
     terms: Terms,
     limits: Option<Limits>,
+    checks: Checks,
     reuse_key: bool,
     clock: Clock,
     chance: Chance,
@@ -74,6 +76,7 @@ impl Obtaining {
             acme: Some(AcmeClient::new(&settings.acme, &settings.state_dir)?),
             terms: Terms::from(&settings.acme),
             limits: Limits::of(&settings.acme.directory),
+            checks: Checks::new(settings),
             reuse_key: settings.acme.reuse_key,
             clock,
             chance: chance::system(),
@@ -101,6 +104,7 @@ impl Obtaining {
                 ..Terms::from(&settings.acme)
             },
             limits: None,
+            checks: Checks::new(settings),
             reuse_key: false,
             clock,
             chance: chance::system(),
@@ -150,6 +154,7 @@ impl Obtaining {
         let newest = self.store.newest(&wanted.name)?;
         Ok(CertificateRequest {
             insisted: true,
+            forced: true,
             ..CertificateRequest::new(wanted, newest.as_ref(), None)
         })
     }
@@ -170,6 +175,7 @@ impl Obtaining {
             acme: self.acme.as_ref(),
             internal: &self.internal,
             limits: self.limits.as_ref(),
+            checks: Some(&self.checks),
             clock: &*self.clock,
             chance: &*self.chance,
         };
@@ -384,6 +390,10 @@ pub fn outcome(
             .and_then(|at| at.format(&Rfc3339).ok())
     };
     let next = stored.as_ref().map(|stored| obtaining.renew_at(stored));
+    let remarks = match obtained {
+        Some(_) => obtaining.ledger.remarks_of(&wanted.name)?,
+        None => None,
+    };
     let base = RenewedCertificate {
         name: wanted.name.to_string(),
         result: RenewalResult::NotDue,
@@ -396,6 +406,7 @@ pub fn outcome(
             Some(Obtained::Stored(_)) => obtaining.limit(wanted)?,
             _ => None,
         },
+        warnings: remarks.map_or_else(Vec::new, |remarks| remarks.warnings()),
     };
     let failed = |error: &str, next: Option<OffsetDateTime>| RenewedCertificate {
         result: RenewalResult::Failed,

@@ -63,6 +63,9 @@ pub struct CertificateShown {
     pub suggestion: Option<SuggestionShown>,
     pub attempts: u32,
     pub last_error: Option<String>,
+    /// What looked odd at the last order.
+    #[serde(default)]
+    pub warnings: Vec<String>,
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -235,6 +238,7 @@ fn of_wanted(
             suggestion: None,
             attempts: 0,
             last_error: None,
+            warnings: Vec::new(),
         },
     };
     if !good && shown.state == CertificateWord::Valid {
@@ -258,6 +262,10 @@ fn of_wanted(
         if !matches!(state, CertificateState::Valid { .. }) {
             shown.renew_at = attempts.next.and_then(rfc3339);
         }
+    }
+    let remarks = memory.remarks.as_ref();
+    if let Some(remarks) = remarks.filter(|it| it.identifiers == wanted.identifiers) {
+        shown.warnings = remarks.warnings();
     }
     shown.issuer = issuer(wanted.issuer);
     shown
@@ -286,6 +294,7 @@ fn of_stored(stored: &StoredCertificate, suggestion: Option<&Suggestion>) -> Cer
         }),
         attempts: 0,
         last_error: None,
+        warnings: Vec::new(),
     }
 }
 

@@ -11,7 +11,7 @@ mod problem; // P the CA's own words
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::USER_AGENT;
@@ -25,6 +25,7 @@ use instant_acme::{BodyWrapper, BytesResponse, HttpClient};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls_platform_verifier::Verifier;
+use time::OffsetDateTime;
 use tokio::time::timeout;
 
 pub use self::problem::{Problem, Subproblem, SubproblemIdentifier};
@@ -46,6 +47,8 @@ struct Shared {
     /// For the whole answer to one request.
     limit: Duration,
     client: Mutex<Option<HyperClient>>,
+    /// What the CA's last answer called now, and when that was.
+    heard: Mutex<Option<(OffsetDateTime, Instant)>>,
 }
 
 /// The requests of one order: [`AcmeHttp`], and the delay that the CA asked for last.
@@ -108,6 +111,7 @@ impl AcmeHttp {
                 ca_file: ca_file.map(Path::to_path_buf),
                 limit,
                 client: Mutex::default(),
+                heard: Mutex::default(),
             }),
         })
     }
@@ -153,6 +157,10 @@ impl AcmeHttp {
         let answer = timeout(limit, receive(&client, request))
             .await
             .map_err(|_| HttpError::TimedOut(limit))??;
+        if let Some(date) = answer::date(answer.headers()) {
+            let heard = self.shared.heard.lock();
+            *heard.unwrap_or_else(PoisonError::into_inner) = Some((date, Instant::now()));
+        }
         if answer.status().is_success() {
             answer::check_encoding(answer.headers())?;
             return match is_directory {
@@ -180,6 +188,19 @@ impl AcmeHttp {
         let object = object.without_strange_renewal_info(|url| self.check_url(url));
         let body = Bytes::from(object.to_json()?);
         Ok(answer.map(|_| body))
+    }
+
+    /// What the CA's clock says, where it has answered a moment ago: this host may have slept since.
+    pub(super) fn ca_now(&self) -> Option<OffsetDateTime> {
+        let heard = self.shared.heard.lock();
+        let (date, at) = (*heard.unwrap_or_else(PoisonError::into_inner))?;
+        let since = at.elapsed();
+        (since < LATELY).then(|| date + since)
+    }
+
+    /// The host of the directory.
+    pub(super) fn host(&self) -> &str {
+        self.shared.directory.host().unwrap_or_default()
     }
 
     /// Whether the CA may name this URL.
@@ -365,6 +386,7 @@ fn transport(error: &(dyn std::error::Error + 'static)) -> HttpError {
 
 pub(super) const BAD_NONCE: &str = "urn:ietf:params:acme:error:badNonce";
 
+const LATELY: Duration = Duration::from_secs(60);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const IDLE: Duration = Duration::from_secs(30);
 /// More than the largest certificate chain; a directory has 1 KiB.

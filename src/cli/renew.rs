@@ -188,6 +188,9 @@ pub(super) fn say(renewed: &Renewed) {
                 output::hint(Some(&format!("tried again at {next}")));
             }
         }
+        for warning in &one.warnings {
+            output::warning(&format!("{}: {warning}", one.name));
+        }
         if let Some(limit) = &one.limit {
             output::warning(&format!("{}: {limit}", one.name));
         }

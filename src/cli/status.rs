@@ -173,6 +173,17 @@ fn print_vhosts(shown: &Overview, now: OffsetDateTime) {
         )));
     }
     print_incidents(shown);
+    print_remarks(shown);
+}
+
+/// What looked odd at an order.
+fn print_remarks(shown: &Overview) {
+    for certificate in &shown.certificates {
+        for warning in &certificate.warnings {
+            output::line("");
+            output::warning(&format!("{}: {warning}", certificate.name));
+        }
+    }
 }
 
 /// A CA that says why it wants a renewal has an incident.

@@ -22,6 +22,7 @@ mod hostile_ca;
 mod load;
 mod names;
 mod neighbours;
+mod preflight;
 mod quarantine;
 mod refused;
 mod reload;

@@ -26,7 +26,29 @@ pub(super) struct DirectoryObject {
         skip_serializing_if = "Option::is_none"
     )]
     renewal_info: Option<String>,
+    /// RFC 8555 §7.1.1: of the directory's `meta`, and among the rest once it is reduced.
+    #[serde(
+        default,
+        rename(deserialize = "meta"),
+        deserialize_with = "identities",
+        skip_serializing_if = "Vec::is_empty"
+    )]
+    caa_identities: Vec<String>,
 }
+
+fn identities<'de, D: Deserializer<'de>>(meta: D) -> Result<Vec<String>, D::Error> {
+    let meta = serde_json::Value::deserialize(meta)?;
+    let names = meta["caaIdentities"].as_array().into_iter().flatten();
+    let names = names.filter_map(|name| name.as_str());
+    let plain = |name: &&str| {
+        let label = |byte: u8| byte.is_ascii_alphanumeric() || b".-".contains(&byte);
+        (1..=253).contains(&name.len()) && name.bytes().all(label)
+    };
+    let names = names.filter(plain).take(MOST_IDENTITIES);
+    Ok(names.map(str::to_owned).collect())
+}
+
+const MOST_IDENTITIES: usize = 16;
 
 /// What is not needed must not hide the rest.
 fn text_or_nothing<'de, D: Deserializer<'de>>(value: D) -> Result<Option<String>, D::Error> {
@@ -98,6 +120,11 @@ pub(super) fn check_encoding(headers: &HeaderMap) -> Result<(), HttpError> {
     }
 }
 
+/// When the CA says that it answered (RFC 9110 §6.6.1).
+pub(super) fn date(headers: &HeaderMap) -> Option<OffsetDateTime> {
+    OffsetDateTime::parse(headers.get(DATE)?.to_str().ok()?.trim(), &Rfc2822).ok()
+}
+
 /// RFC 9110 §10.2.3: seconds, or a date, which is compared with the server's own clock.
 pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
@@ -106,7 +133,7 @@ pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     }
     let date = |text: &str| OffsetDateTime::parse(text, &Rfc2822).ok();
     let at = date(value)?;
-    let now = date(headers.get(DATE)?.to_str().ok()?.trim())?;
+    let now = self::date(headers)?;
     Some(Duration::try_from(at - now).unwrap_or_default())
 }
 
@@ -228,5 +255,19 @@ mod tests {
         let json = object.to_json().unwrap();
         assert_eq!(json, br#"{"newNonce":"n","newAccount":"a","newOrder":"o"}"#);
         assert!(DirectoryObject::parse(br#"{"newNonce":1}"#).is_err());
+    }
+
+    #[test]
+    fn whom_caa_records_may_name_is_kept_of_a_directory() {
+        let identities = r#"["ca.example", 7, "evil\u001b[31m", ""]"#;
+        let text = format!(
+            r#"{{"newNonce":"n","newAccount":"a","newOrder":"o","meta":{{"caaIdentities":{identities}}}}}"#
+        );
+        let object = DirectoryObject::parse(text.as_bytes()).unwrap();
+        let json = String::from_utf8(object.to_json().unwrap()).unwrap();
+        assert!(
+            json.ends_with(r#","caaIdentities":["ca.example"]}"#),
+            "{json}"
+        );
     }
 }

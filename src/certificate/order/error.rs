@@ -9,6 +9,7 @@ use crate::certificate::attempts::RetryAdvice;
 use crate::certificate::http::{HttpError, Problem, Subproblem, SubproblemIdentifier};
 use crate::certificate::key::KeyError;
 use crate::certificate::ledger::LedgerError;
+use crate::certificate::preflight::Finding;
 use crate::certificate::words::{first_few, one_line};
 
 /// Why an order was not completed.
@@ -38,6 +39,9 @@ pub enum OrderError {
     Ledger(#[from] LedgerError),
     #[error("prove control of {0}: the CA offers no http-01 challenge for it")]
     NoChallenge(String),
+    /// The CA was not asked: it would have to refuse.
+    #[error("order the certificate: {} (nothing was sent to the CA)", findings(.0))]
+    NotSent(Vec<Finding>),
     #[error("{step}: {}", one_line(source.to_string().as_bytes()))]
     Protocol {
         step: &'static str,
@@ -105,6 +109,7 @@ impl OrderError {
             | Self::ForeignAuthorization(_)
             | Self::Key(_)
             | Self::Ledger(_)
+            | Self::NotSent(_)
             | Self::Protocol { .. }
             | Self::Task(_)
             | Self::TimedOut(_) => RetryAdvice::Retry,
@@ -219,6 +224,11 @@ fn own_subproblem(part: &instant_acme::Subproblem) -> Subproblem {
                 value: identifier.authorized(false).to_string(),
             }),
     }
+}
+
+fn findings(findings: &[Finding]) -> String {
+    let each: Vec<String> = findings.iter().map(Finding::told).collect();
+    first_few(&each, "; ")
 }
 
 fn list(problems: &[IdentifierProblem]) -> String {

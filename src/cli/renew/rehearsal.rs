@@ -60,6 +60,7 @@ pub(super) fn rehearse(
             },
             next: None,
             limit: None,
+            warnings: Vec::new(),
         });
     Ok(Renewed {
         certificates: certificates.collect(),

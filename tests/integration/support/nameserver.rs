@@ -77,6 +77,11 @@ impl NameServer {
         ([127, 0, 0, 1], self.port).into()
     }
 
+    /// Lines for the settings file.
+    pub fn settings(&self) -> String {
+        format!("dns: {{resolvers: [\"{}\"]}}\n", self.address())
+    }
+
     /// Other records from now on.
     pub fn rewrite(&mut self, zone: &str, records: &str) {
         let at = self.zones.iter().position(|it| it.name == zone).unwrap();
