@@ -30,6 +30,7 @@ use tokio::time::timeout;
 
 pub use self::problem::{Problem, Subproblem, SubproblemIdentifier};
 use crate::certificate::attempts::RetryAdvice;
+use crate::certificate::preflight::finding::is_private_host;
 use crate::certificate::words::one_line;
 
 /// HTTPS to the origin of one ACME directory. Cheap to clone; clones share the connections.
@@ -201,6 +202,11 @@ impl AcmeHttp {
     /// The host of the directory.
     pub(super) fn host(&self) -> &str {
         self.shared.directory.host().unwrap_or_default()
+    }
+
+    /// Whether the CA is one of a network: nobody else would trust it, or find it.
+    pub(super) fn is_private(&self) -> bool {
+        self.shared.ca_file.is_some() || is_private_host(self.host())
     }
 
     /// Whether the CA may name this URL.

@@ -2,9 +2,9 @@
 //!
 //! Our view is not the CA's. A resolver behind a firewall answers otherwise than the public DNS, a
 //! host behind NAT does not have its own public address, and a CDN stands before it rightly. So only
-//! what the CA must take for a no is certain, only of a CA that says it looks into DNS
-//! (`caaIdentities` in its directory, RFC 8555 §7.1.1), and only for the first attempts of a row:
-//! after them the CA is asked all the same. A CA of one's own may see what it likes.
+//! what the CA must take for a no is certain, only of a public CA that says it looks into DNS
+//! (`caaIdentities` in its directory, RFC 8555 §7.1.1; Pebble says so, too, of a DNS of its own), and
+//! only for the first attempts of a row: after them the CA is asked all the same.
 
 pub mod caa; // P who may issue
 pub mod fetch; // N a challenge, fetched as the CA does
@@ -56,6 +56,8 @@ pub struct Ca {
     pub identities: Vec<String>,
     /// Our account's URL.
     pub account: String,
+    /// It is in a network of its own, so that its DNS may be another than ours.
+    pub private: bool,
 }
 
 /// How control is proven (RFC 8555 §8).
@@ -97,9 +99,9 @@ impl Remarks {
 }
 
 impl Ca {
-    /// Whether it says that DNS binds it. Others may live in a network of their own.
+    /// Whether the public DNS binds it, as it says itself.
     pub fn obeys_dns(&self) -> bool {
-        !self.identities.is_empty()
+        !self.identities.is_empty() && !self.private
     }
 
     /// RFC 8657 is nobody's duty, and no directory tells: of whom it is known.

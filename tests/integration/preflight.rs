@@ -297,6 +297,24 @@ fn a_private_ca_issues_for_names_that_dns_does_not_know_without_a_word() {
 }
 
 #[test]
+fn a_private_ca_that_has_a_dns_of_its_own_is_not_held_to_this_hosts() {
+    let nginx = NginxHost::new();
+    let ca = MockCa::start(nginx.http_port);
+    obey_dns(&ca);
+    let settings = format!(
+        "acme: {{directory: {}, ca_file: {}}}\n",
+        ca.directory_url(),
+        ca.ca_file().display()
+    );
+    let host = Host::on(nginx, &settings);
+    let app = App::start();
+    host.drop_app("shop", NAME, &app);
+    assert_eq!(host.vhostd(&["reload", "--wait"]).status, 0);
+    let certificate = host.certificate(NAME).unwrap();
+    assert_eq!(warnings(&certificate), Vec::<String>::new());
+}
+
+#[test]
 fn where_a_private_ca_does_not_believe_us_what_dns_says_is_told() {
     // where nobody answers
     let pebble = Pebble::start(free_port());

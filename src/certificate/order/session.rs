@@ -187,6 +187,7 @@ impl AcmeClient {
             host: self.shared.http.host().to_owned(),
             identities: identities.collect(),
             account: url.to_owned(),
+            private: self.shared.http.is_private(),
         };
         Ok(Session {
             account,

@@ -229,6 +229,32 @@ pub(super) fn is_public(address: &IpAddr) -> bool {
     }
 }
 
+/// Whether only a network of its own has this host: by RFC 6761 and its followers, or by use.
+pub(in crate::certificate) fn is_private_host(host: &str) -> bool {
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    if let Ok(address) = bare.parse() {
+        return !is_public(&address);
+    }
+    let name = host.trim_end_matches('.').to_ascii_lowercase();
+    let below = |zone: &&str| {
+        let rest = name.strip_suffix(*zone);
+        rest.is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+    };
+    !name.contains('.') || PRIVATE_ZONES.iter().any(below)
+}
+
+const PRIVATE_ZONES: [&str; 9] = [
+    "corp",
+    "home",
+    "home.arpa",
+    "internal",
+    "invalid",
+    "lan",
+    "local",
+    "localhost",
+    "test",
+];
+
 fn records(should: &[IpAddr]) -> String {
     match should.is_empty() {
         true => "an A record for this host's public address".to_owned(),
@@ -269,4 +295,34 @@ fn apart(ahead: Duration) -> String {
         off => (off.whole_minutes(), "minutes"),
     };
     format!("{count} {unit} {way}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_private_host_is_one_that_only_its_network_has() {
+        for host in [
+            "127.0.0.1",
+            "[::1]",
+            "10.1.2.3",
+            "[fd00::1]",
+            "ca",
+            "localhost",
+            "ca.internal",
+            "CA.lan.",
+            "step.home.arpa",
+        ] {
+            assert!(is_private_host(host), "{host}");
+        }
+        for host in [
+            "acme-v02.api.letsencrypt.org",
+            "203.0.113.7",
+            "[2001:db8::7]",
+            "ca.internal.example",
+        ] {
+            assert!(!is_private_host(host), "{host}");
+        }
+    }
 }

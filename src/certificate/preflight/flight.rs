@@ -60,6 +60,7 @@ impl<'a> Preflight<'a> {
     ///
     /// Only DNS is waited for. A CA that does not say that DNS binds it is not kept waiting at all.
     pub async fn admit(&self, ca: Ca, ca_now: Option<OffsetDateTime>) -> Result<(), Vec<Finding>> {
+        let ca = self.checks.in_view(ca);
         if !ca.obeys_dns() {
             self.begin(ca, None);
             return Ok(());

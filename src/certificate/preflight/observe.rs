@@ -22,6 +22,8 @@ pub struct Checks {
     dns: Arc<dyn Dns>,
     /// Where challenges are asked for.
     port: u16,
+    /// The operator says whose DNS counts, also for a CA of his own.
+    chosen: bool,
 }
 
 impl Checks {
@@ -31,11 +33,19 @@ impl Checks {
             true => settings.nginx.http_port,
             false => PORT,
         };
-        Self::with(Arc::new(Resolver::new(&settings.dns)), port)
+        Self {
+            dns: Arc::new(Resolver::new(&settings.dns)),
+            port,
+            chosen: !settings.dns.resolvers.is_empty(),
+        }
     }
 
-    pub fn with(dns: Arc<dyn Dns>, port: u16) -> Self {
-        Self { dns, port }
+    /// The CA, as far as what is seen here is what it sees.
+    pub fn in_view(&self, ca: Ca) -> Ca {
+        Ca {
+            private: ca.private && !self.chosen,
+            ..ca
+        }
     }
 
     /// All that is known of an order: what `vhostd doctor` is to show. Takes some seconds at most.
@@ -50,7 +60,7 @@ impl Checks {
         let mut seen = Observations {
             names,
             host: host_addresses(),
-            ca,
+            ca: self.in_view(ca),
             ahead,
             method: Method::Http01,
         };

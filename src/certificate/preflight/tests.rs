@@ -24,6 +24,7 @@ fn healthy() -> Observations {
             host: "acme-v02.api.letsencrypt.org".into(),
             identities: vec!["letsencrypt.org".into()],
             account: ACCOUNT.into(),
+            private: false,
         },
         ahead: Some(Duration::SECOND),
         method: Method::Http01,
@@ -148,20 +149,23 @@ fn what_nobody_could_say_of_a_name_is_odd_at_most() {
 }
 
 #[test]
-fn a_ca_that_does_not_say_that_dns_binds_it_is_asked_whatever_dns_says() {
-    let private = |seen: &mut Observations| seen.ca.identities.clear();
-    odd(|seen| {
-        private(seen);
-        seen.names[0].addresses = neither(NoAnswer::NoSuchName);
-    });
-    odd(|seen| {
-        private(seen);
-        seen.ahead = Some(-Duration::days(40));
-    });
-    let mut seen = healthy();
-    private(&mut seen);
-    seen.names[0].caa[0].1 = at(vec![caa("issue", ";", false)]);
-    assert_eq!(decide(&seen), Verdict::default());
+fn a_ca_that_our_dns_does_not_bind_is_asked_whatever_that_says() {
+    let silent = |seen: &mut Observations| seen.ca.identities.clear();
+    let private = |seen: &mut Observations| seen.ca.private = true;
+    for unbound in [&silent as &dyn Fn(&mut Observations), &private] {
+        odd(|seen| {
+            unbound(seen);
+            seen.names[0].addresses = neither(NoAnswer::NoSuchName);
+        });
+        odd(|seen| {
+            unbound(seen);
+            seen.ahead = Some(-Duration::days(40));
+        });
+        let mut seen = healthy();
+        unbound(&mut seen);
+        seen.names[0].caa[0].1 = at(vec![caa("issue", ";", false)]);
+        assert_eq!(decide(&seen), Verdict::default());
+    }
 }
 
 #[test]
