@@ -200,6 +200,12 @@ impl Obtaining {
         running.join_all().await;
     }
 
+    /// What looked odd at the last order; what cannot be read is as none.
+    pub fn warnings(&self, name: &CertificateName) -> Vec<String> {
+        let remarks = self.ledger.remarks_of(name).ok().flatten();
+        remarks.map_or_else(Vec::new, |remarks| remarks.warnings())
+    }
+
     /// What one more order for the same names would meet.
     fn limit(&self, wanted: &WantedCertificate) -> Result<Option<String>, ObtainingError> {
         let budget = self.ledger.budget(&self.terms.directory)?;
@@ -390,10 +396,6 @@ pub fn outcome(
             .and_then(|at| at.format(&Rfc3339).ok())
     };
     let next = stored.as_ref().map(|stored| obtaining.renew_at(stored));
-    let remarks = match obtained {
-        Some(_) => obtaining.ledger.remarks_of(&wanted.name)?,
-        None => None,
-    };
     let base = RenewedCertificate {
         name: wanted.name.to_string(),
         result: RenewalResult::NotDue,
@@ -406,7 +408,10 @@ pub fn outcome(
             Some(Obtained::Stored(_)) => obtaining.limit(wanted)?,
             _ => None,
         },
-        warnings: remarks.map_or_else(Vec::new, |remarks| remarks.warnings()),
+        warnings: match obtained {
+            Some(_) => obtaining.warnings(&wanted.name),
+            None => Vec::new(),
+        },
     };
     let failed = |error: &str, next: Option<OffsetDateTime>| RenewedCertificate {
         result: RenewalResult::Failed,

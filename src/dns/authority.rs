@@ -144,7 +144,10 @@ impl Resolver {
         for address in all {
             let at = self.socket_of(address);
             let (server, target) = (server.clone(), target.clone());
+            let at_once = self.at_once.clone();
             asked.spawn(async move {
+                // never closed: an error cannot come
+                let _turn = at_once.acquire().await;
                 Answered {
                     server,
                     address: Some(at),

@@ -1,6 +1,8 @@
 //! Before an order: what must fail is not sent, what looks odd is told, and a CA that would issue
 //! is never kept from it.
 
+mod fetch;
+
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc2822;

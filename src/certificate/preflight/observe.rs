@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nix::ifaddrs::getifaddrs;
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -22,6 +23,8 @@ pub struct Checks {
     dns: Arc<dyn Dns>,
     /// Where challenges are asked for.
     port: u16,
+    /// Shared by the clones: each fetch has a socket.
+    at_once: Arc<Semaphore>,
     /// The operator says whose DNS counts, also for a CA of his own.
     chosen: bool,
 }
@@ -36,6 +39,7 @@ impl Checks {
         Self {
             dns: Arc::new(Resolver::new(&settings.dns)),
             port,
+            at_once: Arc::new(Semaphore::new(FETCHES_AT_ONCE)),
             chosen: !settings.dns.resolvers.is_empty(),
         }
     }
@@ -143,6 +147,8 @@ impl Checks {
                 let (me, challenge) = (self.clone(), challenge.clone());
                 let (name, host) = (observed.identifier.to_string(), seen.host.clone());
                 asked.spawn(async move {
+                    // never closed: an error cannot come
+                    let _turn = me.at_once.acquire().await;
                     let around = Surroundings {
                         dns: &*me.dns,
                         host: &host,
@@ -210,5 +216,6 @@ fn is_beside_us(directory: &str) -> bool {
 const PORT: u16 = 80;
 /// For all of a step: a name that is slow to answer keeps no order waiting for longer.
 const LIMIT: Duration = Duration::from_secs(2);
+const FETCHES_AT_ONCE: usize = 16;
 /// Of one name; a CDN has more, which are alike.
 const MOST_ADDRESSES: usize = 4;
