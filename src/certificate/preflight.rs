@@ -33,6 +33,8 @@ pub struct Observations {
     /// How far our clock is ahead of the CA's; `None`: it has not said.
     pub ahead: Option<Duration>,
     pub method: Method,
+    /// The CA has looked since, and was content.
+    pub issued: bool,
 }
 
 /// What was seen of one identifier. `None`: not in time, or nobody looked.
@@ -178,9 +180,14 @@ fn addresses(seen: &Observations, observed: &Observed, verdict: &mut Verdict) {
             }
         };
     }
+    // it came by the only way there is: behind NAT a host may not reach itself by its public address
+    let proven = seen.issued && all.iter().all(IpAddr::is_ipv4);
     for address in all {
         let fetched = observed.fetched.iter().find(|(at, _)| *at == address);
         let fetched = fetched.map(|(_, fetched)| fetched);
+        if proven && fetched.is_none_or(|it| matches!(it, Fetched::Failed(_))) {
+            continue;
+        }
         if let Some(finding) = reached(&name, address, seen.host.contains(&address), fetched) {
             verdict.add(finding, false);
         }

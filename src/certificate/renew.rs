@@ -17,7 +17,7 @@ use crate::certificate::inquire::inquire;
 use crate::certificate::internal::{InternalCa, InternalError};
 use crate::certificate::ledger::{CertificateLock, Ledger, LedgerError};
 use crate::certificate::order::{AcmeClient, OrderError};
-use crate::certificate::preflight::flight::Preflight;
+use crate::certificate::preflight::flight::{Ended, Preflight};
 use crate::certificate::preflight::observe::Checks;
 use crate::certificate::renewal_info::Inquiry;
 use crate::certificate::schedule::renew_at;
@@ -258,12 +258,13 @@ impl Attempt<'_> {
     }
 
     async fn remark<T>(&self, outcome: &Result<T, ObtainError>) {
-        let doubted = match outcome {
-            Err(ObtainError::Order(error)) => !error.problems().is_empty(),
-            _ => false,
+        let ended = match outcome {
+            Ok(_) => Ended::Issued,
+            Err(ObtainError::Order(error)) if !error.problems().is_empty() => Ended::Doubted,
+            Err(_) => Ended::Failed,
         };
         if let Some(preflight) = &self.preflight
-            && let Some(verdict) = preflight.verdict(doubted).await
+            && let Some(verdict) = preflight.verdict(ended).await
         {
             remarks::remark(self.request, self.tools, verdict);
         }

@@ -189,7 +189,7 @@ pub(super) fn say(renewed: &Renewed) {
             }
         }
         for warning in &one.warnings {
-            output::warning(&format!("{}: {warning}", one.name));
+            output::warning(warning);
         }
         if let Some(limit) = &one.limit {
             output::warning(&format!("{}: {limit}", one.name));

@@ -181,7 +181,7 @@ fn print_remarks(shown: &Overview) {
     for certificate in &shown.certificates {
         for warning in &certificate.warnings {
             output::line("");
-            output::warning(&format!("{}: {warning}", certificate.name));
+            output::warning(warning);
         }
     }
 }

@@ -23,6 +23,15 @@ pub struct Preflight<'a> {
     begun: Mutex<Option<Begun>>,
 }
 
+/// How an order ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Ended {
+    /// The CA did not believe us.
+    Doubted,
+    Failed,
+    Issued,
+}
+
 struct Begun {
     ca: Ca,
     /// `None`: nobody looks, unless the CA does not believe us.
@@ -72,6 +81,7 @@ impl<'a> Preflight<'a> {
             ca: ca.clone(),
             ahead: ca_now.map(|ca_now| now - ca_now),
             method: Method::Http01,
+            issued: false,
         };
         let certain = decide(&seen).certain;
         if !certain.is_empty() && holds_back(self.request, now) {
@@ -83,19 +93,19 @@ impl<'a> Preflight<'a> {
         Ok(())
     }
 
-    /// After the order: what is to be told of it. `None`: nobody has looked. `doubted`: the CA did
-    /// not believe us.
-    pub async fn verdict(&self, doubted: bool) -> Option<Verdict> {
+    /// After the order: what is to be told of it. `None`: nobody has looked.
+    pub async fn verdict(&self, ended: Ended) -> Option<Verdict> {
         let Begun { ca, looking } = self.lock().take()?;
-        let seen = match looking {
-            Some(looking) => looking.end().await,
-            None if doubted => {
+        let mut seen = match (looking, ended) {
+            (Some(looking), _) => looking.end().await,
+            (None, Ended::Doubted) => {
                 let names = &self.request.identifiers;
                 self.checks.observe(names, ca, &self.challenge, None).await
             }
             // a CA of one's own that issues sees what it needs
-            None => return Some(Verdict::default()),
+            (None, _) => return Some(Verdict::default()),
         };
+        seen.issued = ended == Ended::Issued;
         Some(decide(&seen))
     }
 

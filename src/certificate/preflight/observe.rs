@@ -67,6 +67,7 @@ impl Checks {
             ca: self.in_view(ca),
             ahead,
             method: Method::Http01,
+            issued: false,
         };
         for fetch in self.fetch_all(&seen, challenge).join_all().await {
             seen.note(fetch);

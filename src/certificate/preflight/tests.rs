@@ -28,6 +28,7 @@ fn healthy() -> Observations {
         },
         ahead: Some(Duration::SECOND),
         method: Method::Http01,
+        issued: false,
     }
 }
 
@@ -280,6 +281,30 @@ fn an_address_that_this_host_does_not_have_is_odd_unless_the_challenge_is_answer
         told.contains("at 203.0.113.7, which is this host"),
         "{told}"
     );
+}
+
+#[test]
+fn a_host_that_cannot_reach_itself_is_believed_once_the_ca_could() {
+    let elsewhere: IpAddr = "198.51.100.9".parse().unwrap();
+    let failed = Fetched::Failed("no answer within 2s".into());
+    let mut seen = healthy();
+    seen.names[0].addresses = Some(Addresses::of(elsewhere));
+    seen.names[0].fetched = vec![(elsewhere, failed.clone())];
+    assert_eq!(decide(&seen).odd.len(), 1);
+    seen.issued = true;
+    assert_eq!(decide(&seen), Verdict::default());
+    // by one of two ways: who knows which
+    let six = "2001:db8::9".parse().unwrap();
+    seen.names[0].addresses = Some(Addresses {
+        v4: Ok(vec!["198.51.100.9".parse().unwrap()]),
+        v6: Ok(vec![six]),
+    });
+    seen.names[0].fetched.push((six.into(), failed));
+    assert_eq!(decide(&seen).odd.len(), 2);
+    // what was seen was seen
+    seen.names[0].addresses = Some(Addresses::of(elsewhere));
+    seen.names[0].fetched = vec![(elsewhere, Fetched::Other("HTTP 404".into()))];
+    assert_eq!(decide(&seen).odd.len(), 1);
 }
 
 #[test]
