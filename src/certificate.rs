@@ -23,6 +23,7 @@ pub mod ledger; // W attempts, pending orders and the lock, per certificate
 pub(crate) mod listing; // R what is in a directory that may not be there yet
 pub mod order; // N CertificateRequest → IssuedCertificate over ACME
 pub mod pem_files; // R a certificate from files that somebody else renews
+pub mod preflight; // P what must fail, and what looks odd, before an order
 pub mod renew; // W lock → still due? → order → check → store: what the daemon and `renew` call
 pub mod renewal_info; // P when the CA wants a certificate renewed
 pub mod reuse; // R the key of a renewal: a new one, or the one that is there
@@ -268,6 +269,8 @@ pub struct CertificateRequest {
     pub reuse_key: Option<PathBuf>,
     /// A person asked for it now: what the CA is known to allow is told, not waited for.
     pub insisted: bool,
+    /// A person knows better than what we see of DNS: it is sent whatever that says.
+    pub forced: bool,
     /// [`Attempts::failures`] at that time: one more means that somebody else has just tried.
     pub failures: u32,
 }
@@ -293,6 +296,7 @@ impl CertificateRequest {
             by_age: false,
             reuse_key: None,
             insisted: false,
+            forced: false,
             failures: attempts.map_or(0, |attempts| attempts.failures),
         }
     }

@@ -122,6 +122,9 @@ pub struct RenewedCertificate {
     pub next: Option<String>,
     /// What the CA will not do for it for a while, after what was done now.
     pub limit: Option<String>,
+    /// What looked odd at the order.
+    #[serde(default)]
+    pub warnings: Vec<String>,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]

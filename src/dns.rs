@@ -4,6 +4,7 @@
 //! texts its authoritative servers publish. "There is none", "there is no such name" and "nobody
 //! could say" are three outcomes: RFC 8659 §3 takes only the first two for an answer.
 
+mod authority; // N what a zone's own servers say, past every cache
 pub(crate) mod exchange; // N one message to one name server
 mod message; // P questions and replies
 mod resolv_conf; // P whom this host asks
@@ -18,17 +19,19 @@ use std::time::Duration;
 
 use hickory_proto::op::Message;
 use hickory_proto::rr::{Name, RData, RecordType};
-use tokio::task::JoinSet;
+use tokio::sync::Semaphore;
 
 use crate::settings::DnsSettings;
 use message::{Question, Said};
 
 /// The seam between decisions and DNS. Names are A-labels, without a last dot.
 pub trait Dns: Send + Sync {
-    /// A and AAAA, at the end of its CNAMEs.
+    /// A and AAAA, at the end of its CNAMEs. That there is neither is what the zone's own servers
+    /// say: a resolver may remember it for an hour after somebody has added one.
     fn addresses<'a>(&'a self, name: &'a str) -> Looking<'a, Addresses>;
     /// The CAA records at exactly this name, or at the end of its CNAMEs; its parents are the
-    /// caller's to ask about (RFC 8659 §3).
+    /// caller's to ask about (RFC 8659 §3). Where there are some, they are those of the zone's own
+    /// servers, if these can be asked.
     fn caa<'a>(&'a self, name: &'a str) -> Looking<'a, Lookup<Vec<Caa>>>;
     /// The TXT records that each authoritative server of the name has, past every cache.
     fn txt<'a>(&'a self, name: &'a str) -> Looking<'a, Lookup<Published>>;
@@ -88,6 +91,8 @@ pub enum NoAnswer {
     /// NXDOMAIN.
     #[error("there is no such name")]
     NoSuchName,
+    #[error("{server} answers, but not as the authority that it should be")]
+    NotAuthoritative { server: SocketAddr },
     /// SERVFAIL, REFUSED and their like: nobody knows. Broken DNSSEC is one.
     #[error("{server} answers {code}{}", why.as_ref().map(|why| format!(" ({why})")).unwrap_or_default())]
     ServerFailure {
@@ -97,6 +102,9 @@ pub enum NoAnswer {
     },
     #[error("{server} does not answer")]
     TimedOut { server: SocketAddr },
+    /// A resolver says that there is none, and the zone's own servers could not be asked.
+    #[error("there seems to be none, but its own name servers do not say so")]
+    Unconfirmed,
     #[error("{server} is out of reach: {reason}")]
     Unreachable { server: SocketAddr, reason: String },
 }
@@ -115,6 +123,8 @@ impl NoAnswer {
 #[derive(Clone, Debug)]
 pub struct Resolver {
     servers: Servers,
+    /// Shared by the clones: a certificate may have a hundred names.
+    at_once: Arc<Semaphore>,
 }
 
 #[derive(Clone, Debug)]
@@ -131,7 +141,10 @@ impl Resolver {
             [] => Servers::File(RESOLV_CONF.into()),
             set => Servers::Set(set.into()),
         };
-        Self { servers }
+        Self {
+            servers,
+            at_once: Arc::new(Semaphore::new(QUESTIONS_AT_ONCE)),
+        }
     }
 
     fn servers(&self) -> Arc<[SocketAddr]> {
@@ -148,6 +161,8 @@ impl Resolver {
     /// The first reply of a resolver that knows. Who fails or is silent passes the question on, and
     /// all are asked twice: a datagram may be lost.
     async fn reply(&self, question: &Question) -> Lookup<(Message, SocketAddr)> {
+        // never closed: an error cannot come
+        let _turn = self.at_once.acquire().await;
         let servers = self.servers();
         let mut last = Err(NoAnswer::NoData);
         for server in [&servers, &servers].into_iter().flat_map(|all| all.iter()) {
@@ -191,93 +206,23 @@ impl Resolver {
         );
         Addresses { v4, v6 }
     }
+}
 
-    /// Where a name's CNAMEs lead. The name itself is not asked for its TXT: a resolver would
-    /// remember that there is none.
-    async fn target(&self, name: &Name) -> Lookup<Name> {
-        let mut name = name.clone();
-        for _ in 0..message::MAXIMUM_ALIASES {
-            match self.records(&name, RecordType::CNAME, message::alias).await {
-                Ok(aliases) => match aliases.into_iter().next() {
-                    Some(alias) => name = alias,
-                    None => return Ok(name),
-                },
-                Err(error) if error.is_absence() => return Ok(name),
-                Err(error) => return Err(error),
-            }
+impl Resolver {
+    /// As [`Resolver::both`]; that there is neither is asked again where nobody remembers.
+    async fn confirmed(&self, name: &Name) -> Addresses {
+        let addresses = self.both(name).await;
+        let absent = |error: &NoAnswer| error.is_absence();
+        let neither =
+            addresses.v4.as_ref().is_err_and(absent) && addresses.v6.as_ref().is_err_and(absent);
+        if !neither {
+            return addresses;
         }
-        Err(NoAnswer::Circle)
-    }
-
-    /// The zone that a name is in, whether or not the name is there.
-    async fn zone(&self, name: &Name) -> Lookup<Name> {
-        let mut at = name.clone();
-        while !at.is_root() {
-            let question = Question::new(&at, RecordType::SOA, true)?;
-            let (reply, _) = self.reply(&question).await?;
-            if let Some(zone) = message::zone(&at, &reply) {
-                return Ok(zone);
-            }
-            at = at.base_name();
-        }
-        Err(NoAnswer::NoSuchName)
-    }
-
-    async fn published(&self, name: &str) -> Lookup<Published> {
-        let target = self.target(&message::absolute(name)?).await?;
-        let zone = self.zone(&target).await?;
-        let names = self
-            .records(&zone, RecordType::NS, message::name_server)
-            .await?;
-        let mut asked = JoinSet::new();
-        for name in names {
-            let (me, target) = (self.clone(), target.clone());
-            asked.spawn(async move { me.authorities(name, &target).await });
-        }
-        let mut servers: Vec<_> = asked.join_all().await.into_iter().flatten().collect();
-        servers.sort_by(|a, b| (&a.name, a.address).cmp(&(&b.name, b.address)));
-        Ok(Published {
-            target: message::written(&target),
-            zone: message::written(&zone),
-            servers,
-        })
-    }
-
-    /// What the name server `name` has at `target`, at each of its addresses.
-    async fn authorities(&self, name: Name, target: &Name) -> Vec<Authority> {
-        let addresses = self.both(&name).await;
-        let name = message::written(&name);
-        let all = addresses.all();
-        if all.is_empty() {
-            let values = Err(addresses.why_none());
-            let address = None;
-            return vec![Authority {
-                name,
-                address,
-                values,
-            }];
-        }
-        let mut asked = JoinSet::new();
-        for address in all {
-            let server = self.socket_of(address);
-            let (name, target) = (name.clone(), target.clone());
-            asked.spawn(async move {
-                Authority {
-                    name,
-                    address: Some(server),
-                    values: texts_at(server, &target).await,
-                }
-            });
-        }
-        asked.join_all().await
-    }
-
-    /// Where the settings name this address with a port, that is where its server is.
-    fn socket_of(&self, address: IpAddr) -> SocketAddr {
-        let servers = self.servers();
-        let set = servers.iter().find(|server| server.ip() == address);
-        set.copied()
-            .unwrap_or(SocketAddr::new(address, resolv_conf::PORT))
+        let (v4, v6) = tokio::join!(
+            self.past_caches(name, RecordType::A, message::ipv4),
+            self.past_caches(name, RecordType::AAAA, message::ipv6),
+        );
+        Addresses { v4, v6 }
     }
 }
 
@@ -285,7 +230,7 @@ impl Dns for Resolver {
     fn addresses<'a>(&'a self, name: &'a str) -> Looking<'a, Addresses> {
         Box::pin(async move {
             match message::absolute(name) {
-                Ok(name) => self.both(&name).await,
+                Ok(name) => self.confirmed(&name).await,
                 Err(error) => Addresses {
                     v4: Err(error.clone()),
                     v6: Err(error),
@@ -297,7 +242,14 @@ impl Dns for Resolver {
     fn caa<'a>(&'a self, name: &'a str) -> Looking<'a, Lookup<Vec<Caa>>> {
         Box::pin(async move {
             let name = message::absolute(name)?;
-            self.records(&name, RecordType::CAA, message::caa).await
+            let remembered = self.records(&name, RecordType::CAA, message::caa).await?;
+            let now = self.past_caches(&name, RecordType::CAA, message::caa);
+            Ok(match now.await {
+                Ok(records) => records,
+                // the last was removed
+                Err(error) if error.is_absence() => return Err(error),
+                Err(_) => remembered,
+            })
         })
     }
 
@@ -307,6 +259,16 @@ impl Dns for Resolver {
 }
 
 impl Addresses {
+    /// What is an address by itself.
+    pub fn of(address: IpAddr) -> Self {
+        let (mut v4, mut v6) = (Err(NoAnswer::NoData), Err(NoAnswer::NoData));
+        match address {
+            IpAddr::V4(address) => v4 = Ok(vec![address]),
+            IpAddr::V6(address) => v6 = Ok(vec![address]),
+        }
+        Self { v4, v6 }
+    }
+
     /// IPv6 first, as Let's Encrypt takes them.
     pub fn all(&self) -> Vec<IpAddr> {
         let v6 = self.v6.iter().flatten().copied().map(IpAddr::V6);
@@ -324,20 +286,8 @@ impl Addresses {
     }
 }
 
-/// The authoritative server is asked itself, twice where it is silent.
-async fn texts_at(server: SocketAddr, target: &Name) -> Lookup<Vec<String>> {
-    let question = Question::new(target, RecordType::TXT, false)?;
-    let reply = match exchange::ask(server, &question, TRY).await {
-        Err(NoAnswer::TimedOut { .. }) => exchange::ask(server, &question, TRY).await?,
-        reply => reply?,
-    };
-    match message::read(&question, &reply, server, message::text)? {
-        Said::Answer(values) => Ok(values),
-        // it was no alias a moment ago
-        Said::Elsewhere(_) => Err(NoAnswer::NoData),
-    }
-}
-
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// For one server to answer once; a resolver asks far away itself.
 const TRY: Duration = Duration::from_millis(1500);
+/// Each has a socket.
+const QUESTIONS_AT_ONCE: usize = 32;

@@ -17,6 +17,7 @@ use crate::certificate::inquire::inquire;
 use crate::certificate::internal::InternalCa;
 use crate::certificate::ledger::{Ledger, LedgerError};
 use crate::certificate::order::{AcmeClient, AcmeClientError};
+use crate::certificate::preflight::observe::Checks;
 use crate::certificate::renew::Obtained;
 use crate::certificate::renewal_info::Inquiry;
 use crate::certificate::schedule::{CertificateState, Schedule, due, renew_at};
@@ -42,6 +43,7 @@ pub struct Obtaining {
     /// In the order in which they are tried.
     cas: Vec<Ca>,
     terms: Terms,
+    checks: Checks,
     reuse_key: bool,
     clock: Clock,
     chance: Chance,
@@ -76,6 +78,7 @@ impl Obtaining {
             internal: installation.internal_ca.clone(),
             cas: Ca::all(settings)?,
             terms: Terms::from(&settings.acme),
+            checks: Checks::new(settings),
             reuse_key: settings.acme.reuse_key,
             clock,
             chance: chance::system(),
@@ -102,6 +105,7 @@ impl Obtaining {
                 directory: directory.to_owned(),
                 fallbacks: Vec::new(),
             },
+            checks: Checks::new(settings),
             reuse_key: false,
             clock,
             chance: chance::system(),
@@ -151,6 +155,7 @@ impl Obtaining {
         let newest = self.store.newest(&wanted.name)?;
         Ok(CertificateRequest {
             insisted: true,
+            forced: true,
             ..CertificateRequest::new(wanted, newest.as_ref(), None)
         })
     }
@@ -184,6 +189,12 @@ impl Obtaining {
             running.spawn(async move { me.inquire(&inquiry).await });
         }
         running.join_all().await;
+    }
+
+    /// What looked odd at the last order; what cannot be read is as none.
+    pub fn warnings(&self, name: &CertificateName) -> Vec<String> {
+        let remarks = self.ledger.remarks_of(name).ok().flatten();
+        remarks.map_or_else(Vec::new, |remarks| remarks.warnings())
     }
 
     /// What one more order for the same names would meet.
@@ -392,6 +403,10 @@ pub fn outcome(
         limit: match obtained {
             Some(Obtained::Stored(_)) => obtaining.limit(wanted)?,
             _ => None,
+        },
+        warnings: match obtained {
+            Some(_) => obtaining.warnings(&wanted.name),
+            None => Vec::new(),
         },
     };
     let failed = |error: &str, next: Option<OffsetDateTime>| RenewedCertificate {

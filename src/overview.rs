@@ -72,6 +72,9 @@ pub struct CertificateShown {
     /// Whether nginx was seen to show it to visitors; `None`: nobody looked yet.
     #[serde(default)]
     pub served: Option<ServedShown>,
+    /// What looked odd at the last order.
+    #[serde(default)]
+    pub warnings: Vec<String>,
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -271,6 +274,7 @@ fn of_wanted(
             attempts: 0,
             last_error: None,
             served: None,
+            warnings: Vec::new(),
         },
     };
     if !good && shown.state == CertificateWord::Valid {
@@ -294,6 +298,10 @@ fn of_wanted(
         if !matches!(state, CertificateState::Valid { .. }) {
             shown.renew_at = attempts.next.and_then(rfc3339);
         }
+    }
+    let remarks = memory.remarks.as_ref();
+    if let Some(remarks) = remarks.filter(|it| it.identifiers == wanted.identifiers) {
+        shown.warnings = remarks.warnings();
     }
     shown.issuer = issuer(wanted.issuer);
     shown
@@ -325,6 +333,7 @@ fn of_stored(stored: &StoredCertificate, suggestion: Option<&Suggestion>) -> Cer
         attempts: 0,
         last_error: None,
         served: None,
+        warnings: Vec::new(),
     }
 }
 

@@ -99,44 +99,25 @@ impl Need {
     }
 }
 
-/// Whether the name's CAA records let a CA issue (RFC 8659).
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub enum Permission {
-    Allowed,
-    Refused,
-    /// Nobody has looked, or got an answer: the CA will.
-    #[default]
-    Unknown,
-}
+/// One CA, in its place of the order: what it did wrong.
+pub type Candidate<'a> = Option<&'a Trouble>;
 
-/// One CA, in its place of the order.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct Candidate<'a> {
-    pub permission: Permission,
-    pub trouble: Option<&'a Trouble>,
-}
-
-/// Which CA is asked: the first that may issue and was not given up, else, of those that may issue,
-/// the one that failed longest ago. `None` only where there is no candidate at all.
+/// Which CA is asked: the first that was not given up, else the one that failed longest ago. `None`
+/// only where there is no candidate at all. (One that the names' CAA records refuse is not sent the
+/// order, which is trouble, too.)
 pub fn choose(candidates: &[Candidate<'_>], need: Need, now: OffsetDateTime) -> Option<usize> {
-    let permitted = |candidate: &Candidate<'_>| candidate.permission != Permission::Refused;
-    let mut numbered = candidates.iter().enumerate();
-    let usable =
-        numbered.find(|(_, candidate)| permitted(candidate) && is_usable(candidate, need, now));
+    let usable = |candidate: &Candidate<'_>| is_usable(*candidate, need, now);
     let patient = || {
         let numbered = candidates.iter().enumerate();
-        let permitted = numbered.filter(|(_, candidate)| permitted(candidate));
-        permitted.min_by_key(|(_, candidate)| candidate.trouble.map(|trouble| trouble.failed_at))
+        let patient = numbered.min_by_key(|(_, trouble)| trouble.map(|trouble| trouble.failed_at));
+        patient.map(|(nth, _)| nth)
     };
-    // where none may issue, the first says so in its own words
-    let chosen = usable.or_else(patient).map(|(nth, _)| nth);
-    chosen.or((!candidates.is_empty()).then_some(0))
+    candidates.iter().position(usable).or_else(patient)
 }
 
 /// Whether it was not given up.
-pub fn is_usable(candidate: &Candidate<'_>, need: Need, now: OffsetDateTime) -> bool {
-    let trouble = candidate.trouble;
-    !trouble.is_some_and(|trouble| trouble.is_given_up(need, now))
+pub fn is_usable(candidate: Candidate<'_>, need: Need, now: OffsetDateTime) -> bool {
+    !candidate.is_some_and(|trouble| trouble.is_given_up(need, now))
 }
 
 /// As long is waited for a CA that says when, also while nothing good is served.
@@ -162,15 +143,8 @@ mod tests {
         })
     }
 
-    fn candidate(trouble: Option<&Trouble>) -> Candidate<'_> {
-        Candidate {
-            permission: Permission::Unknown,
-            trouble,
-        }
-    }
-
     fn chosen(troubles: &[Option<Trouble>], need: Need, minute: i64) -> usize {
-        let candidates: Vec<_> = troubles.iter().map(|it| candidate(it.as_ref())).collect();
+        let candidates: Vec<_> = troubles.iter().map(Option::as_ref).collect();
         choose(&candidates, need, start() + Duration::minutes(minute)).unwrap()
     }
 
@@ -229,25 +203,6 @@ mod tests {
         let down = failed_at(&[0, 1], RETRY);
         assert_eq!(chosen(&[down.clone(), None], Need::Now, 6 * 24 * 60), 1);
         assert_eq!(chosen(&[down, None], Need::Now, 7 * 24 * 60 + 1), 0);
-    }
-
-    #[test]
-    fn a_ca_that_caa_refuses_is_passed_over_unless_none_is_permitted() {
-        let of = |permission, trouble| Candidate {
-            permission,
-            trouble,
-        };
-        let (yes, no) = (Permission::Allowed, Permission::Refused);
-        let down = failed_at(&[0, 1], RETRY);
-        let at = start() + Duration::minutes(1);
-        assert_eq!(choose(&[of(no, None), of(yes, None)], GOOD, at), Some(1));
-        let only = [of(yes, down.as_ref()), of(no, None)];
-        assert_eq!(choose(&only, Need::Now, at), Some(0));
-        assert_eq!(
-            choose(&[of(no, None), of(no, None)], Need::Now, at),
-            Some(0)
-        );
-        assert_eq!(choose(&[], Need::Now, at), None);
     }
 
     #[test]

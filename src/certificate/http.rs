@@ -11,7 +11,7 @@ mod problem; // P the CA's own words
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, USER_AGENT};
@@ -26,11 +26,13 @@ use instant_acme::{BodyWrapper, BytesResponse, HttpClient};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls_platform_verifier::Verifier;
+use time::OffsetDateTime;
 use tokio::time::timeout;
 
 pub(crate) use self::answer::retry_after;
 pub use self::problem::{Problem, Subproblem, SubproblemIdentifier};
 use crate::certificate::attempts::RetryAdvice;
+use crate::certificate::preflight::finding::is_private_host;
 use crate::certificate::words::one_line;
 
 /// HTTPS to the origin of one ACME directory. Cheap to clone; clones share the connections.
@@ -48,6 +50,8 @@ struct Shared {
     /// For the whole answer to one request.
     limit: Duration,
     client: Mutex<Option<HyperClient>>,
+    /// What the CA's last answer called now, and when that was.
+    heard: Mutex<Option<(OffsetDateTime, Instant)>>,
 }
 
 /// The requests of one order: [`AcmeHttp`], and the delay that the CA asked for last.
@@ -123,6 +127,7 @@ impl AcmeHttp {
                 ca_file: ca_file.map(Path::to_path_buf),
                 limit,
                 client: Mutex::default(),
+                heard: Mutex::default(),
             }),
         })
     }
@@ -198,6 +203,10 @@ impl AcmeHttp {
         let answer = timeout(limit, receive(&client, request))
             .await
             .map_err(|_| HttpError::TimedOut(limit))??;
+        if let Some(date) = answer::date(answer.headers()) {
+            let heard = self.shared.heard.lock();
+            *heard.unwrap_or_else(PoisonError::into_inner) = Some((date, Instant::now()));
+        }
         if answer.status().is_success() {
             answer::check_encoding(answer.headers())?;
             return match is_directory {
@@ -225,6 +234,24 @@ impl AcmeHttp {
         let object = object.without_strange_urls(|url| self.check_url(url));
         let body = Bytes::from(object.to_json()?);
         Ok(answer.map(|_| body))
+    }
+
+    /// What the CA's clock says, where it has answered a moment ago: this host may have slept since.
+    pub(super) fn ca_now(&self) -> Option<OffsetDateTime> {
+        let heard = self.shared.heard.lock();
+        let (date, at) = (*heard.unwrap_or_else(PoisonError::into_inner))?;
+        let since = at.elapsed();
+        (since < LATELY).then(|| date + since)
+    }
+
+    /// The host of the directory.
+    pub(super) fn host(&self) -> &str {
+        self.shared.directory.host().unwrap_or_default()
+    }
+
+    /// Whether the CA is one of a network: nobody else would trust it, or find it.
+    pub(super) fn is_private(&self) -> bool {
+        self.shared.ca_file.is_some() || is_private_host(self.host())
     }
 
     /// Whether the CA may name this URL.
@@ -446,6 +473,7 @@ pub(super) fn refused_nonce(answer: &Response<Bytes>) -> Option<String> {
 
 pub(super) const BAD_NONCE: &str = "urn:ietf:params:acme:error:badNonce";
 
+const LATELY: Duration = Duration::from_secs(60);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const IDLE: Duration = Duration::from_secs(30);
 /// More than the largest certificate chain; a directory has 1 KiB.

@@ -1,7 +1,7 @@
 //! W: what must outlive a crash while certificates are obtained.
 //!
 //! `orders/NAME.attempts.json`: the failures since the last success. `orders/NAME.renewal.json`: when
-//! the CA wants it renewed. `orders/HOST-DIGEST.budget.json`: what was used of what that CA allows.
+//! the CA wants it renewed. `orders/NAME.remarks.json`: what looked odd. `orders/HOST-DIGEST.budget.json`: what was used of what that CA allows.
 //! `orders/NAME.order.json` (0600): the order that is under way, with its key; durable before the CA
 //! is told to validate anything, gone once the certificate is stored. `orders/NAME.lock`: flock(2), so
 //! that the daemon and the timer's command obtain each certificate once; the kernel drops it with its
@@ -22,6 +22,7 @@ use crate::certificate::attempts::Attempts;
 use crate::certificate::budget::Budget;
 use crate::certificate::key::PrivateKeyPem;
 use crate::certificate::listing;
+use crate::certificate::preflight::Remarks;
 use crate::certificate::renewal_info::RenewalInfo;
 use crate::certificate::schedule::Memory;
 use crate::certificate::{CertificateName, Identifier};
@@ -91,7 +92,7 @@ impl Ledger {
     pub fn memories(&self) -> Result<BTreeMap<CertificateName, Memory>, LedgerError> {
         let mut names: BTreeSet<CertificateName> = self.unwritten().keys().cloned().collect();
         for file_name in file_names(&self.directory)? {
-            let name = [ATTEMPTS, RENEWAL]
+            let name = [ATTEMPTS, REMARKS, RENEWAL]
                 .iter()
                 .find_map(|suffix| file_name.strip_suffix(suffix));
             names.extend(name.and_then(CertificateName::from_file_name));
@@ -107,7 +108,24 @@ impl Ledger {
         Ok(Memory {
             attempts: self.attempts_of(name)?,
             renewal_info: self.renewal_info_of(name)?,
+            remarks: self.remarks_of(name)?,
         })
+    }
+
+    pub fn remarks_of(&self, name: &CertificateName) -> Result<Option<Remarks>, LedgerError> {
+        self.read(name, REMARKS)
+    }
+
+    /// None are no file.
+    pub fn record_remarks(
+        &self,
+        name: &CertificateName,
+        remarks: &Remarks,
+    ) -> Result<(), LedgerError> {
+        match remarks.remarks.is_empty() {
+            true => Ok(atomic_file::remove(&self.path(name, REMARKS))?),
+            false => self.write(name, REMARKS, remarks, 0o644),
+        }
     }
 
     pub fn attempts_of(&self, name: &CertificateName) -> Result<Option<Attempts>, LedgerError> {
@@ -363,6 +381,7 @@ fn certificate_of_temporary(file_name: &str) -> Option<CertificateName> {
     let name = target
         .strip_suffix(ORDER)
         .or_else(|| target.strip_suffix(ATTEMPTS))
+        .or_else(|| target.strip_suffix(REMARKS))
         .or_else(|| target.strip_suffix(RENEWAL))?;
     CertificateName::from_file_name(name)
 }
@@ -378,172 +397,8 @@ const ATTEMPTS: &str = ".attempts.json";
 const BUDGET: &str = ".budget.json";
 const LOCK: &str = ".lock";
 const ORDER: &str = ".order.json";
+const REMARKS: &str = ".remarks.json";
 const RENEWAL: &str = ".renewal.json";
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::disallowed_methods)]
-
-    use std::os::unix::fs::PermissionsExt;
-
-    use time::OffsetDateTime;
-
-    use super::*;
-    use crate::certificate::attempts::RetryAdvice;
-    use crate::certificate::{CertificateRequest, Issuer, WantedCertificate};
-    use crate::settings::KeyType;
-
-    fn wanted() -> WantedCertificate {
-        WantedCertificate::new(vec![Identifier::Dns("a.example".into())], Issuer::Acme).unwrap()
-    }
-
-    fn failure() -> Attempts {
-        let request = CertificateRequest::new(&wanted(), None, None);
-        let advice = RetryAdvice::After(std::time::Duration::from_secs(7));
-        Attempts::after_failure(
-            None,
-            &request,
-            "no".into(),
-            advice,
-            OffsetDateTime::UNIX_EPOCH,
-            0.0,
-        )
-    }
-
-    #[test]
-    fn failures_are_read_back_and_forgotten() {
-        let directory = tempfile::tempdir().unwrap();
-        let ledger = Ledger::new(directory.path());
-        let name = wanted().name;
-        assert!(ledger.memories().unwrap().is_empty());
-        ledger.record_failure(&name, &failure()).unwrap();
-        assert_eq!(ledger.memories().unwrap()[&name].attempts, Some(failure()));
-        ledger.forget_failures(&name).unwrap();
-        assert!(ledger.memories().unwrap().is_empty());
-    }
-
-    #[test]
-    fn a_failure_that_cannot_be_written_counts_until_it_is_forgotten() {
-        let directory = tempfile::tempdir().unwrap();
-        let ledger = Ledger::new(directory.path());
-        let name = wanted().name;
-        // nothing can be renamed over it
-        let taken = directory.path().join("orders/a.example.attempts.json/x");
-        fs::create_dir_all(&taken).unwrap();
-        ledger.record_failure(&name, &failure()).unwrap_err();
-        assert_eq!(ledger.attempts_of(&name).unwrap(), Some(failure()));
-        assert_eq!(
-            ledger.clone().memory_of(&name).unwrap().attempts,
-            Some(failure())
-        );
-        ledger.forget_failures(&name).unwrap();
-        assert!(ledger.memories().unwrap().is_empty());
-    }
-
-    #[test]
-    fn a_damaged_record_is_as_none() {
-        let directory = tempfile::tempdir().unwrap();
-        let ledger = Ledger::new(directory.path());
-        ledger.record_failure(&wanted().name, &failure()).unwrap();
-        fs::write(directory.path().join("orders/a.example.attempts.json"), "{").unwrap();
-        assert_eq!(ledger.memory_of(&wanted().name).unwrap(), Memory::default());
-    }
-
-    #[test]
-    fn a_pending_order_is_readable_by_its_owner_only() {
-        let directory = tempfile::tempdir().unwrap();
-        let ledger = Ledger::new(directory.path());
-        let key = PrivateKeyPem::generate(KeyType::EcdsaP256).unwrap();
-        let order = PendingOrder {
-            directory: "https://ca.example/dir".into(),
-            url: "https://ca.example/order/1".into(),
-            identifiers: wanted().identifiers,
-            profile: None,
-            key: key.clone(),
-        };
-        ledger.record_order(&wanted().name, &order).unwrap();
-        let path = directory.path().join("orders/a.example.order.json");
-        assert_eq!(
-            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
-            0o600
-        );
-        let read = ledger.pending(&wanted().name).unwrap().unwrap();
-        assert_eq!(read.url, order.url);
-        assert_eq!(read.key.expose(), key.expose());
-        ledger.forget_order(&wanted().name).unwrap();
-        assert!(ledger.pending(&wanted().name).unwrap().is_none());
-    }
-
-    #[test]
-    fn a_budget_is_changed_by_one_at_a_time_and_read_back_by_another_process() {
-        let directory = tempfile::tempdir().unwrap();
-        let (ca, other) = ("https://ca.example/dir", "https://other.example/dir");
-        let names = wanted().identifiers;
-        let planned = crate::certificate::budget::Planned {
-            identifiers: &names,
-            renewing: crate::certificate::budget::Renewing::Nothing,
-        };
-        let (limits, now) = (
-            crate::certificate::budget::LETS_ENCRYPT,
-            OffsetDateTime::UNIX_EPOCH,
-        );
-        let admitted = std::thread::scope(|scope| {
-            let orders: Vec<_> = (0..8)
-                .map(|_| {
-                    scope.spawn(|| {
-                        // each as a process of its own
-                        let ledger = Ledger::new(directory.path());
-                        let admit = |budget: &mut Budget| {
-                            budget.admit(&planned, Some(&limits), now).is_ok()
-                        };
-                        ledger.update_budget(ca, admit).unwrap()
-                    })
-                })
-                .collect();
-            let ended = orders.into_iter().map(|order| order.join().unwrap());
-            ended.filter(|admitted| *admitted).count()
-        });
-        assert_eq!(admitted, 5);
-        let ledger = Ledger::new(directory.path());
-        assert!(
-            ledger
-                .budget(ca)
-                .unwrap()
-                .wait(&planned, Some(&limits), now)
-                .is_some()
-        );
-        assert_eq!(ledger.budget(other).unwrap(), Budget::default());
-    }
-
-    #[test]
-    fn the_lock_of_a_certificate_is_held_by_one_at_a_time() {
-        let directory = tempfile::tempdir().unwrap();
-        let ledger = Ledger::new(directory.path());
-        let name = wanted().name;
-        let held = ledger.try_lock(&name).unwrap().unwrap();
-        assert!(ledger.try_lock(&name).unwrap().is_none());
-        drop(held);
-        assert!(ledger.try_lock(&name).unwrap().is_some());
-    }
-
-    #[test]
-    fn the_sweep_removes_what_a_crash_left_but_nothing_of_a_locked_certificate() {
-        let directory = tempfile::tempdir().unwrap();
-        let ledger = Ledger::new(directory.path());
-        let name = wanted().name;
-        ledger.record_failure(&name, &failure()).unwrap();
-        let path = directory.path().join("orders/a.example.order.json");
-        let left = atomic_file::temporary_beside(&path).unwrap();
-        fs::write(&left, "a key").unwrap();
-        let held = ledger.try_lock(&name).unwrap().unwrap();
-        ledger.sweep().unwrap();
-        assert!(left.exists());
-        drop(held);
-        let budget = ledger.budget_path("https://ca.example/dir");
-        let budget = atomic_file::temporary_beside(&budget).unwrap();
-        fs::write(&budget, "").unwrap();
-        ledger.sweep().unwrap();
-        assert!(!left.exists() && !budget.exists());
-        assert_eq!(ledger.memories().unwrap().len(), 1);
-    }
-}
+mod tests;

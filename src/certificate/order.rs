@@ -28,6 +28,7 @@ use crate::certificate::answers::{Answered, ChallengeFiles};
 use crate::certificate::http::BAD_NONCE;
 use crate::certificate::key::{PrivateKeyPem, signing_request};
 use crate::certificate::ledger::{CertificateLock, Ledger, LedgerError, PendingOrder};
+use crate::certificate::preflight::flight::Preflight;
 use crate::certificate::reuse;
 use crate::certificate::{CertificateRequest, Identifier, IssuedCertificate, Origin};
 
@@ -85,11 +86,24 @@ impl AcmeClient {
         ledger: &Ledger,
         lock: &CertificateLock,
     ) -> Result<IssuedCertificate, OrderError> {
+        self.order_checked(request, ledger, lock, None).await
+    }
+
+    /// As [`AcmeClient::order`]; `preflight` sees a new order before the CA does, and may keep it
+    /// back.
+    pub async fn order_checked(
+        &self,
+        request: &CertificateRequest,
+        ledger: &Ledger,
+        lock: &CertificateLock,
+        preflight: Option<&Preflight<'_>>,
+    ) -> Result<IssuedCertificate, OrderError> {
         if let Some(wildcard) = request.identifiers.iter().find(|name| is_wildcard(name)) {
             return Err(OrderError::Wildcard(wildcard.clone()));
         }
         let limit = self.shared.patience.order;
-        timeout(limit, self.order_without_deadline(request, ledger, lock))
+        let order = self.order_without_deadline(request, ledger, lock, preflight);
+        timeout(limit, order)
             .await
             .unwrap_or(Err(OrderError::TimedOut(limit)))
     }
@@ -99,14 +113,15 @@ impl AcmeClient {
         request: &CertificateRequest,
         ledger: &Ledger,
         lock: &CertificateLock,
+        preflight: Option<&Preflight<'_>>,
     ) -> Result<IssuedCertificate, OrderError> {
         let _used = self.use_key().await?;
         self.learn_which_key().await?;
-        match self.attempt(request, ledger, lock).await {
+        match self.attempt(request, ledger, lock, preflight).await {
             Err(error) if error.is_lost_account() => {
                 tracing::warn!(identifier = %request.name, "the CA does not know our account: registering it again");
                 self.forget_account().await?;
-                self.attempt(request, ledger, lock).await
+                self.attempt(request, ledger, lock, preflight).await
             }
             outcome => outcome,
         }
@@ -117,11 +132,18 @@ impl AcmeClient {
         request: &CertificateRequest,
         ledger: &Ledger,
         lock: &CertificateLock,
+        preflight: Option<&Preflight<'_>>,
     ) -> Result<IssuedCertificate, OrderError> {
         let session = self.session().await?;
         let mut running = match self.resume(&session, request, ledger).await? {
             Some(running) => running,
-            None => self.begin(&session, request, ledger, lock).await?,
+            None => {
+                if let Some(preflight) = preflight {
+                    let admitted = preflight.admit(session.ca.clone(), self.shared.http.ca_now());
+                    admitted.await.map_err(OrderError::NotSent)?;
+                }
+                self.begin(&session, request, ledger, lock).await?
+            }
         };
         let outcome = running.finish().await;
         if outcome.as_ref().is_err_and(OrderError::ends_order) {
@@ -412,34 +434,4 @@ const LONGEST_DELAY: Duration = Duration::from_secs(2);
 const REFUSED_NONCES: u32 = 10;
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::settings::AcmeSettings;
-
-    #[test]
-    fn a_wildcard_is_refused_without_the_network() {
-        let directory = tempfile::tempdir().unwrap();
-        let settings = AcmeSettings {
-            directory: "https://ca.invalid/directory".into(),
-            ..AcmeSettings::default()
-        };
-        let client = AcmeClient::new(&settings, directory.path()).unwrap();
-        let wanted = crate::certificate::WantedCertificate::new(
-            vec![Identifier::Dns("*.a.example".into())],
-            crate::certificate::Issuer::Acme,
-        );
-        let request = CertificateRequest::new(&wanted.unwrap(), None, None);
-        let ledger = Ledger::new(directory.path());
-        let lock = ledger.try_lock(&request.name).unwrap().unwrap();
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .build()
-            .unwrap();
-        let error = runtime
-            .block_on(client.order(&request, &ledger, &lock))
-            .unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "order *.a.example: a wildcard needs dns-01"
-        );
-    }
-}
+mod tests;

@@ -1,6 +1,7 @@
 //! W: lock → still due? → order → check → store: what the daemon and `vhostd renew` call.
 
 mod allowance; // W what the CA allows, asked before an order and kept after it
+mod remarks; // W what looked odd, told once
 mod turn; // W nobody else obtains it meanwhile, nor another of the same names
 
 use std::fmt;
@@ -15,6 +16,8 @@ use crate::certificate::inquire::inquire;
 use crate::certificate::internal::{InternalCa, InternalError};
 use crate::certificate::ledger::{CertificateLock, Ledger, LedgerError};
 use crate::certificate::order::{AcmeClient, OrderError};
+use crate::certificate::preflight::flight::{Ended, Preflight};
+use crate::certificate::preflight::observe::Checks;
 use crate::certificate::renewal_info::Inquiry;
 use crate::certificate::schedule::renew_at;
 use crate::certificate::store::{CertificateStore, StoreError};
@@ -77,6 +80,8 @@ pub struct Tools<'a> {
     pub internal: &'a InternalCa,
     /// What the CA is known to allow.
     pub limits: Option<&'a Limits>,
+    /// What is looked at before an order; `None`: it is sent as it is.
+    pub checks: Option<&'a Checks>,
     pub clock: Clock<'a>,
     pub chance: Chance<'a>,
 }
@@ -94,6 +99,7 @@ struct Attempt<'a> {
     request: &'a CertificateRequest,
     tools: Tools<'a>,
     lock: CertificateLock,
+    preflight: Option<Preflight<'a>>,
 }
 
 /// The time, from whoever owns the clock.
@@ -134,13 +140,22 @@ pub async fn obtain(request: &CertificateRequest, tools: Tools<'_>) -> Obtained 
         request,
         tools,
         lock,
+        preflight: preflight(request, tools),
     };
     let outcome = attempt.issue_and_store().await;
+    attempt.remark(&outcome).await;
     let wait = allowance.and_then(|allowance| allowance.note(&outcome));
     match outcome {
         Ok(stored) => Obtained::Stored(stored),
         Err(error) => failed(request, tools, &error, wait.as_ref(), true),
     }
+}
+
+fn preflight<'a>(request: &'a CertificateRequest, tools: Tools<'a>) -> Option<Preflight<'a>> {
+    let (checks, acme) = (tools.checks?, tools.acme?);
+    let (clock, chance) = (tools.clock, tools.chance);
+    let of_acme = request.issuer == Issuer::Acme;
+    of_acme.then(|| Preflight::new(request, checks, acme.thumbprint(), clock, chance))
 }
 
 /// Nothing was tried: the CA would not allow it.
@@ -233,6 +248,19 @@ impl Attempt<'_> {
         Ok(stored)
     }
 
+    async fn remark<T>(&self, outcome: &Result<T, ObtainError>) {
+        let ended = match outcome {
+            Ok(_) => Ended::Issued,
+            Err(ObtainError::Order(error)) if !error.problems().is_empty() => Ended::Doubted,
+            Err(_) => Ended::Failed,
+        };
+        if let Some(preflight) = &self.preflight
+            && let Some(verdict) = preflight.verdict(ended).await
+        {
+            remarks::remark(self.request, self.tools, verdict);
+        }
+    }
+
     /// A new certificate that is due at once (this host's clock is weeks ahead, or the CA's root is
     /// about to end) would be followed by the next one without a pause.
     fn pause_if_due_again(&self, stored: &StoredCertificate) {
@@ -278,7 +306,8 @@ impl Attempt<'_> {
         match self.request.issuer {
             Issuer::Acme => {
                 let acme = self.tools.acme.ok_or(ObtainError::NoAcme)?;
-                let issued = acme.order(self.request, self.tools.ledger, &self.lock);
+                let (ledger, preflight) = (self.tools.ledger, self.preflight.as_ref());
+                let issued = acme.order_checked(self.request, ledger, &self.lock, preflight);
                 let issued = issued.await;
                 Ok(issued.map_err(Box::new)?)
             }
@@ -365,146 +394,4 @@ impl ObtainError {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::certificate::{Identifier, WantedCertificate};
-
-    struct Fixture {
-        directory: tempfile::TempDir,
-        store: CertificateStore,
-        ledger: Ledger,
-        internal: InternalCa,
-    }
-
-    fn fixture() -> Fixture {
-        let directory = tempfile::tempdir().unwrap();
-        Fixture {
-            store: CertificateStore::new(directory.path()),
-            ledger: Ledger::new(directory.path()),
-            internal: InternalCa::new(directory.path()),
-            directory,
-        }
-    }
-
-    impl Fixture {
-        fn tools(&self) -> Tools<'_> {
-            Tools {
-                store: &self.store,
-                ledger: &self.ledger,
-                acme: None,
-                internal: &self.internal,
-                clock: &now,
-                limits: None,
-                chance: &|| 0.0,
-            }
-        }
-
-        async fn obtain(&self, request: &CertificateRequest) -> Obtained {
-            obtain(request, self.tools()).await
-        }
-    }
-
-    fn now() -> OffsetDateTime {
-        OffsetDateTime::UNIX_EPOCH + time::Duration::days(20_000)
-    }
-
-    fn request(issuer: Issuer) -> CertificateRequest {
-        let identifiers = vec![Identifier::Dns("a.example".into())];
-        let wanted = WantedCertificate::new(identifiers, issuer).unwrap();
-        CertificateRequest::new(&wanted, None, None)
-    }
-
-    #[tokio::test(flavor = "current_thread")]
-    async fn two_callers_obtain_a_certificate_once() {
-        let fixture = fixture();
-        let request = request(Issuer::Internal);
-        let (one, two) = tokio::join!(fixture.obtain(&request), fixture.obtain(&request));
-        let stored = [&one, &two]
-            .iter()
-            .filter(|obtained| matches!(obtained, Obtained::Stored(_)))
-            .count();
-        assert_eq!(stored, 1, "{one:?} {two:?}");
-        assert!([one, two].contains(&Obtained::AlreadyDone));
-    }
-
-    #[tokio::test(flavor = "current_thread")]
-    async fn a_failure_is_scheduled_and_not_repeated_by_the_caller_who_waited() {
-        let fixture = fixture();
-        let request = request(Issuer::Acme);
-        let first = fixture.obtain(&request).await;
-        let Obtained::Failed { next, .. } = &first else {
-            panic!("{first:?}")
-        };
-        assert_eq!(*next, now() + time::Duration::MINUTE);
-        assert_eq!(fixture.obtain(&request).await, first);
-        let attempts = fixture.ledger.attempts_of(&request.name).unwrap().unwrap();
-        assert_eq!(attempts.failures, 1);
-    }
-
-    #[tokio::test(flavor = "current_thread")]
-    #[allow(clippy::disallowed_methods)]
-    async fn a_lock_that_cannot_be_made_is_not_tried_again_at_once() {
-        let fixture = fixture();
-        // no directory: as on a disk that went read-only
-        std::fs::write(fixture.directory.path().join("orders"), "").unwrap();
-        let request = request(Issuer::Acme);
-        let obtained = fixture.obtain(&request).await;
-        assert!(matches!(obtained, Obtained::Failed { .. }));
-        let attempts = fixture.ledger.attempts_of(&request.name).unwrap().unwrap();
-        assert_eq!(attempts.next, Some(now() + time::Duration::MINUTE));
-    }
-
-    #[tokio::test(flavor = "current_thread")]
-    async fn a_success_ends_the_failures() {
-        let fixture = fixture();
-        let mut request = request(Issuer::Internal);
-        let failure =
-            Attempts::after_failure(None, &request, "x".into(), RetryAdvice::Retry, now(), 0.0);
-        fixture
-            .ledger
-            .record_failure(&request.name, &failure)
-            .unwrap();
-        request.failures = 1;
-        assert!(matches!(
-            fixture.obtain(&request).await,
-            Obtained::Stored(_)
-        ));
-        assert_eq!(fixture.ledger.attempts_of(&request.name).unwrap(), None);
-    }
-
-    #[tokio::test(flavor = "current_thread")]
-    async fn a_new_certificate_that_is_due_at_once_is_followed_by_the_next_a_day_later() {
-        let fixture = fixture();
-        let request = request(Issuer::Internal);
-        // the CA's clock is right, ours is four days ahead when the certificate is there
-        let asked = std::sync::atomic::AtomicI64::new(0);
-        let jumping = || match asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed) {
-            0 | 1 => now(),
-            _ => now() + time::Duration::days(4),
-        };
-        let tools = Tools {
-            clock: &jumping,
-            ..fixture.tools()
-        };
-        let obtained = obtain(&request, tools).await;
-        assert!(matches!(obtained, Obtained::Stored(_)), "{obtained:?}");
-        let later = jumping();
-        let memories = fixture.ledger.memories().unwrap();
-        let identifiers = request.identifiers.clone();
-        let wanted = WantedCertificate::new(identifiers, Issuer::Internal).unwrap();
-        let (inventory, _) = fixture.store.inventory().unwrap();
-        let terms = crate::certificate::Terms::from(&crate::settings::AcmeSettings::default());
-        let schedule =
-            crate::certificate::schedule::due(&[wanted], &inventory, &memories, &terms, later);
-        assert_eq!(schedule.due, []);
-        assert_eq!(schedule.next, Some(later + time::Duration::DAY));
-    }
-
-    #[test]
-    fn obtaining_can_be_spawned() {
-        fn is_send<T: Send>(_: &T) {}
-        let fixture = fixture();
-        let request = request(Issuer::Internal);
-        is_send(&fixture.obtain(&request));
-    }
-}
+mod tests;

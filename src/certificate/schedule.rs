@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use time::{Duration, OffsetDateTime};
 
 use crate::certificate::attempts::Attempts;
+use crate::certificate::preflight::Remarks;
 use crate::certificate::renewal_info::{Inquiry, RenewalInfo, Suggestion};
 use crate::certificate::{
     CertificateInventory, CertificateName, CertificateRequest, Issuer, StoredCertificate, Terms,
@@ -35,6 +36,8 @@ pub struct Memory {
     pub attempts: Option<Attempts>,
     /// `None`: the CA was never asked.
     pub renewal_info: Option<RenewalInfo>,
+    /// `None`: nothing looked odd at the last order.
+    pub remarks: Option<Remarks>,
 }
 
 /// Where a certificate is in its life, with the time of the next step.

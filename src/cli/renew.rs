@@ -210,6 +210,9 @@ pub(super) fn say(renewed: &Renewed) {
                 output::hint(Some(&format!("tried again at {next}")));
             }
         }
+        for warning in &one.warnings {
+            output::warning(warning);
+        }
         if let Some(limit) = &one.limit {
             output::warning(&format!("{}: {limit}", one.name));
         }

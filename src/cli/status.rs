@@ -177,6 +177,7 @@ fn print_vhosts(shown: &Overview, now: OffsetDateTime) {
     }
     print_incidents(shown);
     print_differences(shown);
+    print_remarks(shown);
 }
 
 /// Visitors are shown something else than what is stored.
@@ -195,6 +196,16 @@ fn print_differences(shown: &Overview) {
         output::hint(Some(&format!(
             "look for another server block with this name: `nginx -T | grep -n {host}`; then run `vhostd reload`"
         )));
+    }
+}
+
+/// What looked odd at an order.
+fn print_remarks(shown: &Overview) {
+    for certificate in &shown.certificates {
+        for warning in &certificate.warnings {
+            output::line("");
+            output::warning(warning);
+        }
     }
 }
 

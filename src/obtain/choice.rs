@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::Obtaining;
 use crate::certificate::budget::Limits;
-use crate::certificate::fallback::{Candidate, Need, Permission, choose, is_usable};
+use crate::certificate::fallback::{Candidate, Need, choose, is_usable};
 use crate::certificate::order::{AcmeClient, AcmeClientError};
 use crate::certificate::renew::{Obtained, Tools, is_too_early, obtain};
 use crate::certificate::{CertificateRequest, Issuer, StoredCertificate};
@@ -60,6 +60,7 @@ impl Obtaining {
             acme: ca.map(|ca| &ca.client),
             internal: &self.internal,
             limits: ca.and_then(|ca| ca.limits.as_ref()),
+            checks: Some(&self.checks),
             clock: &*self.clock,
             chance: &*self.chance,
         }
@@ -107,29 +108,12 @@ impl Obtaining {
     ) -> Option<usize> {
         let attempts = self.ledger.attempts_of(&request.name).ok().flatten();
         let about = attempts.filter(|it| it.is_about(&request.identifiers, request.issuer));
-        let candidate = |ca: &Ca| -> (Permission, _) {
-            let directory = ca.client.directory();
-            let trouble = about.as_ref().and_then(|it| it.troubles.get(directory));
-            (self.permission(request, directory), trouble)
-        };
-        let candidates: Vec<Candidate<'_>> = self
-            .cas
-            .iter()
-            .map(candidate)
-            .map(|(permission, trouble)| Candidate {
-                permission,
-                trouble,
-            })
-            .collect();
+        let trouble = |ca: &Ca| about.as_ref()?.troubles.get(ca.client.directory());
+        let candidates: Vec<Candidate<'_>> = self.cas.iter().map(trouble).collect();
         let (need, now) = (self.need(request, stored), self.now());
         let chosen = choose(&candidates, need, now)?;
-        let usable = !tried.contains(&chosen) && is_usable(&candidates[chosen], need, now);
+        let usable = !tried.contains(&chosen) && is_usable(candidates[chosen], need, now);
         (tried.is_empty() || usable).then_some(chosen)
-    }
-
-    /// What the names' CAA records say about the CA with that directory.
-    fn permission(&self, _request: &CertificateRequest, _directory: &str) -> Permission {
-        Permission::Unknown
     }
 
     fn need(&self, request: &CertificateRequest, stored: Option<&StoredCertificate>) -> Need {

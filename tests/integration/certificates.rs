@@ -87,6 +87,7 @@ impl Host {
             acme: Some(client),
             internal: &InternalCa::new(self.path()),
             limits: None,
+            checks: None,
             clock: &move || at,
             chance: &|| 0.0,
         };

@@ -156,13 +156,41 @@ fn a_silent_resolver_costs_seconds_and_no_more() {
     assert!(start.elapsed().as_secs() < 15);
 }
 
-pub fn asking(resolvers: &[SocketAddr]) -> Resolver {
+#[test]
+fn what_a_resolver_remembers_of_an_absence_or_of_caa_is_asked_of_the_zones_own_server() {
+    let now = "new A 192.0.2.7\nlifted TXT x\nother CAA 0 issue \"now.example\"\n";
+    let then = "lifted CAA 0 issue \"then.example\"\nother CAA 0 issue \"then.example\"\n";
+    let authority = NameServer::start_at(Ipv4Addr::new(127, 0, 0, 9), &[("shop.test", now)]);
+    let remembers = NameServer::remembering(&[("shop.test", then)], &authority);
+    let resolver = asking(&[remembers.address(), authority.address()]);
+    let new = run(resolver.addresses("new.shop.test"));
+    assert_eq!(new.v4, Ok(vec![Ipv4Addr::new(192, 0, 2, 7)]));
+    let gone = run(resolver.addresses("gone.shop.test"));
+    assert_eq!(gone.why_none(), NoAnswer::NoSuchName);
+    assert_eq!(run(resolver.caa("lifted.shop.test")), Err(NoAnswer::NoData));
+    assert_eq!(
+        run(resolver.caa("other.shop.test")).unwrap()[0].value,
+        "now.example"
+    );
+
+    // nobody knows: an absence is none, and what is remembered is all there is
+    authority.pause();
+    let new = run(resolver.addresses("new.shop.test"));
+    assert_eq!(new.why_none(), NoAnswer::Unconfirmed);
+    assert_eq!(
+        run(resolver.caa("other.shop.test")).unwrap()[0].value,
+        "then.example"
+    );
+    authority.resume();
+}
+
+fn asking(resolvers: &[SocketAddr]) -> Resolver {
     Resolver::new(&DnsSettings {
         resolvers: resolvers.to_vec(),
     })
 }
 
-pub fn run<T>(future: impl Future<Output = T>) -> T {
+fn run<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

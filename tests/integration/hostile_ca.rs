@@ -85,6 +85,7 @@ impl Fixture {
             acme: Some(&client),
             internal: &InternalCa::new(path),
             limits: None,
+            checks: None,
             clock: &OffsetDateTime::now_utc,
             chance: &|| 0.5,
         };

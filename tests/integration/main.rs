@@ -28,6 +28,7 @@ mod load;
 mod names;
 mod neighbours;
 mod pem_files;
+mod preflight;
 mod quarantine;
 mod refused;
 mod reload;

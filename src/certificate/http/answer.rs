@@ -48,9 +48,23 @@ struct Meta {
     #[serde(default)]
     external_account_required: bool,
     /// Its names in CAA records.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "identities")]
     caa_identities: Vec<String>,
 }
+
+fn identities<'de, D: Deserializer<'de>>(names: D) -> Result<Vec<String>, D::Error> {
+    let names = serde_json::Value::deserialize(names)?;
+    let names = names.as_array().into_iter().flatten();
+    let names = names.filter_map(|name| name.as_str());
+    let plain = |name: &&str| {
+        let label = |byte: u8| byte.is_ascii_alphanumeric() || b".-".contains(&byte);
+        (1..=253).contains(&name.len()) && name.bytes().all(label)
+    };
+    let names = names.filter(plain).take(MOST_IDENTITIES);
+    Ok(names.map(str::to_owned).collect())
+}
+
+const MOST_IDENTITIES: usize = 16;
 
 /// What is not needed must not hide the rest.
 fn text_or_nothing<'de, D: Deserializer<'de>>(value: D) -> Result<Option<String>, D::Error> {
@@ -131,6 +145,11 @@ pub(super) fn check_encoding(headers: &HeaderMap) -> Result<(), HttpError> {
     }
 }
 
+/// When the CA says that it answered (RFC 9110 §6.6.1).
+pub(super) fn date(headers: &HeaderMap) -> Option<OffsetDateTime> {
+    OffsetDateTime::parse(headers.get(DATE)?.to_str().ok()?.trim(), &Rfc2822).ok()
+}
+
 /// RFC 9110 §10.2.3: seconds, or a date, which is compared with the server's own clock.
 pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
@@ -139,7 +158,7 @@ pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     }
     let date = |text: &str| OffsetDateTime::parse(text, &Rfc2822).ok();
     let at = date(value)?;
-    let now = date(headers.get(DATE)?.to_str().ok()?.trim())?;
+    let now = self::date(headers)?;
     Some(Duration::try_from(at - now).unwrap_or_default())
 }
 
@@ -302,5 +321,19 @@ mod tests {
         let json = object.to_json().unwrap();
         assert_eq!(json, br#"{"newNonce":"n","newAccount":"a","newOrder":"o"}"#);
         assert!(DirectoryObject::parse(br#"{"newNonce":1}"#).is_err());
+    }
+
+    #[test]
+    fn whom_caa_records_may_name_is_kept_of_a_directory() {
+        let identities = r#"["ca.example", 7, "evil\u001b[31m", ""]"#;
+        let text = format!(
+            r#"{{"newNonce":"n","newAccount":"a","newOrder":"o","meta":{{"caaIdentities":{identities}}}}}"#
+        );
+        let object = DirectoryObject::parse(text.as_bytes()).unwrap();
+        let json = String::from_utf8(object.to_json().unwrap()).unwrap();
+        assert!(
+            json.ends_with(r#","caaIdentities":["ca.example"]}"#),
+            "{json}"
+        );
     }
 }

@@ -12,6 +12,7 @@ use crate::certificate::http::{HttpError, Problem, Subproblem, SubproblemIdentif
 use crate::certificate::jws::JwsError;
 use crate::certificate::key::KeyError;
 use crate::certificate::ledger::LedgerError;
+use crate::certificate::preflight::Finding;
 use crate::certificate::words::{first_few, one_line};
 
 /// Why an order was not completed.
@@ -63,6 +64,9 @@ pub enum OrderError {
     NoChallenge(String),
     #[error("change the account's key: {0} offers no such change (RFC 8555 §7.3.5)")]
     NoKeyChange(String),
+    /// The CA was not asked: it would have to refuse.
+    #[error("order the certificate: {} (nothing was sent to the CA)", findings(.0))]
+    NotSent(Vec<Finding>),
     #[error("{step}: {}", one_line(source.to_string().as_bytes()))]
     Protocol {
         step: &'static str,
@@ -139,6 +143,7 @@ impl OrderError {
             | Self::Key(_)
             | Self::KeyInUse(_)
             | Self::Ledger(_)
+            | Self::NotSent(_)
             | Self::Protocol { .. }
             | Self::Task(_)
             | Self::TimedOut(_) => RetryAdvice::Retry,
@@ -167,6 +172,8 @@ impl OrderError {
                 HttpError::Problem(problem) => !is_about_the_name(problem),
                 _ => true,
             },
+            // what its names in CAA records are, is its own
+            Self::NotSent(findings) => findings.iter().all(Finding::is_about_the_ca),
             Self::Shared(error) => error.is_the_cas(),
             Self::AuthorizationCount { .. }
             | Self::ExternalAccount(_)
@@ -307,6 +314,11 @@ fn own_subproblem(part: &instant_acme::Subproblem) -> Subproblem {
                 value: identifier.authorized(false).to_string(),
             }),
     }
+}
+
+fn findings(findings: &[Finding]) -> String {
+    let each: Vec<String> = findings.iter().map(Finding::told).collect();
+    first_few(&each, "; ")
 }
 
 fn list(problems: &[IdentifierProblem]) -> String {

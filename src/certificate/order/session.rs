@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::{AcmeClient, OrderError, insist};
 use crate::certificate::account::{AccountKey, Registration};
 use crate::certificate::http::Exchange;
+use crate::certificate::preflight::Ca;
 
 /// What one order speaks through: the shared account, with an exchange of its own.
 pub(super) struct Session {
@@ -23,6 +24,7 @@ pub(super) struct Session {
     pub(super) exchange: Exchange,
     /// Where to ask when a certificate is to be renewed; `None`: this CA does not tell.
     pub(super) renewal_info: Option<String>,
+    pub(super) ca: Ca,
 }
 
 /// What orders share.
@@ -179,6 +181,15 @@ impl AcmeClient {
             .await
             .map_err(|error| OrderError::of(step, error))?;
         let renewal_info = directory["renewalInfo"].as_str().map(str::to_owned);
+        let identities = directory["meta"]["caaIdentities"].as_array();
+        let identities = identities.into_iter().flatten();
+        let identities = identities.filter_map(|name| name.as_str().map(str::to_owned));
+        let ca = Ca {
+            host: self.shared.http.host().to_owned(),
+            identities: identities.collect(),
+            account: url.to_owned(),
+            private: self.shared.http.is_private(),
+        };
         Ok(Session {
             key: key.clone(),
             url: url.to_owned(),
@@ -186,6 +197,7 @@ impl AcmeClient {
             account,
             exchange,
             renewal_info,
+            ca,
         })
     }
 }

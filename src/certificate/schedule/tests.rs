@@ -86,6 +86,7 @@ fn failed(retry: RetryAdvice, now: OffsetDateTime) -> Memory {
     Memory {
         attempts: Some(attempts),
         renewal_info: None,
+        remarks: None,
     }
 }
 
@@ -107,6 +108,7 @@ fn told(
     Memory {
         attempts: None,
         renewal_info: Some(RenewalInfo::after(None, &inquiry, &reply, now, 0.5)),
+        remarks: None,
     }
 }
 

@@ -42,12 +42,19 @@ pub(super) fn rehearse(
     let scratch = settings.state_dir.join("rehearsal");
     let scratch = atomic_file::temporary_beside(&scratch).map_err(|error| failed(&error))?;
     let obtaining = Obtaining::rehearsal(settings, directory, &scratch, clock::system());
-    let ended = obtaining.map(|obtaining| runtime.block_on(obtaining.rehearse(&wanted)));
+    let ended = obtaining.map(|obtaining| {
+        let ended = runtime.block_on(obtaining.rehearse(&wanted)).into_iter();
+        let with_warnings = ended.map(|(name, obtained)| {
+            let warnings = obtaining.warnings(&name);
+            (name, obtained, warnings)
+        });
+        with_warnings.collect::<Vec<_>>()
+    });
     atomic_file::remove(&scratch).map_err(|error| failed(&error))?;
     let ended = ended.map_err(|error| failed(&error))?;
     let certificates = ended
         .into_iter()
-        .map(|(name, obtained)| RenewedCertificate {
+        .map(|(name, obtained, warnings)| RenewedCertificate {
             name: name.to_string(),
             result: match &obtained {
                 Obtained::Stored(_) => RenewalResult::Rehearsed,
@@ -60,6 +67,7 @@ pub(super) fn rehearse(
             },
             next: None,
             limit: None,
+            warnings,
         });
     Ok(Renewed {
         certificates: certificates.collect(),

@@ -55,6 +55,7 @@ impl Limited {
             acme: Some(&client),
             internal: &InternalCa::new(self.host.path()),
             limits: Some(&LETS_ENCRYPT),
+            checks: None,
             clock: &move || at,
             chance: &|| 0.0,
         };

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 use std::fs;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -14,9 +14,24 @@ use super::nginx::free_port;
 pub struct NameServer {
     directory: tempfile::TempDir,
     zones: Vec<Zone>,
+    at: Place,
     port: u16,
+    /// Of the zones' last texts: Knot takes a greater one for newer.
+    serial: u32,
     child: Child,
 }
+
+/// Where it listens, and where the zones say that their authority is.
+#[derive(Clone, Copy)]
+struct Place {
+    listen: Ipv4Addr,
+    authority: Ipv4Addr,
+}
+
+const HERE: Place = Place {
+    listen: Ipv4Addr::LOCALHOST,
+    authority: Ipv4Addr::LOCALHOST,
+};
 
 struct Zone {
     name: String,
@@ -31,27 +46,32 @@ pub const KEY_SECRET: &str = "q3b6IxCyKcVPmMWQAa0wfKq6jvfZhQm3aHV9oUMLqVY=";
 impl NameServer {
     /// Each zone's name, and its records as in a zone file, relative to it, without SOA and NS.
     pub fn start(zones: &[(&str, &str)]) -> Self {
-        let zones = zones.iter().map(|(name, records)| Zone {
-            name: (*name).to_owned(),
-            records: Some((*records).to_owned()),
-        });
-        Self::with(zones.collect())
+        Self::with(zones_of(zones), HERE)
+    }
+
+    /// At another loopback address, so that it can be somebody's authority.
+    pub fn start_at(listen: Ipv4Addr, zones: &[(&str, &str)]) -> Self {
+        let authority = listen;
+        Self::with(zones_of(zones), Place { listen, authority })
+    }
+
+    /// A resolver that remembers what the zones were: what they are, `authority` knows.
+    pub fn remembering(zones: &[(&str, &str)], authority: &Self) -> Self {
+        let authority = authority.at.listen;
+        Self::with(zones_of(zones), Place { authority, ..HERE })
     }
 
     /// As [`NameServer::start`], and it fails at every question about `broken`.
     pub fn start_with_broken(zones: &[(&str, &str)], broken: &str) -> Self {
-        let good = zones.iter().map(|(name, records)| Zone {
-            name: (*name).to_owned(),
-            records: Some((*records).to_owned()),
-        });
-        let broken = Zone {
+        let mut zones = zones_of(zones);
+        zones.push(Zone {
             name: broken.to_owned(),
             records: None,
-        };
-        Self::with(good.chain([broken]).collect())
+        });
+        Self::with(zones, HERE)
     }
 
-    fn with(zones: Vec<Zone>) -> Self {
+    fn with(zones: Vec<Zone>, at: Place) -> Self {
         let root = Zone {
             name: ".".to_owned(),
             records: Some(String::new()),
@@ -61,11 +81,13 @@ impl NameServer {
         for _ in 0..5 {
             let directory = tempfile::tempdir().unwrap();
             let port = free_port();
-            if let Some(child) = try_start(&directory, port, &zones) {
+            if let Some(child) = try_start(&directory, (at.listen, port).into(), at, &zones) {
                 return Self {
                     directory,
                     zones,
+                    at,
                     port,
+                    serial: 1,
                     child,
                 };
             }
@@ -74,20 +96,20 @@ impl NameServer {
     }
 
     pub fn address(&self) -> SocketAddr {
-        ([127, 0, 0, 1], self.port).into()
+        (self.at.listen, self.port).into()
+    }
+
+    /// Lines for the settings file.
+    pub fn settings(&self) -> String {
+        format!("dns: {{resolvers: [\"{}\"]}}\n", self.address())
     }
 
     /// Other records from now on.
     pub fn rewrite(&mut self, zone: &str, records: &str) {
         let at = self.zones.iter().position(|it| it.name == zone).unwrap();
         self.zones[at].records = Some(records.to_owned());
-        // of a later serial: Knot takes it for newer
-        let serial = 2 + fs::read_to_string(zone_file(&self.directory, at))
-            .unwrap()
-            .lines()
-            .find_map(|line| line.split_whitespace().nth(6)?.parse::<u32>().ok())
-            .unwrap_or_default();
-        let text = zone_text(&self.zones[at], serial);
+        self.serial += 1;
+        let text = zone_text(&self.zones[at], self.serial, self.at);
         fs::write(zone_file(&self.directory, at), text).unwrap();
         let status = Command::new(program("knotc"))
             .arg("-c")
@@ -123,19 +145,34 @@ impl Drop for NameServer {
     }
 }
 
-fn try_start(directory: &tempfile::TempDir, port: u16, zones: &[Zone]) -> Option<Child> {
+fn zones_of(zones: &[(&str, &str)]) -> Vec<Zone> {
+    let zones = zones.iter().map(|(name, records)| Zone {
+        name: (*name).to_owned(),
+        records: Some((*records).to_owned()),
+    });
+    zones.collect()
+}
+
+fn try_start(
+    directory: &tempfile::TempDir,
+    address: SocketAddr,
+    at: Place,
+    zones: &[Zone],
+) -> Option<Child> {
     let path = |name: &str| directory.path().join(name);
     let mut config = format!(
-        "server:\n  listen: 127.0.0.1@{port}\n  rundir: {root}\n  udp-workers: 1\n  tcp-workers: 1\n  background-workers: 1\n\
+        "server:\n  listen: {ip}@{port}\n  rundir: {root}\n  udp-workers: 1\n  tcp-workers: 1\n  background-workers: 1\n\
          log:\n  - target: stderr\n    any: warning\n\
          database:\n  storage: {root}\n\
          key:\n  - id: {KEY_NAME}\n    algorithm: hmac-sha256\n    secret: {KEY_SECRET}\n\
          acl:\n  - id: updates\n    action: [update, transfer]\n    key: {KEY_NAME}\n\
          zone:\n",
+        ip = address.ip(),
+        port = address.port(),
         root = directory.path().display(),
     );
-    for (at, zone) in zones.iter().enumerate() {
-        let file = zone_file(directory, at);
+    for (nth, zone) in zones.iter().enumerate() {
+        let file = zone_file(directory, nth);
         let (name, shown) = (&zone.name, file.display());
         writeln!(
             config,
@@ -143,7 +180,7 @@ fn try_start(directory: &tempfile::TempDir, port: u16, zones: &[Zone]) -> Option
         )
         .unwrap();
         if zone.records.is_some() {
-            fs::write(file, zone_text(zone, 1)).unwrap();
+            fs::write(file, zone_text(zone, 1, at)).unwrap();
         }
     }
     fs::write(path("knot.conf"), config).unwrap();
@@ -158,7 +195,7 @@ fn try_start(directory: &tempfile::TempDir, port: u16, zones: &[Zone]) -> Option
         .expect("knotd is installed");
     let deadline = Instant::now() + Duration::from_secs(20);
     loop {
-        if answers(port, &zones[0].name, zones[0].records.is_some()) {
+        if answers(address, &zones[0].name, zones[0].records.is_some()) {
             return Some(child);
         }
         if child.try_wait().unwrap().is_some() || Instant::now() > deadline {
@@ -172,7 +209,7 @@ fn try_start(directory: &tempfile::TempDir, port: u16, zones: &[Zone]) -> Option
 }
 
 /// Whether a question about the zone's SOA has a reply, and that is no SERVFAIL (RFC 1035 §4.1).
-fn answers(port: u16, zone: &str, loads: bool) -> bool {
+fn answers(address: SocketAddr, zone: &str, loads: bool) -> bool {
     let mut question = b"\x12\x34\x00\x00\x00\x01\x00\x00\x00\x00\x00\x00".to_vec();
     for label in zone.split('.').filter(|label| !label.is_empty()) {
         question.push(u8::try_from(label.len()).unwrap());
@@ -184,19 +221,19 @@ fn answers(port: u16, zone: &str, loads: bool) -> bool {
         .set_read_timeout(Some(Duration::from_millis(200)))
         .unwrap();
     let mut reply = [0; 512];
-    socket.connect(("127.0.0.1", port)).is_ok()
+    socket.connect(address).is_ok()
         && socket.send(&question).is_ok()
         && socket.recv(&mut reply).is_ok()
         && (!loads || reply[3] & 15 == 0)
 }
 
-/// Its name server is this very one: `ns.nameserver.test` is in the root.
-fn zone_text(zone: &Zone, serial: u32) -> String {
+/// Its name server is `ns.nameserver.test`, which is in the root.
+fn zone_text(zone: &Zone, serial: u32, at: Place) -> String {
     let origin = zone.name.trim_end_matches('.');
     let records = zone.records.as_deref().unwrap_or_default();
     let glue = match zone.name.as_str() {
-        "." => "ns.nameserver.test. A 127.0.0.1\n",
-        _ => "",
+        "." => format!("ns.nameserver.test. A {}\n", at.authority),
+        _ => String::new(),
     };
     format!(
         "$ORIGIN {origin}.\n$TTL 1\n\

@@ -1,0 +1,222 @@
+//! N: what there is to see before an order: DNS, this host's addresses, and what answers there.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::ifaddrs::getifaddrs;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use super::fetch::{Challenge, Fetched, Surroundings};
+use super::{Ca, Method, Observations, Observed, caa};
+use crate::certificate::Identifier;
+use crate::dns::{Addresses, Caa, Dns, Lookup, Resolver};
+use crate::settings::Settings;
+
+/// What is looked with. Cheap to clone.
+#[derive(Clone)]
+pub struct Checks {
+    dns: Arc<dyn Dns>,
+    /// Where challenges are asked for.
+    port: u16,
+    /// Shared by the clones: each fetch has a socket.
+    at_once: Arc<Semaphore>,
+    /// The operator says whose DNS counts, also for a CA of his own.
+    chosen: bool,
+}
+
+impl Checks {
+    /// Asks nobody yet.
+    pub fn new(settings: &Settings) -> Self {
+        let port = match is_beside_us(&settings.acme.directory) {
+            true => settings.nginx.http_port,
+            false => PORT,
+        };
+        Self {
+            dns: Arc::new(Resolver::new(&settings.dns)),
+            port,
+            at_once: Arc::new(Semaphore::new(FETCHES_AT_ONCE)),
+            chosen: !settings.dns.resolvers.is_empty(),
+        }
+    }
+
+    /// The CA, as far as what is seen here is what it sees.
+    pub fn in_view(&self, ca: Ca) -> Ca {
+        Ca {
+            private: ca.private && !self.chosen,
+            ..ca
+        }
+    }
+
+    /// All that is known of an order: what `vhostd doctor` is to show. Takes some seconds at most.
+    pub async fn observe(
+        &self,
+        identifiers: &[Identifier],
+        ca: Ca,
+        challenge: &Challenge,
+        ahead: Option<time::Duration>,
+    ) -> Observations {
+        let names = self.look_up(identifiers).await;
+        let mut seen = Observations {
+            names,
+            host: host_addresses(),
+            ca: self.in_view(ca),
+            ahead,
+            method: Method::Http01,
+            issued: false,
+        };
+        for fetch in self.fetch_all(&seen, challenge).join_all().await {
+            seen.note(fetch);
+        }
+        seen
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// What DNS says of each, all at once.
+    pub async fn look_up(&self, identifiers: &[Identifier]) -> Vec<Observed> {
+        let names = identifiers
+            .iter()
+            .filter_map(|identifier| match identifier {
+                Identifier::Dns(name) => Some(name.clone()),
+                Identifier::Ip(_) => None,
+            });
+        let names: Vec<String> = names.collect();
+        let levels = names.iter().flat_map(|name| caa::climb(name));
+        let levels: BTreeSet<String> = levels.collect();
+        let (addresses, records) = tokio::join!(self.addresses(names), self.caa(levels));
+        let observed = identifiers.iter().map(|identifier| match identifier {
+            Identifier::Dns(name) => Observed {
+                identifier: identifier.clone(),
+                addresses: addresses.get(name).cloned(),
+                caa: caa::climb(name)
+                    .into_iter()
+                    .map(|level| {
+                        let said = records.get(&level).cloned();
+                        (level, said)
+                    })
+                    .collect(),
+                fetched: Vec::new(),
+            },
+            Identifier::Ip(address) => Observed {
+                identifier: identifier.clone(),
+                addresses: Some(Addresses::of(*address)),
+                caa: Vec::new(),
+                fetched: Vec::new(),
+            },
+        });
+        observed.collect()
+    }
+
+    /// Of those that answered in time.
+    async fn addresses(&self, names: Vec<String>) -> BTreeMap<String, Addresses> {
+        let mut asked = JoinSet::new();
+        for name in names {
+            let dns = self.dns.clone();
+            asked.spawn(async move {
+                let found = timeout(LIMIT, dns.addresses(&name)).await;
+                found.ok().map(|found| (name, found))
+            });
+        }
+        asked.join_all().await.into_iter().flatten().collect()
+    }
+
+    async fn caa(&self, names: BTreeSet<String>) -> BTreeMap<String, Lookup<Vec<Caa>>> {
+        let mut asked = JoinSet::new();
+        for name in names {
+            let dns = self.dns.clone();
+            asked.spawn(async move {
+                let found = timeout(LIMIT, dns.caa(&name)).await;
+                found.ok().map(|found| (name, found))
+            });
+        }
+        asked.join_all().await.into_iter().flatten().collect()
+    }
+
+    /// Asks for the challenge at the addresses of each name. What is dropped is not waited for.
+    pub fn fetch_all(&self, seen: &Observations, challenge: &Challenge) -> JoinSet<Fetch> {
+        let mut asked = JoinSet::new();
+        for (of, observed) in seen.names.iter().enumerate() {
+            let addresses = observed.addresses.iter().flat_map(Addresses::all);
+            for address in addresses.take(MOST_ADDRESSES) {
+                let (me, challenge) = (self.clone(), challenge.clone());
+                let (name, host) = (observed.identifier.to_string(), seen.host.clone());
+                asked.spawn(async move {
+                    // never closed: an error cannot come
+                    let _turn = me.at_once.acquire().await;
+                    let around = Surroundings {
+                        dns: &*me.dns,
+                        host: &host,
+                    };
+                    let fetched = timeout(LIMIT, challenge.fetch(&name, address, &around)).await;
+                    let late = || Fetched::Failed(format!("no answer within {LIMIT:?}"));
+                    Fetch {
+                        of,
+                        address,
+                        fetched: fetched.unwrap_or_else(|_| late()),
+                    }
+                });
+            }
+        }
+        asked
+    }
+}
+
+/// What was answered at an address.
+#[derive(Debug)]
+pub struct Fetch {
+    /// Which of the names.
+    of: usize,
+    address: IpAddr,
+    fetched: Fetched,
+}
+
+impl Observations {
+    pub(super) fn note(&mut self, fetch: Fetch) {
+        if let Some(observed) = self.names.get_mut(fetch.of) {
+            observed.fetched.push((fetch.address, fetch.fetched));
+        }
+    }
+}
+
+impl fmt::Debug for Checks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Checks")
+            .field("port", &self.port)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What the interfaces have. An error is as no address: what is not known to be ours is looked at.
+pub fn host_addresses() -> Vec<IpAddr> {
+    let interfaces = getifaddrs().into_iter().flatten();
+    let addresses = interfaces.filter_map(|interface| {
+        let address = interface.address?;
+        let v4 = address.as_sockaddr_in().map(|it| IpAddr::V4(it.ip()));
+        v4.or_else(|| address.as_sockaddr_in6().map(|it| IpAddr::V6(it.ip())))
+    });
+    let addresses: BTreeSet<IpAddr> = addresses.collect();
+    addresses.into_iter().collect()
+}
+
+/// A CA on this very host, as in a test, asks for challenges where nginx really listens.
+fn is_beside_us(directory: &str) -> bool {
+    let url = directory.parse::<http::Uri>().ok();
+    let host = url.as_ref().and_then(http::Uri::host).unwrap_or_default();
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost" || bare.parse().is_ok_and(|it: IpAddr| it.is_loopback())
+}
+
+/// RFC 8555 §8.3.
+const PORT: u16 = 80;
+/// For all of a step: a name that is slow to answer keeps no order waiting for longer.
+const LIMIT: Duration = Duration::from_secs(2);
+const FETCHES_AT_ONCE: usize = 16;
+/// Of one name; a CDN has more, which are alike.
+const MOST_ADDRESSES: usize = 4;
