@@ -122,6 +122,9 @@ pub struct RenewedCertificate {
     pub next: Option<String>,
     /// What the CA will not do for it for a while, after what was done now.
     pub limit: Option<String>,
+    /// Of the ACME CA that the stored certificate is from.
+    #[serde(default)]
+    pub directory: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]

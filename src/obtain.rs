@@ -392,6 +392,10 @@ pub fn outcome(
             Some(Obtained::Stored(_)) => obtaining.limit(wanted)?,
             _ => None,
         },
+        directory: stored
+            .as_ref()
+            .and_then(|stored| stored.origin.as_ref())
+            .map(|origin| origin.directory.clone()),
     };
     let failed = |error: &str, next: Option<OffsetDateTime>| RenewedCertificate {
         result: RenewalResult::Failed,

@@ -56,6 +56,9 @@ pub struct CertificateShown {
     pub identifiers: Vec<String>,
     pub state: CertificateWord,
     pub issuer: String,
+    /// Of the ACME CA that it is from.
+    #[serde(default)]
+    pub directory: Option<String>,
     pub not_before: Option<String>,
     pub not_after: Option<String>,
     pub renew_at: Option<String>,
@@ -229,6 +232,7 @@ fn of_wanted(
             identifiers: words(&wanted.identifiers),
             state: CertificateWord::Pending,
             issuer: issuer(wanted.issuer),
+            directory: None,
             not_before: None,
             not_after: None,
             renew_at: None,
@@ -273,6 +277,7 @@ fn of_stored(stored: &StoredCertificate, suggestion: Option<&Suggestion>) -> Cer
             false => CertificateWord::Valid,
         },
         issuer: issuer(stored.issuer),
+        directory: stored.origin.as_ref().map(|it| it.directory.clone()),
         not_before: rfc3339(stored.validity.not_before),
         not_after: rfc3339(stored.validity.not_after),
         renew_at: match placeholder {

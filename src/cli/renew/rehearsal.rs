@@ -60,6 +60,7 @@ pub(super) fn rehearse(
             },
             next: None,
             limit: None,
+            directory: Some(directory.to_owned()),
         });
     Ok(Renewed {
         certificates: certificates.collect(),
