@@ -125,6 +125,9 @@ pub struct RenewedCertificate {
     /// What looked odd at the order.
     #[serde(default)]
     pub warnings: Vec<String>,
+    /// Of the ACME CA that the stored certificate is from.
+    #[serde(default)]
+    pub directory: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]

@@ -408,6 +408,10 @@ pub fn outcome(
             Some(_) => obtaining.warnings(&wanted.name),
             None => Vec::new(),
         },
+        directory: stored
+            .as_ref()
+            .and_then(|stored| stored.origin.as_ref())
+            .map(|origin| origin.directory.clone()),
     };
     let failed = |error: &str, next: Option<OffsetDateTime>| RenewedCertificate {
         result: RenewalResult::Failed,

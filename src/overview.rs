@@ -62,6 +62,9 @@ pub struct CertificateShown {
     pub key_type: Option<KeyType>,
     pub state: CertificateWord,
     pub issuer: String,
+    /// Of the ACME CA that it is from.
+    #[serde(default)]
+    pub directory: Option<String>,
     pub not_before: Option<String>,
     pub not_after: Option<String>,
     pub renew_at: Option<String>,
@@ -267,6 +270,7 @@ fn of_wanted(
             key_type: Some(wanted.key_type),
             state: CertificateWord::Pending,
             issuer: issuer(wanted.issuer),
+            directory: None,
             not_before: None,
             not_after: None,
             renew_at: None,
@@ -318,6 +322,7 @@ fn of_stored(stored: &StoredCertificate, suggestion: Option<&Suggestion>) -> Cer
             false => CertificateWord::Valid,
         },
         issuer: issuer(stored.issuer),
+        directory: stored.origin.as_ref().map(|it| it.directory.clone()),
         not_before: rfc3339(stored.validity.not_before),
         not_after: rfc3339(stored.validity.not_after),
         renew_at: match stored.issuer {

@@ -101,6 +101,8 @@ pub struct Wait {
     pub why: String,
     /// Until a person did something at the CA.
     pub for_a_person: bool,
+    /// Control of a name could not be proven: another CA would not believe it either.
+    pub of_failures: bool,
 }
 
 /// What was used at one CA, and what it refused.
@@ -176,6 +178,7 @@ impl Budget {
                 until: refused.until,
                 why: refused.why.clone(),
                 for_a_person: refused.for_a_person,
+                of_failures: false,
             })
         });
         let failures = limits.into_iter().flat_map(|limits| {
@@ -192,6 +195,7 @@ impl Budget {
                 until,
                 why: format!("order now: the CA allows {}", allowed(&subject, rate)),
                 for_a_person: false,
+                of_failures: matches!(subject, Subject::Identifier(_)),
             })
         });
         refused.chain(used).max_by_key(|wait| wait.until)

@@ -163,7 +163,7 @@ fn postponed(request: &CertificateRequest, tools: Tools<'_>, wait: &Wait) -> Obt
     let now = (tools.clock)();
     let previous = tools.ledger.attempts_of(&request.name).ok().flatten();
     let attempts = Attempts::postponed(previous.as_ref(), request, wait, now);
-    let attempts = match tools.acme {
+    let attempts = match tools.acme.filter(|_| !wait.of_failures) {
         Some(acme) => attempts.blaming(acme.directory(), false, now),
         None => attempts,
     };

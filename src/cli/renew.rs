@@ -175,6 +175,12 @@ impl Renew {
     }
 }
 
+/// Of a URL, with its port.
+pub(super) fn host(directory: &str) -> &str {
+    let behind = directory.split_once("://").map_or(directory, |(_, it)| it);
+    behind.split('/').next().unwrap_or_default()
+}
+
 pub(super) fn say(renewed: &Renewed) {
     let mut nothing = true;
     for one in &renewed.certificates {
@@ -182,7 +188,11 @@ pub(super) fn say(renewed: &Renewed) {
         let next = one.next.as_deref().unwrap_or("-");
         match one.result {
             RenewalResult::Renewed => {
-                output::success(&format!("{} renewed, valid until {until}", one.name))
+                let by = one
+                    .directory
+                    .as_deref()
+                    .map_or_else(String::new, |directory| format!(" by {}", host(directory)));
+                output::success(&format!("{} renewed{by}, valid until {until}", one.name))
             }
             RenewalResult::NotDue => {
                 output::line(&format!(

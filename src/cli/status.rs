@@ -4,6 +4,7 @@ use clap::Args;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use super::renew::host;
 use super::{Exit, open, output, reload, verdict};
 use crate::clock;
 use crate::control::Question;
@@ -228,6 +229,20 @@ fn print_incidents(shown: &Overview) {
     }
 }
 
+/// Where certificates are of several CAs, also which.
+fn issuer(certificate: &CertificateShown, shown: &Overview) -> String {
+    let directories = shown.certificates.iter();
+    let mut directories = directories.filter_map(|it| it.directory.as_ref());
+    let several = match directories.next() {
+        Some(first) => directories.any(|other| other != first),
+        None => false,
+    };
+    match &certificate.directory {
+        Some(directory) if several => format!("{} by {}", certificate.issuer, host(directory)),
+        _ => certificate.issuer.clone(),
+    }
+}
+
 fn width(lengths: impl Iterator<Item = usize>, header: &str) -> usize {
     lengths.max().unwrap_or_default().max(header.len())
 }
@@ -269,7 +284,7 @@ fn words_of(certificate: &CertificateShown, now: OffsetDateTime) -> String {
         _ => "placeholder",
     };
     let words = match certificate.state {
-        CertificateWord::Valid => format!("{}, {days} days left", certificate.issuer),
+        CertificateWord::Valid => format!("{}, {days} days left", issuer(certificate, shown)),
         CertificateWord::Pending => "pending".into(),
         CertificateWord::Placeholder => output::doubtful("placeholder, browsers warn"),
         CertificateWord::Failing => output::bad(&format!("{instead}, failing")),

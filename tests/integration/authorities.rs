@@ -16,6 +16,7 @@ use time::format_description::well_known::Rfc3339;
 use super::support::app::App;
 use super::support::client;
 use super::support::host::Host;
+use super::support::mock_ca::{Asked, MockCa, Resource};
 use super::support::nginx::{NginxHost, free_port};
 use super::support::pebble::Pebble;
 use super::support::wait_for;
@@ -87,6 +88,13 @@ fn a_first_ca_that_keeps_failing_is_replaced_by_the_second_and_comes_back_with_t
     let_the_next_attempt_come(&host);
     let renew = host.vhostd(&["renew"]);
     assert_eq!(renew.status, 0, "{renew:?}");
+    let by = second
+        .directory_url()
+        .replace("https://", "renewed by ")
+        .replace("/dir", ",");
+    assert!(renew.stdout.contains(&by), "{renew:?}");
+    let directory = host.certificate(NAME).unwrap()["directory"].clone();
+    assert_eq!(directory, second.directory_url());
     assert_eq!(second.finalized(), 1);
     second.verify(&chain(&host), NAME);
     assert!(
@@ -136,6 +144,35 @@ fn who_asks_for_a_certificate_now_is_not_kept_waiting_for_a_ca_that_is_out_of_re
         "{}",
         daemon.log()
     );
+}
+
+#[test]
+fn a_ca_that_allows_no_order_for_hours_is_passed_over_at_once_where_nothing_good_is_served() {
+    let nginx = NginxHost::new();
+    let (ca, second) = (
+        MockCa::start(nginx.http_port),
+        Pebble::start(nginx.http_port),
+    );
+    ca.answer_otherwise(|asked: &Asked, reply| {
+        if asked.resource == Resource::NewOrder {
+            let limited = "urn:ietf:params:acme:error:rateLimited";
+            reply.body = serde_json::json!({"type": limited, "detail": "too many"})
+                .to_string()
+                .into_bytes();
+            reply.status = 429;
+            reply.set("Content-Type", "application/problem+json");
+            reply.set("Retry-After", "7200");
+        }
+    });
+    let (directory, ca_file) = (ca.directory_url(), ca.ca_file());
+    let first = format!("{{directory: {directory}, ca_file: {}}}", ca_file.display());
+    let host = Host::on(nginx, &several(&first, &second));
+    let app = App::start();
+    host.drop_app("hello", NAME, &app);
+    let reload = host.vhostd(&["reload", "--wait"]);
+    assert_eq!(reload.status, 0, "{reload:?}");
+    assert_eq!((ca.asked(Resource::NewOrder), second.finalized()), (1, 1));
+    second.verify(&chain(&host), NAME);
 }
 
 #[test]

@@ -80,6 +80,7 @@ fn after_five_failures_an_hour_a_name_waits_and_no_other() {
     let set = names(&["a.example.com", "b.example.com"]);
     let wait = admit(&mut budget, &new(&set), now()).unwrap_err();
     assert_eq!(wait.until, now() + Duration::minutes(12));
+    assert!(wait.of_failures, "no reason to ask another CA");
     admit(&mut budget, &new(&names(&["b.example.com"])), now()).unwrap();
 }
 

@@ -85,7 +85,7 @@ impl RollOver {
         let failed = rolled.iter().any(|one| one.error.is_some());
         for one in rolled.iter().filter(|_| !self.json) {
             match &one.error {
-                Some(error) => output::error(error),
+                Some(error) => output::error(&format!("{}: {error}", one.directory)),
                 None => output::success(&format!(
                     "the account at {} has another key; keep a copy of its file",
                     one.directory

@@ -68,6 +68,7 @@ pub(super) fn rehearse(
             next: None,
             limit: None,
             warnings,
+            directory: Some(directory.to_owned()),
         });
     Ok(Renewed {
         certificates: certificates.collect(),

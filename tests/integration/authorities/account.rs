@@ -1,7 +1,7 @@
 //! `vhostd account`
 
 use super::*;
-use crate::support::mock_ca::{Asked, MockCa, Resource, edit};
+use crate::support::mock_ca::edit;
 
 #[test]
 fn show_tells_who_we_are_and_which_caa_records_let_nobody_else_issue() {

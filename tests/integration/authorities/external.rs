@@ -73,3 +73,24 @@ fn a_ca_that_takes_only_customers_says_what_is_missing_and_gets_the_binding_once
     fs::remove_file(path).unwrap();
     assert_eq!(host.vhostd(&["renew", "hello", "--force"]).status, 0);
 }
+
+#[test]
+fn a_later_ca_takes_the_binding_a_key_change_and_an_order_by_the_new_key_too() {
+    let nginx = NginxHost::new();
+    let builder = Pebble::builder(nginx.http_port).external_account(KEY_ID, MAC_KEY);
+    let Some(builder) = builder.later() else {
+        return;
+    };
+    let pebble = builder.alternate_roots(1).start();
+    let host = Host::on(nginx, "tls: internal\n");
+    key_file(&host, MAC_KEY);
+    bound(&host, &pebble);
+    let app = App::start();
+    host.drop_app("hello", NAME, &app);
+    assert_eq!(host.vhostd(&["reload", "--wait"]).status, 0);
+    let rolled = host.vhostd(&["account", "roll-over", "127.0.0.1"]);
+    assert_eq!(rolled.status, 0, "{rolled:?}");
+    let renew = host.vhostd(&["renew", "hello", "--force"]);
+    assert_eq!(renew.status, 0, "{renew:?}");
+    pebble.verify(&chain(&host), NAME);
+}

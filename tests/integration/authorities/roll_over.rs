@@ -151,7 +151,6 @@ fn killed_at_any_moment_certificates_are_renewed_on() {
 
 #[test]
 fn a_fallbacks_account_rolls_over_alone_and_a_ca_without_a_key_change_is_left_alone() {
-    use crate::support::mock_ca::MockCa;
     let nginx = NginxHost::new();
     let (ca, second) = (
         MockCa::start(nginx.http_port),
