@@ -265,13 +265,13 @@ fn certificate_words(vhost: &VhostStatus, shown: &Overview, now: OffsetDateTime)
     match theirs.is_empty() {
         true => "pending".into(),
         false => {
-            let words = theirs.iter().map(|it| words_of(it, now));
+            let words = theirs.iter().map(|it| words_of(it, shown, now));
             words.collect::<Vec<_>>().join("; ")
         }
     }
 }
 
-fn words_of(certificate: &CertificateShown, now: OffsetDateTime) -> String {
+fn words_of(certificate: &CertificateShown, shown: &Overview, now: OffsetDateTime) -> String {
     let further = certificate.further();
     let until = certificate
         .not_after
