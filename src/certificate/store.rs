@@ -221,8 +221,12 @@ impl CertificateStore {
         problems: &mut Vec<Diagnostic>,
     ) -> Result<std::collections::BTreeMap<CertificateName, StoredCertificate>, StoreError> {
         let mut all = std::collections::BTreeMap::new();
-        for name in names_in(base)? {
-            let versions = self.versions(&home(base, &name), &name, problems)?;
+        // each directory is read once: there may be thousands
+        let mut homes = levels::tops_in(base)?;
+        while let Some((name, home)) = homes.pop() {
+            let entries = entries(&home)?;
+            homes.extend(levels::further_among(&entries, &name, &home));
+            let versions = self.versions_among(entries, &home, &name, problems);
             if let Some(newest) = newest(&versions) {
                 all.insert(name, newest.certificate.clone());
             }
@@ -237,8 +241,19 @@ impl CertificateStore {
         name: &CertificateName,
         problems: &mut Vec<Diagnostic>,
     ) -> Result<Vec<Version>, StoreError> {
+        let entries = entries(directory)?;
+        Ok(self.versions_among(entries, directory, name, problems))
+    }
+
+    fn versions_among(
+        &self,
+        entries: Vec<String>,
+        directory: &Path,
+        name: &CertificateName,
+        problems: &mut Vec<Diagnostic>,
+    ) -> Vec<Version> {
         let mut versions = Vec::new();
-        for serial in entries(directory)? {
+        for serial in entries {
             if serial == CURRENT || is_level(&serial) {
                 continue;
             }
@@ -251,7 +266,7 @@ impl CertificateStore {
                 ),
             }
         }
-        Ok(versions)
+        versions
     }
 
     fn version(&self, path: &Path, name: &CertificateName) -> Result<Version, String> {

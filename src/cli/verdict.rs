@@ -2,6 +2,7 @@
 
 use super::Exit;
 use super::output;
+use crate::certificate::CertificateName;
 use crate::reconcile::report::{Outcome, Report};
 
 /// Whether a command's NAME means this vhost: its app, itself, or one of its names.
@@ -32,10 +33,12 @@ pub(super) fn concerning(mut report: Report, names: &[String]) -> Report {
         let app = |vhost: &str| vhost.split('#').next() == Some(&rejected.name);
         any_matches(names, &rejected.name, &[]) || vhosts.iter().any(|vhost| app(&vhost.name))
     });
+    // of each type of key one
     let theirs = |name: &String| {
+        let base = CertificateName::from_file_name(name).map(|name| name.base().to_owned());
         vhosts
             .iter()
-            .any(|vhost| vhost.certificate.as_ref() == Some(name))
+            .any(|vhost| base.is_some() && vhost.certificate == base)
     };
     report.certificates.ordered.retain(theirs);
     report.certificates.pending.retain(theirs);

@@ -36,6 +36,8 @@ pub struct Entrances {
     pub taken: Vec<(SocketAddr, String)>,
     /// What a vhost has that says nothing of TLS.
     pub tls: TlsDefaults,
+    /// Addresses of apps that ask for nothing any more and serve on as they do.
+    pub kept: Vec<ServerName>,
 }
 
 /// A reason and a hint.
@@ -132,7 +134,7 @@ impl Entrances {
         }
         let ours = self.ours.iter();
         let mut here = ours.filter(|entrance| arrivals.contains(&entrance.socket));
-        here.find_map(|Entrance { socket, default_server }| {
+        let foreign = here.find_map(|Entrance { socket, default_server }| {
             let why = format!(
                 "a client of `{name}` names no host, so it gets the certificate of the default server of {socket}"
             );
@@ -145,7 +147,16 @@ impl Entrances {
                     Some((format!("{why}, which is not vhostd's"), OFF_HINT))
                 }
             }
-        })
+        });
+        let kept = || {
+            let mut kept = self.kept.iter().filter(|kept| *kept != name);
+            let other = kept.find(|kept| self.shared(name, kept).is_some())?;
+            let reason = format!(
+                "clients of `{name}` name no host, and can only get the certificate of `{other}`, which serves on though its file is rejected"
+            );
+            Some((reason, SHARED_HINT))
+        };
+        foreign.or_else(kept)
     }
 
     /// Where clients of both addresses arrive.
@@ -200,6 +211,7 @@ mod tests {
             }],
             taken: vec![("192.0.2.9:443".parse().unwrap(), "/etc/nginx/y:7".into())],
             tls: TlsMode::Auto.into(),
+            kept: vec!["192.0.2.10".parse().unwrap()],
         };
         let against = |of: DefaultServerOf, name: &str| {
             let objection = entrances(of).against(&name.parse().unwrap());
@@ -216,7 +228,12 @@ mod tests {
                 .unwrap()
                 .ends_with("not vhostd's")
         );
-        assert_eq!(against(DefaultServerOf::Us, "192.0.2.7"), None);
+        let kept = against(DefaultServerOf::Us, "192.0.2.7").unwrap();
+        assert!(
+            kept.contains("the certificate of `192.0.2.10`, which serves on"),
+            "{kept}"
+        );
+        assert_eq!(against(DefaultServerOf::Us, "192.0.2.10"), None);
         assert_eq!(against(by_hand(), "a.example"), None);
         let taken = against(DefaultServerOf::Us, "192.0.2.9").unwrap();
         assert!(taken.starts_with("/etc/nginx/y:7 listens on 192.0.2.9:443 itself"));

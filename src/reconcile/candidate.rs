@@ -19,7 +19,9 @@ use super::quarantine::Quarantine;
 use super::setback::Setback;
 use super::{ReconcileError, Request, neighbours};
 use crate::certificate::{CertificateInventory, WantedCertificate};
-use crate::desired::{self, Accepted, DesiredState, DesiredTls, HostFacts, Owners, Rejection};
+use crate::desired::{
+    self, Accepted, DesiredState, DesiredTls, Entrances, HostFacts, Owners, Rejection,
+};
 use crate::generation::TestedGeneration;
 use crate::generation::manifest::{AppSource, Manifest, ServedName};
 use crate::installation::Installation;
@@ -241,11 +243,14 @@ impl<'a> Candidate<'a> {
     fn accept(&self) -> Result<Accepted, ReconcileError> {
         let owners = self.installation.owners()?;
         let mut given = self.intent.given(owners, self.taken_names());
-        given.entrances = Some(neighbours::entrances(
-            &self.installation.settings,
-            &self.survey,
-            self.installation.has_ipv6,
-        ));
+        given.entrances = Some(Entrances {
+            kept: self.addresses_of(&self.intent.frozen),
+            ..neighbours::entrances(
+                &self.installation.settings,
+                &self.survey,
+                self.installation.has_ipv6,
+            )
+        });
         let mut candidates = Vec::new();
         for candidate in &self.intent.candidates {
             match self.served_version(candidate) {

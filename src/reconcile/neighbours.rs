@@ -58,6 +58,7 @@ pub fn entrances(settings: &Settings, survey: &Survey, has_ipv6: bool) -> Entran
         ours: ours.iter().map(entrance).collect(),
         taken: takers(survey, &sockets),
         tls: settings.tls_defaults(),
+        kept: Vec::new(),
     }
 }
 

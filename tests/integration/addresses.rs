@@ -113,6 +113,12 @@ fn an_address_of_an_app_whose_bytes_are_kept_is_spoken_for() {
     host.wait_for_https("hello.internal", "/", &trust);
     let renewed = host.vhostd(&["renew", "hello", "--force"]);
     assert_eq!(renewed.status, 0, "{renewed:?}");
+    host.drop_app("second", OTHER, &app);
+    let report = host.reload_ends(3, "unchanged");
+    let rejected = report["rejected"].as_array().unwrap().iter();
+    let reasons = rejected.filter_map(|rejected| rejected["reason"].as_str());
+    let mut reasons = reasons.filter(|reason| reason.contains("which serves on though"));
+    assert!(reasons.next().is_some(), "{report}");
     assert_eq!(visit(&host, ADDRESS, &trust), Some((200, "address".into())));
 }
 

@@ -203,6 +203,8 @@ fn a_further_type_that_fails_does_not_hold_up_the_first() {
         serde_json::json!([FURTHER]),
         "{report}"
     );
+    let named = host.vhostd(&["reload", "hello", "--wait"]);
+    assert_eq!(named.status, 4, "{named:?}");
     let served = leaves(&host, &pebble.issuing_root());
     assert!(served.ecdsa.is_some() && served.rsa.is_none(), "{served:?}");
     let failing = host.certificate(FURTHER).unwrap();

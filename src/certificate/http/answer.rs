@@ -331,9 +331,6 @@ mod tests {
         );
         let object = DirectoryObject::parse(text.as_bytes()).unwrap();
         let json = String::from_utf8(object.to_json().unwrap()).unwrap();
-        assert!(
-            json.ends_with(r#","caaIdentities":["ca.example"]}"#),
-            "{json}"
-        );
+        assert!(json.contains(r#""caaIdentities":["ca.example"]"#), "{json}");
     }
 }

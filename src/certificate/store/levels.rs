@@ -50,16 +50,35 @@ pub(super) fn top(home: &Path) -> &Path {
 /// The certificates below `base`, each after those of its further types.
 pub(super) fn names_in(base: &Path) -> Result<Vec<CertificateName>, StoreError> {
     let mut names = Vec::new();
-    for entry in entries(base)? {
-        let Some(name) = CertificateName::from_file_name(&entry) else {
-            continue;
-        };
-        if name.further().is_none() {
-            names.extend(further_in(&base.join(&entry)).map(|it| name.of_further(it)));
-            names.push(name);
-        }
+    for (name, top) in tops_in(base)? {
+        names.extend(further_in(&top).map(|key_type| name.of_further(key_type)));
+        names.push(name);
     }
     Ok(names)
+}
+
+/// Those of the first type, each with its directory.
+pub(super) fn tops_in(base: &Path) -> Result<Vec<(CertificateName, PathBuf)>, StoreError> {
+    let entries = entries(base)?;
+    let top = |entry: &String| {
+        let name = CertificateName::from_file_name(entry)?;
+        name.further().is_none().then(|| (name, base.join(entry)))
+    };
+    Ok(entries.iter().filter_map(top).collect())
+}
+
+/// Those of further types, of which one of the first type has `entries` in its directory `top`.
+pub(super) fn further_among(
+    entries: &[String],
+    name: &CertificateName,
+    top: &Path,
+) -> Vec<(CertificateName, PathBuf)> {
+    // a further type has none
+    if name.further().is_some() || !entries.iter().any(|entry| is_level(entry)) {
+        return Vec::new();
+    }
+    let further = further_in(top).map(|it| (name.of_further(it), top.join(it.as_str())));
+    further.collect()
 }
 
 fn further_in(top: &Path) -> impl Iterator<Item = KeyType> {

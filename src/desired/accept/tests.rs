@@ -47,6 +47,7 @@ fn with_entrances(owners: Owners) -> Given {
             ours: ["0.0.0.0:443", "[::]:443"].map(entrance).into(),
             taken: Vec::new(),
             tls: TlsMode::Internal.into(),
+            kept: Vec::new(),
         }),
         ..Given::default()
     }

@@ -12,7 +12,7 @@ use crate::generation::manifest::{Manifest, ServedName};
 use crate::reconcile::ReconcileError;
 use crate::reconcile::proof::fingerprint;
 use crate::render::digest_of;
-use crate::vhost::AppName;
+use crate::vhost::{AppName, ServerName};
 
 /// A file of the active generation, whose, and its bytes.
 type FrozenFile = (PathBuf, AppName, Vec<u8>);
@@ -85,6 +85,16 @@ impl Candidate<'_> {
         let speakers = self.speakers(frozen).into_iter();
         speakers
             .map(|(address, stored)| (address, CertificateFiles::from(stored)))
+            .collect()
+    }
+
+    /// The addresses of those apps that the active generation serves over TLS.
+    pub(super) fn addresses_of(&self, apps: &BTreeSet<AppName>) -> Vec<ServerName> {
+        let names = self.active.names.iter();
+        let theirs = names.filter(|name| name.leaf.is_some() && apps.contains(name.vhost.app()));
+        let addresses = theirs.filter(|name| name.address().is_some());
+        addresses
+            .filter_map(|name| name.host.parse().ok())
             .collect()
     }
 

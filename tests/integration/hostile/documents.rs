@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use vhostd::certificate::{Identifier, Issuer, WantedCertificate};
@@ -212,12 +213,16 @@ fn benign(app: &App) -> (App, Values) {
             .iter_mut()
             .chain(&mut vhost.redirect_from);
         for (place, name) in names.enumerate() {
-            let marker = match name.value.is_wildcard() {
-                true => format!("*.n{index}-{place}-.benign.example").replace("-.", "."),
-                false => format!("n{index}-{place}.benign.example"),
+            let marker = match name.value.to_identifier() {
+                _ if name.value.is_wildcard() => format!("*.n{index}-{place}.benign.example"),
+                Identifier::Dns(_) => format!("n{index}-{place}.benign.example"),
+                // of its kind, which decides where it is reached; none begins as another one does
+                Identifier::Ip(IpAddr::V4(_)) => format!("198.51.{}.{}", 100 + index, 100 + place),
+                Identifier::Ip(IpAddr::V6(_)) => format!("[2001:db8:{index:x}::1:{place:x}]"),
             };
-            values.push((marker.clone(), name.value.as_str().to_owned()));
-            *name = located(marker.parse::<ServerName>().unwrap());
+            let marker: ServerName = marker.parse().unwrap();
+            values.push((marker.to_string(), name.value.as_str().to_owned()));
+            *name = located(marker);
         }
         if let Some(root) = &mut vhost.root {
             let marker = format!("/srv/benign-{index}");
