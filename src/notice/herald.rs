@@ -27,7 +27,11 @@ use vigil::Vigil;
 
 /// The daemon's end. What it is told is looked at soon; nothing of it waits.
 #[derive(Debug)]
-pub struct Herald(watch::Sender<News>);
+pub struct Herald {
+    /// `None` once it is to end.
+    news: Option<watch::Sender<News>>,
+    thread: Option<thread::JoinHandle<()>>,
+}
 
 impl Herald {
     /// Starts the thread, which ends when this is dropped.
@@ -35,38 +39,58 @@ impl Herald {
         let (sender, receiver) = watch::channel(News::of(installation));
         let runtime = runtime()?;
         let name = thread::Builder::new().name("herald".to_owned());
-        name.spawn(move || {
+        let thread = name.spawn(move || {
             runtime.block_on(keep_watch(receiver, clock));
             // whoever hangs in a look-up of a name is not waited for
             runtime.shutdown_background();
         })?;
-        Ok(Self(sender))
+        Ok(Self {
+            news: Some(sender),
+            thread: Some(thread),
+        })
     }
 
     pub fn applied(&self, applied: &Applied) {
-        self.0.send_if_modified(|news| {
-            let before = news.clone();
-            news.applied(applied);
-            !news.says_the_same(&before)
-        });
+        self.tell(|news| news.applied(applied));
     }
 
     pub fn failed(&self, error: &ReconcileError) {
-        self.0.send_if_modified(|news| {
-            let before = news.clone();
-            news.failed(error);
-            !news.says_the_same(&before)
-        });
+        self.tell(|news| news.failed(error));
     }
 
-    /// An order has ended.
+    /// An order has ended, or somebody wants it looked at.
     pub fn stir(&self) {
-        self.0.send_modify(|_| {});
+        if let Some(sender) = &self.news {
+            sender.send_modify(|_| {});
+        }
     }
 
     pub fn reopened(&self, installation: &Arc<Installation>) {
-        self.0
-            .send_modify(|news| news.installation = installation.clone());
+        if let Some(sender) = &self.news {
+            sender.send_modify(|news| news.installation = installation.clone());
+        }
+    }
+
+    /// What says the same again wakes nobody.
+    fn tell(&self, change: impl FnOnce(&mut News)) {
+        if let Some(sender) = &self.news {
+            sender.send_if_modified(|news| {
+                let before = news.clone();
+                change(news);
+                !news.says_the_same(&before)
+            });
+        }
+    }
+}
+
+impl Drop for Herald {
+    /// It ends between two steps: nothing is written after that, and nobody is waited for who was
+    /// being told.
+    fn drop(&mut self) {
+        self.news = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
     }
 }
 

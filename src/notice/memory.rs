@@ -142,9 +142,16 @@ impl Memory {
     }
 }
 
-/// Makes it where it is missing.
+/// Makes it where it is missing, but not the state directory: that may have been removed.
 pub(crate) fn directory(state_dir: &Path) -> Result<PathBuf, WriteError> {
     let directory = state_dir.join(DIRECTORY);
+    if !state_dir.is_dir() {
+        return Err(WriteError {
+            operation: "create",
+            path: directory,
+            source: io::ErrorKind::NotFound.into(),
+        });
+    }
     if !directory.is_dir() {
         atomic_file::create_directory(&directory, 0o700)?;
     }
@@ -226,6 +233,7 @@ mod tests {
         assert_eq!(Memory::read(state).unwrap(), Memory::default());
         Memory::forget(state).unwrap();
         assert!(!state.join("notices/memory.json").exists());
+        assert!(take_turn(&state.join("gone")).is_err() && !state.join("gone").exists());
         let turn = take_turn(state).unwrap();
         assert!(turn.is_some() && take_turn(state).unwrap().is_none());
         drop(turn);
