@@ -120,17 +120,20 @@ async fn tell_once(news: News, clock: Clock, limit: Duration) -> Vec<String> {
     watchman.look(&news);
     loop {
         watchman.start_sending(&news, Some(end));
-        let wake = watchman.next_sending(&news).unwrap_or(end).min(end);
-        if watchman.sending.is_empty() && (watchman.is_done() || Instant::now() >= end) {
+        // none where all is sent, or the next attempt comes too late
+        let next = watchman.next_sending(&news).filter(|next| *next < end);
+        if watchman.sending.is_empty() && next.is_none() {
             break;
         }
+        let wake = next.unwrap_or(end);
         tokio::select! {
             Some(delivered) = watchman.sending.join_next() => watchman.sent(&news, delivered),
             // a request has its own limit, and a command all the time that it may have
             () = tokio::time::sleep_until(wake.into()), if watchman.sending.is_empty() => {}
         }
     }
-    watchman.complaints(&news)
+    let settings = &news.installation.settings;
+    watchman.memory.warnings(&settings.hooks)
 }
 
 /// Looks at what is served now, if that was not done for a day: for hosts with a timer only.
@@ -158,6 +161,9 @@ async fn keep_watch(mut news: watch::Receiver<News>, clock: Clock) {
             changed = news.changed() => {
                 if changed.is_err() {
                     return;
+                }
+                if !Arc::ptr_eq(&news.borrow().installation, &current.installation) {
+                    watchman.forgive();
                 }
                 watchman.look_soon();
                 vigil.stir();
@@ -209,6 +215,11 @@ impl Watchman {
         let rest = REST.max(self.look_took * REST_FACTOR);
         let earliest = self.looked_at.map_or(now, |last| last + rest);
         self.look_at = self.look_at.min(earliest.max(now));
+    }
+
+    /// Somebody has read the settings again: what kept a hook from taking anything may be mended.
+    fn forgive(&mut self) {
+        self.hooks.values_mut().for_each(Standing::forgive);
     }
 
     /// Waits for the turn, for those who have only one.
@@ -347,25 +358,10 @@ impl Watchman {
         };
         let standing = self.hooks.entry(delivered.id.clone()).or_default();
         standing.note(&delivered, Instant::now());
-        if !delivered.sent.is_empty() {
-            self.memory.strike_out(&delivered.id, &delivered.sent);
+        let error = standing.error.clone();
+        if self.memory.note(&delivered.id, &delivered.sent, error) {
             self.write(news);
         }
-    }
-
-    fn is_done(&self) -> bool {
-        self.memory.unsent.is_empty()
-    }
-
-    fn complaints(&self, news: &News) -> Vec<String> {
-        let hooks = news.installation.settings.hooks.all();
-        let complaints = hooks.iter().filter_map(|(label, hook)| {
-            let id = hook.id();
-            let unsent = self.memory.unsent_to(&id).len();
-            let error = self.hooks.get(&id)?.error.as_ref()?;
-            (unsent > 0).then(|| format!("{label}: failed to {error}; it is told at the next run"))
-        });
-        complaints.collect()
     }
 }
 
