@@ -58,7 +58,12 @@ impl Herald {
         self.tell(|news| news.failed(error));
     }
 
-    /// An order has ended, or somebody wants it looked at.
+    /// Somebody wants everything looked at.
+    pub fn asked(&self) {
+        self.tell(|news| news.asked += 1);
+    }
+
+    /// An order has ended.
     pub fn stir(&self) {
         if let Some(sender) = &self.news {
             sender.send_modify(|_| {});
@@ -162,11 +167,16 @@ async fn keep_watch(mut news: watch::Receiver<News>, clock: Clock) {
                 if changed.is_err() {
                     return;
                 }
-                if !Arc::ptr_eq(&news.borrow().installation, &current.installation) {
+                let latest = news.borrow().clone();
+                let reopened = !Arc::ptr_eq(&latest.installation, &current.installation);
+                if reopened {
                     watchman.forgive();
                 }
+                // an order that has ended serves nothing yet
+                if reopened || !latest.says_the_same(&current) {
+                    vigil.stir();
+                }
                 watchman.look_soon();
-                vigil.stir();
             }
             Some(delivered) = watchman.sending.join_next() => watchman.sent(&current, delivered),
             Some(looked) = vigil.looking.join_next() => {
