@@ -10,7 +10,7 @@ use crate::certificate::Issuer;
 use crate::certificate::attempts::{Attempts, RetryAdvice};
 use crate::certificate::ledger::Ledger;
 use crate::certificate::renewal_info::Suggestion;
-use crate::certificate::schedule::{CertificateState, Memory, renew_at};
+use crate::certificate::schedule::{self, CertificateState, renew_at};
 use crate::certificate::{
     CertificateName, Identifier, StoredCertificate, Terms, WantedCertificate,
 };
@@ -20,6 +20,7 @@ use crate::generation::manifest::Reason;
 use crate::generation::{GenerationError, GenerationStore};
 use crate::installation::Installation;
 use crate::notice::change::Difference;
+use crate::notice::memory::Memory;
 use crate::obtain::is_good;
 use crate::reconcile::proof::answering;
 use crate::served::ServedRecord;
@@ -185,6 +186,9 @@ pub fn overview(installation: &Installation, failure: Option<&str>) -> Result<Ov
             warnings.push(exposure);
         }
     }
+    let settings = &installation.settings;
+    let memory = Memory::read(&settings.state_dir).unwrap_or_default();
+    warnings.extend(memory.warnings(&settings.hooks));
     let recorded = record.as_ref().and_then(|record| record.error.clone());
     Ok(Overview {
         generation: GenerationShown {
@@ -217,7 +221,7 @@ fn certificates(installation: &Installation) -> Result<Vec<CertificateShown>, St
         .memories()
         .map_err(|error| error.to_string())?;
     let terms = Terms::from(&installation.settings.acme);
-    let nothing = Memory::default();
+    let nothing = schedule::Memory::default();
     let now = clock::system()();
     let record = StatusRecord::read(&installation.settings.state_dir);
     let wanted: BTreeMap<CertificateName, WantedCertificate> = record
@@ -258,7 +262,7 @@ fn of_wanted(
     wanted: &WantedCertificate,
     stored: Option<&StoredCertificate>,
     good: bool,
-    memory: &Memory,
+    memory: &schedule::Memory,
     state: &CertificateState,
 ) -> CertificateShown {
     let suggestion = stored.and_then(|stored| memory.suggestion(&stored.serial));

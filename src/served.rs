@@ -5,33 +5,23 @@
 //! asked for once a day, and soon after its certificate changed: one handshake at each listener, one
 //! after the other and with pauses, so that a thousand names are not felt.
 
+mod record; // W what was seen last
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
-use crate::atomic_file::{self, WriteError};
 use crate::certificate::glance::glance;
 use crate::generation::manifest::{Manifest, ServedName};
 use crate::installation::Installation;
 use crate::nginx::probe::{ProbeError, reachable};
 use crate::notice::change::Difference;
-use crate::notice::memory;
 use crate::reconcile::proof::{fingerprint, secure_sockets};
 
-/// What was seen last: `notices/served.json` in the state directory.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub struct ServedRecord {
-    /// When every name had been asked for.
-    #[serde(with = "time::serde::rfc3339")]
-    pub checked_at: OffsetDateTime,
-    pub differences: Vec<Difference>,
-}
+pub use record::ServedRecord;
 
 /// Names, and what each should show.
 pub type Expected = BTreeMap<String, Showing>;
@@ -54,25 +44,6 @@ pub struct Looked {
 
 /// Shows a name's certificate at an address.
 pub type Show<'a> = &'a dyn Fn(SocketAddr, &str) -> Result<Vec<u8>, ProbeError>;
-
-impl ServedRecord {
-    pub fn read(state_dir: &Path) -> Option<Self> {
-        serde_json::from_slice(&fs::read(path(state_dir)).ok()?).ok()
-    }
-
-    pub fn write(&self, state_dir: &Path) -> Result<(), WriteError> {
-        memory::directory(state_dir)?;
-        atomic_file::write_json(&path(state_dir), self, 0o600)
-    }
-
-    /// Takes in what a look at some names found. Names that are served no more are forgotten.
-    pub fn learn(&mut self, looked: &Looked, expected: &Expected) {
-        self.differences
-            .retain(|it| !looked.asked.contains_key(&it.host) && expected.contains_key(&it.host));
-        self.differences.extend(looked.differences.iter().cloned());
-        self.differences.sort_by(|a, b| a.host.cmp(&b.host));
-    }
-}
 
 /// What `manifest` says of each name with TLS.
 pub fn expected(manifest: &Manifest) -> Expected {
@@ -172,10 +143,6 @@ fn shown(
         Err(ProbeError::Foreign(why)) => Ok(Some(format!("no certificate at all ({why})"))),
         Err(ProbeError::Connect(_) | ProbeError::Talk(_)) => Err(()),
     }
-}
-
-fn path(state_dir: &Path) -> PathBuf {
-    state_dir.join(memory::DIRECTORY).join("served.json")
 }
 
 /// A handshake takes its time twice, here and in nginx: five parts of six are left to others.

@@ -123,7 +123,11 @@ fn say(tested: &TestedHook) {
 
 /// What a daemon would tell by itself.
 pub(super) fn tell(news: News) {
-    for complaint in herald::tell(news, clock::system()) {
-        output::warning(&complaint);
+    let waiting = herald::tell(news, clock::system());
+    for warning in &waiting {
+        output::warning(warning);
+    }
+    if !waiting.is_empty() {
+        output::hint(Some("the daemon tries again, or the next command"));
     }
 }

@@ -205,9 +205,9 @@ impl Daemon {
         }
         if let Some(herald) = &self.herald {
             herald.applied(&applied);
-            // whoever asks for a reload may have mended what was told
+            // what was told may be mended by it, or have been before
             if batch.is_manual() {
-                herald.stir();
+                herald.asked();
             }
         }
         let waiting = self.waiting_for_restart.iter().cloned();

@@ -27,7 +27,11 @@ use vigil::Vigil;
 
 /// The daemon's end. What it is told is looked at soon; nothing of it waits.
 #[derive(Debug)]
-pub struct Herald(watch::Sender<News>);
+pub struct Herald {
+    /// `None` once it is to end.
+    news: Option<watch::Sender<News>>,
+    thread: Option<thread::JoinHandle<()>>,
+}
 
 impl Herald {
     /// Starts the thread, which ends when this is dropped.
@@ -35,38 +39,63 @@ impl Herald {
         let (sender, receiver) = watch::channel(News::of(installation));
         let runtime = runtime()?;
         let name = thread::Builder::new().name("herald".to_owned());
-        name.spawn(move || {
+        let thread = name.spawn(move || {
             runtime.block_on(keep_watch(receiver, clock));
             // whoever hangs in a look-up of a name is not waited for
             runtime.shutdown_background();
         })?;
-        Ok(Self(sender))
+        Ok(Self {
+            news: Some(sender),
+            thread: Some(thread),
+        })
     }
 
     pub fn applied(&self, applied: &Applied) {
-        self.0.send_if_modified(|news| {
-            let before = news.clone();
-            news.applied(applied);
-            !news.says_the_same(&before)
-        });
+        self.tell(|news| news.applied(applied));
     }
 
     pub fn failed(&self, error: &ReconcileError) {
-        self.0.send_if_modified(|news| {
-            let before = news.clone();
-            news.failed(error);
-            !news.says_the_same(&before)
-        });
+        self.tell(|news| news.failed(error));
+    }
+
+    /// Somebody wants everything looked at.
+    pub fn asked(&self) {
+        self.tell(|news| news.asked += 1);
     }
 
     /// An order has ended.
     pub fn stir(&self) {
-        self.0.send_modify(|_| {});
+        if let Some(sender) = &self.news {
+            sender.send_modify(|_| {});
+        }
     }
 
     pub fn reopened(&self, installation: &Arc<Installation>) {
-        self.0
-            .send_modify(|news| news.installation = installation.clone());
+        if let Some(sender) = &self.news {
+            sender.send_modify(|news| news.installation = installation.clone());
+        }
+    }
+
+    /// What says the same again wakes nobody.
+    fn tell(&self, change: impl FnOnce(&mut News)) {
+        if let Some(sender) = &self.news {
+            sender.send_if_modified(|news| {
+                let before = news.clone();
+                change(news);
+                !news.says_the_same(&before)
+            });
+        }
+    }
+}
+
+impl Drop for Herald {
+    /// It ends between two steps: nothing is written after that, and nobody is waited for who was
+    /// being told.
+    fn drop(&mut self) {
+        self.news = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
     }
 }
 
@@ -96,17 +125,20 @@ async fn tell_once(news: News, clock: Clock, limit: Duration) -> Vec<String> {
     watchman.look(&news);
     loop {
         watchman.start_sending(&news, Some(end));
-        let wake = watchman.next_sending(&news).unwrap_or(end).min(end);
-        if watchman.sending.is_empty() && (watchman.is_done() || Instant::now() >= end) {
+        // none where all is sent, or the next attempt comes too late
+        let next = watchman.next_sending(&news).filter(|next| *next < end);
+        if watchman.sending.is_empty() && next.is_none() {
             break;
         }
+        let wake = next.unwrap_or(end);
         tokio::select! {
             Some(delivered) = watchman.sending.join_next() => watchman.sent(&news, delivered),
             // a request has its own limit, and a command all the time that it may have
             () = tokio::time::sleep_until(wake.into()), if watchman.sending.is_empty() => {}
         }
     }
-    watchman.complaints(&news)
+    let settings = &news.installation.settings;
+    watchman.memory.warnings(&settings.hooks)
 }
 
 /// Looks at what is served now, if that was not done for a day: for hosts with a timer only.
@@ -135,8 +167,16 @@ async fn keep_watch(mut news: watch::Receiver<News>, clock: Clock) {
                 if changed.is_err() {
                     return;
                 }
+                let latest = news.borrow().clone();
+                let reopened = !Arc::ptr_eq(&latest.installation, &current.installation);
+                if reopened {
+                    watchman.forgive();
+                }
+                // an order that has ended serves nothing yet
+                if reopened || !latest.says_the_same(&current) {
+                    vigil.stir();
+                }
                 watchman.look_soon();
-                vigil.stir();
             }
             Some(delivered) = watchman.sending.join_next() => watchman.sent(&current, delivered),
             Some(looked) = vigil.looking.join_next() => {
@@ -185,6 +225,11 @@ impl Watchman {
         let rest = REST.max(self.look_took * REST_FACTOR);
         let earliest = self.looked_at.map_or(now, |last| last + rest);
         self.look_at = self.look_at.min(earliest.max(now));
+    }
+
+    /// Somebody has read the settings again: what kept a hook from taking anything may be mended.
+    fn forgive(&mut self) {
+        self.hooks.values_mut().for_each(Standing::forgive);
     }
 
     /// Waits for the turn, for those who have only one.
@@ -323,25 +368,10 @@ impl Watchman {
         };
         let standing = self.hooks.entry(delivered.id.clone()).or_default();
         standing.note(&delivered, Instant::now());
-        if !delivered.sent.is_empty() {
-            self.memory.strike_out(&delivered.id, &delivered.sent);
+        let error = standing.error.clone();
+        if self.memory.note(&delivered.id, &delivered.sent, error) {
             self.write(news);
         }
-    }
-
-    fn is_done(&self) -> bool {
-        self.memory.unsent.is_empty()
-    }
-
-    fn complaints(&self, news: &News) -> Vec<String> {
-        let hooks = news.installation.settings.hooks.all();
-        let complaints = hooks.iter().filter_map(|(label, hook)| {
-            let id = hook.id();
-            let unsent = self.memory.unsent_to(&id).len();
-            let error = self.hooks.get(&id)?.error.as_ref()?;
-            (unsent > 0).then(|| format!("{label}: failed to {error}; it is told at the next run"))
-        });
-        complaints.collect()
     }
 }
 

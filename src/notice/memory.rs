@@ -6,7 +6,7 @@
 //! A notice is written down together with the state that it is about, before it is sent, and struck
 //! out after somebody has taken it. So a crash in between sends it again, and none is lost.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -25,6 +25,9 @@ pub struct Memory {
     pub told: Option<Told>,
     /// In the order in which it happened.
     pub unsent: Vec<Unsent>,
+    /// Why a hook took nothing when it was tried last; fragments that fit "failed to …".
+    #[serde(default)]
+    pub dead: BTreeMap<HookId, String>,
 }
 
 /// A notice, and who has yet to take it.
@@ -112,7 +115,7 @@ impl Memory {
         }
     }
 
-    pub fn strike_out(&mut self, hook: &HookId, sent: &BTreeSet<String>) {
+    fn strike_out(&mut self, hook: &HookId, sent: &BTreeSet<String>) {
         for unsent in &mut self.unsent {
             if sent.contains(&unsent.notice.id) {
                 unsent.hooks.remove(hook);
@@ -129,11 +132,38 @@ impl Memory {
             unsent.hooks.retain(|hook| known.contains(hook));
         }
         self.unsent.retain(|unsent| !unsent.hooks.is_empty());
+        self.dead.retain(|hook, _| known.contains(hook));
         let before = self.unsent.len();
         self.unsent.retain(|unsent| unsent.notice.at + KEPT > now);
         let beyond = self.unsent.len().saturating_sub(MOST_UNSENT);
         self.unsent.drain(..beyond);
         before - self.unsent.len()
+    }
+
+    /// Notes what a hook has taken, or why it took nothing. Returns whether that is something else.
+    pub fn note(&mut self, hook: &HookId, sent: &BTreeSet<String>, error: Option<String>) -> bool {
+        self.strike_out(hook, sent);
+        let before = match &error {
+            Some(error) => self.dead.insert(hook.clone(), error.clone()),
+            None => self.dead.remove(hook),
+        };
+        !sent.is_empty() || before != error
+    }
+
+    /// A sentence for each hook that messages wait for.
+    pub fn warnings(&self, hooks: &HookSettings) -> Vec<String> {
+        let all = hooks.all().into_iter();
+        let warnings = all.filter_map(|(label, hook)| {
+            let id = hook.id();
+            let error = self.dead.get(&id)?;
+            let waiting = match self.unsent_to(&id).len() {
+                0 => return None,
+                1 => "1 message waits".to_owned(),
+                more => format!("{more} messages wait"),
+            };
+            Some(format!("{waiting} for {label}: failed to {error}"))
+        });
+        warnings.collect()
     }
 
     pub fn unsent_to<'a>(&'a self, hook: &HookId) -> Vec<&'a Notice> {
@@ -142,9 +172,16 @@ impl Memory {
     }
 }
 
-/// Makes it where it is missing.
+/// Makes it where it is missing, but not the state directory: that may have been removed.
 pub(crate) fn directory(state_dir: &Path) -> Result<PathBuf, WriteError> {
     let directory = state_dir.join(DIRECTORY);
+    if !state_dir.is_dir() {
+        return Err(WriteError {
+            operation: "create",
+            path: directory,
+            source: io::ErrorKind::NotFound.into(),
+        });
+    }
     if !directory.is_dir() {
         atomic_file::create_directory(&directory, 0o700)?;
     }
@@ -209,6 +246,13 @@ mod tests {
         memory.strike_out(&both.id(), &sent);
         assert_eq!(memory.unsent_to(&both.id()).len(), 1);
         assert_eq!(memory.unsent_to(&change.id()).len(), 2);
+        let gone = Some("reach it".to_owned());
+        assert!(memory.note(&change.id(), &BTreeSet::new(), gone.clone()));
+        assert!(!memory.note(&change.id(), &BTreeSet::new(), gone));
+        assert_eq!(
+            memory.warnings(&hooks),
+            ["2 messages wait for hooks.on_change[1] (command): failed to reach it"]
+        );
         // one of them is taken out of the settings
         assert_eq!(memory.tidy(&failure_only, now), 0);
         assert_eq!(memory.unsent.len(), 1);
@@ -226,6 +270,7 @@ mod tests {
         assert_eq!(Memory::read(state).unwrap(), Memory::default());
         Memory::forget(state).unwrap();
         assert!(!state.join("notices/memory.json").exists());
+        assert!(take_turn(&state.join("gone")).is_err() && !state.join("gone").exists());
         let turn = take_turn(state).unwrap();
         assert!(turn.is_some() && take_turn(state).unwrap().is_none());
         drop(turn);

@@ -25,6 +25,8 @@ pub struct News {
     pub wanted: Option<Arc<Vec<WantedCertificate>>>,
     /// `None`: there was none yet.
     pub reconciled: Option<Reconciled>,
+    /// How often a person asked for a look.
+    pub asked: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -44,6 +46,7 @@ impl News {
             installation,
             wanted: None,
             reconciled: None,
+            asked: 0,
         }
     }
 
@@ -86,7 +89,7 @@ impl News {
             (Some(Reconciled::Failed(now)), Some(Reconciled::Failed(before))) => now == before,
             _ => false,
         };
-        same && self.wanted == other.wanted
+        same && self.wanted == other.wanted && self.asked == other.asked
     }
 
     /// Whether nginx ran when somebody looked last.

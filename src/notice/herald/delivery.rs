@@ -99,6 +99,11 @@ impl Standing {
         !self.is_busy && self.not_before.is_none_or(|not_before| not_before <= now)
     }
 
+    /// It is tried again now, and soon after that.
+    pub(super) fn forgive(&mut self) {
+        (self.failures, self.not_before) = (0, None);
+    }
+
     /// A dead hook is logged when it dies and when it lives again.
     pub(super) fn note(&mut self, delivered: &Delivered, now: Instant) {
         self.is_busy = false;
