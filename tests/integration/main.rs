@@ -9,6 +9,7 @@
 mod adopt;
 mod ca;
 mod certificates;
+mod chaos;
 mod check;
 mod crash;
 mod demo;
