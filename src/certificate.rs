@@ -20,7 +20,7 @@ pub mod renewal_info; // P when the CA wants a certificate renewed
 pub mod reuse; // R the key of a renewal: a new one, or the one that is there
 pub mod schedule; // P what is due now, and when to look again
 pub mod store; // W versioned directories ↔ CertificateInventory
-mod words; // P a stranger's words, fit for a terminal and a status file
+pub(crate) mod words; // P a stranger's words, fit for a terminal and a status file
 
 use std::collections::BTreeMap;
 use std::fmt;
