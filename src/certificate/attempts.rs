@@ -153,23 +153,33 @@ fn delay(failures: u32, retry: RetryAdvice, left: Option<Duration>, chance: f64)
         Some(left) if left.is_positive() => (left / 8_i32).clamp(Duration::HOUR, Duration::DAY),
         _ => Duration::DAY,
     };
-    let scheduled = match (failures, retry) {
-        (_, RetryAdvice::Useless) => Duration::DAY,
-        (0 | 1, _) => Duration::MINUTE,
-        (2, _) => 10 * Duration::MINUTE,
-        (3, _) => 100 * Duration::MINUTE,
-        _ => daily,
+    let scheduled = |failures: u32| {
+        let usual = match failures {
+            0 | 1 => Duration::MINUTE,
+            2 => 10 * Duration::MINUTE,
+            3 => 100 * Duration::MINUTE,
+            _ => daily,
+        };
+        usual * (1.0 + chance * JITTER)
     };
-    let spread = scheduled * (1.0 + chance * JITTER);
     match retry {
-        // the CA has said when: not a second later for our sake
         RetryAdvice::After(wait) => {
             let wait = Duration::try_from(wait).unwrap_or(LONGEST_WAIT);
-            spread.max(wait.min(LONGEST_WAIT))
+            let wait = wait.clamp(Duration::SECOND, LONGEST_WAIT);
+            match failures <= BELIEVED || wait >= Duration::MINUTE {
+                // the CA has said when: not a second later for our sake
+                true => wait,
+                // it says "in a moment" again and again
+                false => scheduled(failures - BELIEVED),
+            }
         }
-        RetryAdvice::Retry | RetryAdvice::Useless => spread,
+        RetryAdvice::Retry => scheduled(failures),
+        RetryAdvice::Useless => Duration::DAY * (1.0 + chance * JITTER),
     }
 }
+
+/// So many times in a row a CA that asks for less than a minute is taken at its word.
+const BELIEVED: u32 = 3;
 
 /// The part of a delay that may be added to it.
 const JITTER: f64 = 0.1;
@@ -236,15 +246,33 @@ mod tests {
 
     #[test]
     fn the_cas_own_delay_is_kept_to_the_second_but_never_for_more_than_a_week() {
-        let wait = |seconds| {
-            let advice = RetryAdvice::After(std::time::Duration::from_secs(seconds));
-            let request = request(None);
-            let failed =
-                Attempts::after_failure(None, &request, "busy".into(), advice, start(), 0.5);
-            failed.next.unwrap() - start()
-        };
-        assert_eq!(wait(1), Duration::seconds(63));
-        assert_eq!(wait(7200), Duration::hours(2));
-        assert_eq!(wait(u64::MAX), Duration::WEEK);
+        assert_eq!(waits_of(0, 1), [1]);
+        assert_eq!(waits_of(7200, 6), [7200; 6]);
+        assert_eq!(waits_of(u64::MAX, 1), [604_800]);
+    }
+
+    #[test]
+    fn a_ca_that_says_in_a_moment_again_and_again_is_believed_three_times() {
+        assert_eq!(waits_of(7, 7), [7, 7, 7, 60, 600, 6000, 86400]);
+    }
+
+    /// In seconds, of a CA that asks for so many each time.
+    fn waits_of(seconds: u64, count: usize) -> Vec<i64> {
+        let advice = RetryAdvice::After(std::time::Duration::from_secs(seconds));
+        let (request, mut last) = (request(None), None);
+        let mut waits = Vec::new();
+        for _ in 0..count {
+            let failed = Attempts::after_failure(
+                last.as_ref(),
+                &request,
+                "busy".into(),
+                advice,
+                start(),
+                0.0,
+            );
+            waits.push((failed.next.unwrap() - start()).whole_seconds());
+            last = Some(failed);
+        }
+        waits
     }
 }

@@ -56,7 +56,10 @@ impl Adopt {
         let surveyor = match Surveyor::new(&settings, clock::system()()) {
             Ok(surveyor) => surveyor,
             Err(error) => {
-                told.failed(&error, Some("`vhostd setup` prepares this host"));
+                told.failed(
+                    &error,
+                    Some("run it as root; `vhostd setup` prepares a host"),
+                );
                 return Exit::Failed;
             }
         };

@@ -125,7 +125,7 @@ fn a_lineage_of_the_real_certbots_is_adopted_without_an_order_and_given_back() {
     let daemon = host.daemon();
     host.wait_for_serving("hello");
     assert_eq!(host.certificate(NAME).unwrap()["state"], "valid");
-    let left = certbot.run(&pebble, &["renew", "--no-random-sleep-on-renew"]);
+    let left = certbot.run(&pebble, &["renew"]);
     assert_eq!(left.status, 0, "{left:?}");
     assert!(
         left.stdout.contains("not yet due for renewal") || left.stdout.contains("No renewals"),
@@ -144,12 +144,18 @@ fn a_lineage_of_the_real_certbots_is_adopted_without_an_order_and_given_back() {
     assert_eq!(current(&host, NAME).key_type(), Some(KeyType::EcdsaP256));
     assert_eq!(pebble.finalized(), 2);
 
+    // a person's word, after which certbot writes the file anew
+    let forced = certbot.run(&pebble, &["renew", "--force-renewal"]);
+    assert_eq!(forced.status, 0, "{forced:?}");
+    assert_eq!(pebble.finalized(), 3);
+    assert!(certbot.conf(NAME).contains("autorenew = False"));
+
     let undone = adopt(&host, &certbot, &["--undo", NAME]);
     assert_eq!(undone.status, 0, "{undone:?}");
-    assert_eq!(certbot.conf(NAME), due);
-    let renewed = certbot.run(&pebble, &["renew", "--no-random-sleep-on-renew"]);
+    assert_eq!(certbot.conf(NAME).trim_end(), due.trim_end());
+    let renewed = certbot.run(&pebble, &["renew"]);
     assert_eq!(renewed.status, 0, "{renewed:?}");
-    assert_eq!(pebble.finalized(), 3, "{renewed:?}");
+    assert_eq!(pebble.finalized(), 4, "{renewed:?}");
     assert_eq!(daemon.stop(), 0);
 }
 
@@ -205,6 +211,38 @@ fn one_with_a_wildcard_serves_every_vhost_below_it() {
     let adopted = host.vhostd(&["adopt", &live]);
     assert_eq!(adopted.status, 0, "{adopted:?}");
     for name in ["a.example.com", "b.example.com"] {
+        host.wait_for_https(name, "/", &certbot.root());
+    }
+    let renewed = host.vhostd(&["renew"]);
+    assert_eq!(renewed.status, 0, "{renewed:?}");
+    assert_eq!(ca.asked(Resource::NewOrder), 0);
+}
+
+#[test]
+fn keys_of_every_kind_that_certbot_ever_wrote_are_adopted() {
+    let (host, ca, app, certbot) = host();
+    for (name, command) in [
+        ("pkcs1.example.com", "genrsa -traditional 4096"),
+        ("sec1.example.com", "ecparam -genkey -noout -name secp384r1"),
+        (
+            "p521.example.com",
+            "genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-521",
+        ),
+    ] {
+        let made = std::process::Command::new("openssl")
+            .args(command.split(' '))
+            .output()
+            .unwrap();
+        let key = String::from_utf8(made.stdout).unwrap();
+        certbot.lineage(&Lineage {
+            name,
+            identifiers: &[name],
+            key: Some(&key),
+            ..Lineage::default()
+        });
+        host.drop_app(name.split('.').next().unwrap(), name, &app);
+        let adopted = adopt(&host, &certbot, &[name]);
+        assert_eq!(adopted.status, 0, "{adopted:?}");
         host.wait_for_https(name, "/", &certbot.root());
     }
     let renewed = host.vhostd(&["renew"]);

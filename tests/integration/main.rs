@@ -11,6 +11,7 @@ mod adopt;
 mod authorities;
 mod ca;
 mod certificates;
+mod chaos;
 mod check;
 mod crash;
 mod demo;

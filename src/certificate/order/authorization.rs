@@ -22,10 +22,13 @@ pub(super) fn check_count(order: &mut Order, wanted: &[Identifier]) -> Result<()
     }
 }
 
-pub(super) async fn load(order: &mut Order) -> Result<(), instant_acme::Error> {
+/// The nth, from 0. Those that were loaded before are not asked for again.
+pub(super) async fn load(order: &mut Order, nth: usize) -> Result<(), instant_acme::Error> {
     let mut authorizations = order.authorizations();
-    while let Some(authorization) = authorizations.next().await {
-        authorization?;
+    for _ in 0..=nth {
+        if let Some(authorization) = authorizations.next().await {
+            authorization?;
+        }
     }
     Ok(())
 }

@@ -10,6 +10,7 @@ use crate::adoption::lineage::{Lineage, LineageError};
 use crate::adoption::standing::{Refusal, Standing};
 use crate::adoption::{AdoptError, day_and_time};
 use crate::certificate::schedule::renew_at;
+use crate::certificate::words::one_line;
 use crate::certificate::{Identifier, StoredCertificate};
 use crate::cli::output;
 
@@ -240,6 +241,7 @@ impl Told {
     /// What comes to an end with certbot's renewal.
     fn losses(&self, found: &Found) {
         for (kind, command) in found.lineage.conf.hooks() {
+            let command = one_line(command.as_bytes());
             output::warning(&format!("certbot's {kind} will not run for it: {command}"));
         }
         for script in &found.lineage.scripts {
@@ -349,6 +351,7 @@ fn described(found: &Found) -> String {
 }
 
 fn listed(identifiers: &[Identifier]) -> String {
-    let names: Vec<String> = identifiers.iter().map(ToString::to_string).collect();
-    names.join(", ")
+    let names = identifiers.iter().map(ToString::to_string);
+    // a name in a certificate can hold any ASCII
+    one_line(names.collect::<Vec<_>>().join(", ").as_bytes())
 }

@@ -30,6 +30,8 @@ pub struct Lineage<'a> {
     /// From now.
     pub ends: Duration,
     pub self_signed: bool,
+    /// PEM; `None`: P-256, in PKCS#8.
+    pub key: Option<&'a str>,
 }
 
 impl Default for Lineage<'_> {
@@ -40,6 +42,7 @@ impl Default for Lineage<'_> {
             server: "https://acme-v02.api.letsencrypt.org/directory",
             ends: Duration::days(80),
             self_signed: false,
+            key: None,
         }
     }
 }
@@ -87,6 +90,8 @@ impl Certbot {
         let at = |name: &str| self.directory.path().join(name);
         let output = Command::new("certbot")
             .args(arguments)
+            // else a renewal waits for up to eight minutes
+            .args((arguments[0] == "renew").then_some("--no-random-sleep-on-renew"))
             .args(["--non-interactive", "--server", &pebble.directory_url()])
             .arg("--config-dir")
             .arg(at("etc"))
@@ -106,7 +111,14 @@ impl Certbot {
 
     /// As certbot 2.1 writes one. A second of the same name is its renewal.
     pub fn lineage(&self, lineage: &Lineage<'_>) {
-        let key = KeyPair::generate().unwrap();
+        let key = match lineage.key {
+            None => KeyPair::generate(),
+            Some(pem) => KeyPair::from_pem(pem),
+        };
+        let key = key.unwrap();
+        let key_pem = lineage
+            .key
+            .map_or_else(|| key.serialize_pem(), str::to_owned);
         let names = lineage.identifiers.iter().map(ToString::to_string);
         let mut parameters = CertificateParams::new(names.collect::<Vec<_>>()).unwrap();
         let now = OffsetDateTime::now_utc();
@@ -131,7 +143,7 @@ impl Certbot {
             ("cert", leaf.clone()),
             ("chain", chain.clone()),
             ("fullchain", leaf + &chain),
-            ("privkey", key.serialize_pem()),
+            ("privkey", key_pem),
         ] {
             let file = format!("{what}{number}.pem");
             fs::write(archive.join(&file), text).unwrap();

@@ -21,10 +21,13 @@ pub struct Pebble {
     directory: tempfile::TempDir,
     port: u16,
     management_port: u16,
+    dns_port: u16,
+    builder: PebbleBuilder,
     children: Vec<Running>,
 }
 
 /// What can be chosen; see [`Pebble::builder`].
+#[derive(Clone)]
 pub struct PebbleBuilder {
     http01_port: u16,
     refused_nonces: u8,
@@ -33,10 +36,14 @@ pub struct PebbleBuilder {
     port: Option<u16>,
     external_accounts: Vec<(&'static str, &'static str)>,
     alternate_roots: u8,
+    reused_authorizations: u8,
+    slow: Option<u8>,
+    strict: bool,
     programs: Programs,
 }
 
 /// Debian 12's, or later ones, which know renewal information and profiles.
+#[derive(Clone)]
 struct Programs {
     pebble: PathBuf,
     dns: PathBuf,
@@ -63,6 +70,24 @@ impl PebbleBuilder {
     /// Of the certificates; Pebble's own default is five years, ours 90 days.
     pub fn validity(mut self, validity: Duration) -> Self {
         self.validity = validity;
+        self
+    }
+
+    /// In per cent; Pebble's own default is 50, ours 0.
+    pub fn reused_authorizations(mut self, per_cent: u8) -> Self {
+        self.reused_authorizations = per_cent;
+        self
+    }
+
+    /// Each validation takes up to so many seconds, by chance; else none.
+    pub fn slow(mut self, seconds: u8) -> Self {
+        self.slow = Some(seconds);
+        self
+    }
+
+    /// What the next RFC may forbid, it forbids.
+    pub fn strict(mut self) -> Self {
+        self.strict = true;
         self
     }
 
@@ -163,45 +188,66 @@ impl PebbleBuilder {
             .stderr(log())
             .spawn()
             .expect("pebble-challtestsrv is installed");
-        let pebble = Command::new(&self.programs.pebble)
-            .arg("-config")
-            .arg(path("pebble.json"))
-            .args(["-dnsserver", &format!("127.0.0.1:{dns_port}")])
-            .env("PEBBLE_VA_NOSLEEP", "1")
-            .env("PEBBLE_WFE_NONCEREJECT", self.refused_nonces.to_string())
-            .env("PEBBLE_AUTHZREUSE", "0")
-            .env(
-                "PEBBLE_VA_ALWAYS_VALID",
-                if self.believing { "1" } else { "0" },
-            )
-            .env("PEBBLE_ALTERNATE_ROOTS", self.alternate_roots.to_string())
-            .stdout(log())
-            .stderr(log())
-            .spawn()
-            .expect("pebble is installed");
-        let mut children = vec![Running(dns), Running(pebble)];
-        let deadline = Instant::now() + Duration::from_secs(20);
+        let pebble = self.command(directory.path(), dns_port).spawn();
+        let mut children = vec![Running(dns), Running(pebble.expect("pebble is installed"))];
         let wanted = [port, management_port, dns_port, dns_management_port];
-        while !wanted
-            .iter()
-            .all(|port| TcpStream::connect(("127.0.0.1", *port)).is_ok())
-        {
-            let exited = children
-                .iter_mut()
-                .any(|child| child.0.try_wait().unwrap().is_some());
-            if exited || Instant::now() > deadline {
-                eprintln!("{}", fs::read_to_string(path("log")).unwrap_or_default());
-                return None;
-            }
-            std::thread::sleep(Duration::from_millis(10));
+        if !all_listen(&wanted, &mut children) {
+            eprintln!("{}", fs::read_to_string(path("log")).unwrap_or_default());
+            return None;
         }
         Some(Pebble {
             directory,
             port,
             management_port,
+            dns_port,
+            builder: self.clone(),
             children,
         })
     }
+
+    /// Of Pebble itself.
+    fn command(&self, directory: &Path, dns_port: u16) -> Command {
+        let log = || {
+            let mut options = fs::File::options();
+            let log = options.create(true).append(true);
+            Stdio::from(log.open(directory.join("log")).unwrap())
+        };
+        let mut command = Command::new(&self.programs.pebble);
+        command
+            .arg("-config")
+            .arg(directory.join("pebble.json"))
+            .args(["-dnsserver", &format!("127.0.0.1:{dns_port}")])
+            .env("PEBBLE_WFE_NONCEREJECT", self.refused_nonces.to_string())
+            .env("PEBBLE_AUTHZREUSE", self.reused_authorizations.to_string())
+            .stdout(log())
+            .stderr(log());
+        command.env("PEBBLE_ALTERNATE_ROOTS", self.alternate_roots.to_string());
+        if self.believing {
+            command.env("PEBBLE_VA_ALWAYS_VALID", "1");
+        }
+        match self.slow {
+            Some(seconds) => command.env("PEBBLE_VA_SLEEPTIME", seconds.to_string()),
+            None => command.env("PEBBLE_VA_NOSLEEP", "1"),
+        };
+        if self.strict {
+            command.arg("-strict");
+        }
+        command
+    }
+}
+
+/// Until they do; `false`: one of `children` has ended, or it takes too long.
+fn all_listen(ports: &[u16], children: &mut [Running]) -> bool {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let listens = |port: &u16| TcpStream::connect(("127.0.0.1", *port)).is_ok();
+    while !ports.iter().all(listens) {
+        let mut ended = children.iter_mut();
+        if ended.any(|child| child.0.try_wait().unwrap().is_some()) || Instant::now() > deadline {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    true
 }
 
 impl Pebble {
@@ -219,6 +265,9 @@ impl Pebble {
             port: None,
             external_accounts: Vec::new(),
             alternate_roots: 0,
+            reused_authorizations: 0,
+            slow: None,
+            strict: false,
             programs: Programs {
                 pebble: "pebble".into(),
                 dns: "pebble-challtestsrv".into(),
@@ -278,6 +327,19 @@ impl Pebble {
 
     pub fn resume(&self) {
         self.signal("CONT");
+    }
+
+    /// SIGKILL. It keeps everything in memory: accounts, orders, its own root.
+    pub fn kill(&mut self) {
+        self.children.truncate(1);
+    }
+
+    /// At the same address, after [`Pebble::kill`].
+    pub fn start_again(&mut self) {
+        let mut command = self.builder.command(self.directory.path(), self.dns_port);
+        self.children.push(Running(command.spawn().unwrap()));
+        let ports = [self.port, self.management_port];
+        assert!(all_listen(&ports, &mut self.children), "{}", self.log());
     }
 
     /// How many orders were finalized, that is, how many certificates were asked for.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use nix::sys::socket::{setsockopt, sockopt};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 pub struct Request {
@@ -37,6 +38,8 @@ pub enum Manner {
     Silence,
     /// The connection is closed in the middle of the body.
     HangUp,
+    /// The connection is reset (RST) instead of an answer.
+    Reset,
 }
 
 impl Reply {
@@ -77,6 +80,14 @@ pub fn serve(stream: TcpStream, tls: &Arc<ServerConfig>, answer: impl Fn(&Reques
     let mut reader = BufReader::new(StreamOwned::new(connection, stream));
     while let Ok(Some(request)) = request(&mut reader) {
         let reply = answer(&request);
+        if reply.manner == Manner::Reset {
+            let at_once = nix::libc::linger {
+                l_onoff: 1,
+                l_linger: 0,
+            };
+            let _ = setsockopt(&reader.get_ref().sock, sockopt::Linger, &at_once);
+            return;
+        }
         let head_only = request.method == "HEAD";
         if !matches!(write(reader.get_mut(), &reply, head_only), Ok(true)) {
             return;
@@ -158,6 +169,7 @@ fn write(stream: &mut impl Write, reply: &Reply, head_only: bool) -> io::Result<
                 stream.write_all(&[b"X-More: ".as_slice(), &[b'x'; 4000], b"\r\n"].concat())?;
             }
         }
+        Manner::Reset => return Ok(false),
         Manner::EndlessPatience => loop {
             stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
         },
