@@ -8,6 +8,7 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use instant_acme::Key;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use serde_json::Value;
+use time::OffsetDateTime;
 use tokio::time::Instant;
 
 use super::{AcmeClient, OrderError, insist};
@@ -69,6 +70,16 @@ impl AcmeClient {
             Some(known) => self.open(&known.url, &known.directory).await,
             None => Err(OrderError::TimedOut(self.shared.patience.order)),
         }
+    }
+
+    /// The CA as it describes itself, with our account there: for a look without an order.
+    pub async fn ca(&self) -> Result<Ca, OrderError> {
+        Ok(self.session().await?.ca)
+    }
+
+    /// What the CA's clock says, where it has answered within the last minute.
+    pub fn ca_now(&self) -> Option<OffsetDateTime> {
+        self.shared.http.ca_now()
     }
 
     /// The CA does not know it: the next session registers the same key again.
