@@ -195,4 +195,4 @@ async fn said_at<T>(
 }
 
 /// An order waits for it. Some networks let nobody but their own resolver ask outside.
-const CONFIRMATION: Duration = Duration::from_millis(1000);
+const CONFIRMATION: Duration = Duration::from_millis(1500);

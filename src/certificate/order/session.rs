@@ -6,6 +6,7 @@ use std::time::Duration;
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use serde_json::Value;
+use time::OffsetDateTime;
 use tokio::time::Instant;
 
 use super::{AcmeClient, OrderError, insist};
@@ -73,6 +74,16 @@ impl AcmeClient {
             Some(known) => self.open(&key, &known.url, &known.directory).await,
             None => Err(OrderError::TimedOut(self.shared.patience.order)),
         }
+    }
+
+    /// The CA as it describes itself, with our account there: for a look without an order.
+    pub async fn ca(&self) -> Result<Ca, OrderError> {
+        Ok(self.session().await?.ca)
+    }
+
+    /// What the CA's clock says, where it has answered within the last minute.
+    pub fn ca_now(&self) -> Option<OffsetDateTime> {
+        self.shared.http.ca_now()
     }
 
     /// The CA does not know it: the next session registers the same key again.

@@ -51,16 +51,11 @@ impl<'a> Preflight<'a> {
         clock: Clock<'a>,
         chance: Chance<'a>,
     ) -> Self {
-        let lots = [chance(), chance()].map(|lot| format!("{:016x}", lot.to_bits()));
         Self {
             request,
             checks,
             clock,
-            challenge: Challenge {
-                token: format!("vhostd-looks-{}", lots.concat()),
-                thumbprint: thumbprint.to_owned(),
-                port: checks.port(),
-            },
+            challenge: checks.challenge(thumbprint, chance),
             begun: Mutex::default(),
         }
     }

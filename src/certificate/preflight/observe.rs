@@ -14,6 +14,7 @@ use tokio::time::timeout;
 use super::fetch::{Challenge, Fetched, Surroundings};
 use super::{Ca, Method, Observations, Observed, caa};
 use crate::certificate::Identifier;
+use crate::certificate::renew::Chance;
 use crate::dns::{Addresses, Caa, Dns, Lookup, Resolver};
 use crate::settings::Settings;
 
@@ -75,8 +76,14 @@ impl Checks {
         seen
     }
 
-    pub fn port(&self) -> u16 {
-        self.port
+    /// One that nobody has asked for before: no cache on the way has its answer.
+    pub fn challenge(&self, thumbprint: &str, chance: Chance<'_>) -> Challenge {
+        let lots = [chance(), chance()].map(|lot| format!("{:016x}", lot.to_bits()));
+        Challenge {
+            token: format!("vhostd-looks-{}", lots.concat()),
+            thumbprint: thumbprint.to_owned(),
+            port: self.port,
+        }
     }
 
     /// What DNS says of each, all at once.
@@ -216,7 +223,109 @@ fn is_beside_us(directory: &str) -> bool {
 /// RFC 8555 §8.3.
 const PORT: u16 = 80;
 /// For all of a step: a name that is slow to answer keeps no order waiting for longer.
-const LIMIT: Duration = Duration::from_secs(2);
+const LIMIT: Duration = Duration::from_secs(3);
 const FETCHES_AT_ONCE: usize = 16;
 /// Of one name; a CDN has more, which are alike.
 const MOST_ADDRESSES: usize = 4;
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+    use crate::dns::{Looking, NoAnswer, Published};
+
+    /// Knows nothing, notes who is asked for, and never answers about `silent`.
+    #[derive(Default)]
+    struct Fake {
+        asked: Mutex<Vec<String>>,
+        silent: Option<&'static str>,
+    }
+
+    impl Fake {
+        async fn answer<T>(&self, kind: &str, name: &str, answer: T) -> T {
+            self.asked.lock().unwrap().push(format!("{kind} {name}"));
+            if self.silent == Some(name) {
+                std::future::pending::<()>().await;
+            }
+            answer
+        }
+    }
+
+    impl Dns for Fake {
+        fn addresses<'a>(&'a self, name: &'a str) -> Looking<'a, Addresses> {
+            let none = Addresses {
+                v4: Err(NoAnswer::NoData),
+                v6: Err(NoAnswer::NoData),
+            };
+            Box::pin(self.answer("A", name, none))
+        }
+
+        fn caa<'a>(&'a self, name: &'a str) -> Looking<'a, Lookup<Vec<Caa>>> {
+            Box::pin(self.answer("CAA", name, Err(NoAnswer::NoData)))
+        }
+
+        fn txt<'a>(&'a self, _: &'a str) -> Looking<'a, Lookup<Published>> {
+            unreachable!("nobody asks for it")
+        }
+    }
+
+    fn checks(fake: &Arc<Fake>) -> Checks {
+        Checks {
+            dns: fake.clone(),
+            port: PORT,
+            at_once: Arc::new(Semaphore::new(FETCHES_AT_ONCE)),
+            chosen: false,
+        }
+    }
+
+    fn names(names: &[&str]) -> Vec<Identifier> {
+        let names = names.iter();
+        let names = names.map(|name| match name.parse() {
+            Ok(address) => Identifier::Ip(address),
+            Err(_) => Identifier::Dns((*name).to_owned()),
+        });
+        names.collect()
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn names_of_one_domain_ask_about_it_once_and_addresses_ask_nothing() {
+        let fake = Arc::new(Fake::default());
+        let names = names(&["a.example.com", "b.example.com", "203.0.113.7"]);
+        let seen = checks(&fake).look_up(&names).await;
+        let mut asked = fake.asked.lock().unwrap().clone();
+        asked.sort();
+        let expected = [
+            "A a.example.com",
+            "A b.example.com",
+            "CAA a.example.com",
+            "CAA b.example.com",
+            "CAA com",
+            "CAA example.com",
+        ];
+        assert_eq!(asked, expected);
+        let levels = seen[1].caa.iter().map(|(level, _)| level.as_str());
+        let levels: Vec<_> = levels.collect();
+        assert_eq!(levels, ["b.example.com", "example.com", "com"]);
+        assert_eq!(
+            seen[2].addresses,
+            Some(Addresses::of("203.0.113.7".parse().unwrap()))
+        );
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_name_of_which_nobody_answers_is_waited_for_no_longer_than_the_limit_and_unknown() {
+        let fake = Arc::new(Fake {
+            silent: Some("slow.example.com"),
+            ..Fake::default()
+        });
+        let begin = tokio::time::Instant::now();
+        let names = names(&["slow.example.com", "a.example.com"]);
+        let seen = checks(&fake).look_up(&names).await;
+        assert!(begin.elapsed() >= LIMIT && begin.elapsed() < 10 * LIMIT);
+        assert_eq!(seen[0].addresses, None);
+        assert_eq!(seen[0].caa[0], ("slow.example.com".to_owned(), None));
+        assert!(seen[1].addresses.is_some());
+        assert!(seen[1].caa.iter().all(|(_, said)| said.is_some()));
+    }
+}

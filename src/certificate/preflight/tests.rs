@@ -240,6 +240,10 @@ fn a_caa_lookup_that_fails_is_no_permission_and_no_prohibition() {
          (192.0.2.53:53 answers Server Failure (DNSSEC validation failed)): a CA that cannot either must refuse"
     );
     odd(|seen| seen.names[0].caa[0].1 = None);
+    // some resolvers forward no name of one label
+    let mut registry = healthy();
+    registry.names[0].caa[2].1 = Some(Err(server_failure()));
+    assert_eq!(decide(&registry), Verdict::default());
     // a nearer record needs no farther one
     let mut near = healthy();
     near.names[0].caa[0].1 = at(vec![caa("issue", "letsencrypt.org", false)]);

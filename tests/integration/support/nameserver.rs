@@ -8,6 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::nginx::free_port;
+use super::wait_for;
 
 /// Kills its server when dropped. It is the resolver of the test, and the authority of each zone: a
 /// name in none of them does not exist, because it serves the root, too.
@@ -123,6 +124,16 @@ impl NameServer {
     /// Accepts questions and answers none, until [`NameServer::resume`].
     pub fn pause(&self) {
         self.signal("STOP");
+        // each of its threads stops in its own time
+        wait_for("the name server to stop", || {
+            let threads = fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap();
+            let stopped = |thread: fs::DirEntry| {
+                let stat = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+                stat.contains(") T ")
+            };
+            let mut threads = threads.map(Result::unwrap);
+            threads.all(stopped).then_some(())
+        });
     }
 
     pub fn resume(&self) {
