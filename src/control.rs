@@ -88,6 +88,8 @@ pub struct View {
 #[serde(rename_all = "snake_case")]
 pub enum Line {
     Step(Step),
+    /// What a renewal risks, before it begins.
+    Warning(String),
     /// The last line of a reload or a rollback.
     Report(Box<Report>),
     /// The last line of a renewal.

@@ -264,15 +264,21 @@ pub async fn obtain_due(
     Ok(summary)
 }
 
-/// Renews what is due, or what `names` says: `vhostd renew` without a daemon.
+/// Renews what is due, or what `names` says: `vhostd renew` without a daemon. `warn` hears before an
+/// order what it risks.
 pub async fn renew(
     obtaining: &Obtaining,
     wanted: &[WantedCertificate],
     selection: &Selection,
+    warn: impl FnMut(String),
 ) -> Result<Renewed, ObtainingError> {
     let inquiries = obtaining.schedule(&selection.of(wanted))?.inquiries;
     obtaining.inquire_all(inquiries).await;
     let requests = selection.requests(obtaining, wanted)?;
+    let risks = requests.iter();
+    risks
+        .filter_map(|request| obtaining.risk(request))
+        .for_each(warn);
     let mut ended = obtaining.obtain_all(requests).await;
     let mut renewed = Renewed::default();
     for wanted in wanted.iter().filter(|wanted| selection.includes(wanted)) {

@@ -126,11 +126,23 @@ struct Refused {
     for_a_person: bool,
 }
 
+const ORDER_NOW: &str = "order now: ";
+
 impl Wait {
     /// For who has just got what he insisted on.
     pub fn told(&self) -> String {
-        let until = self.until.replace_nanosecond(0).unwrap_or(self.until);
-        format!("another order has to wait until {until}: {}", self.why)
+        let (until, why) = (self.until(), self.limit());
+        format!("another order has to wait until {until}: {why}")
+    }
+
+    /// To the second.
+    fn until(&self) -> OffsetDateTime {
+        self.until.replace_nanosecond(0).unwrap_or(self.until)
+    }
+
+    /// What is not allowed, without what was to be done.
+    fn limit(&self) -> &str {
+        self.why.strip_prefix(ORDER_NOW).unwrap_or(&self.why)
     }
 
     pub fn retry(&self, now: OffsetDateTime) -> RetryAdvice {
@@ -193,12 +205,32 @@ impl Budget {
             let until = self.next(&subject, rate, now);
             (until > now).then(|| Wait {
                 until,
-                why: format!("order now: the CA allows {}", allowed(&subject, rate)),
+                why: format!("{ORDER_NOW}the CA allows {}", allowed(&subject, rate)),
                 for_a_person: false,
                 of_failures: matches!(subject, Subject::Identifier(_)),
             })
         });
         refused.chain(used).max_by_key(|wait| wait.until)
+    }
+
+    /// What whoever insists on the order should know before it is made.
+    pub fn risk(
+        &self,
+        planned: &Planned<'_>,
+        limits: Option<&Limits>,
+        now: OffsetDateTime,
+    ) -> Option<String> {
+        if let Some(wait) = self.wait(planned, limits, now) {
+            let (until, why) = (wait.until(), wait.limit());
+            return Some(format!(
+                "ordered although the CA is known not to allow it before {until}: {why}"
+            ));
+        }
+        let mut after = self.clone();
+        after.count(planned, limits, now);
+        let wait = after.wait(planned, limits, now)?;
+        let (until, why) = (wait.until(), wait.limit());
+        Some(format!("the last order for it until {until}: {why}"))
     }
 
     /// No certificate came of the order, or the CA has not even made it: that is not counted.

@@ -158,6 +158,12 @@ fn preflight<'a>(request: &'a CertificateRequest, tools: Tools<'a>) -> Option<Pr
     of_acme.then(|| Preflight::new(request, checks, acme.thumbprint(), clock, chance))
 }
 
+/// What whoever insists on the request is told before it is carried out.
+pub fn risk(request: &CertificateRequest, tools: Tools<'_>) -> Option<String> {
+    let allowance = Allowance::of(request, tools).filter(|_| request.insisted)?;
+    allowance.risk()
+}
+
 /// Nothing was tried: the CA would not allow it.
 fn postponed(request: &CertificateRequest, tools: Tools<'_>, wait: &Wait) -> Obtained {
     let now = (tools.clock)();

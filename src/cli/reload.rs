@@ -127,7 +127,7 @@ pub(super) async fn through_daemon(
         Line::Step(step) => announce(&step, quiet),
         Line::Report(ended) => report = Some(*ended),
         Line::Error(error) => failure = Some(error),
-        Line::Renewed(_) => {}
+        Line::Renewed(_) | Line::Warning(_) => {}
     });
     if !asked.await? {
         return Ok(None);

@@ -71,6 +71,7 @@ impl Renew {
         let asked = ask_daemon(&settings, &request, |line| match line {
             Line::Renewed(ended) => renewed = Some(ended),
             Line::Error(error) => failure = Some(error),
+            Line::Warning(risk) => output::warning(&risk),
             Line::Step(_) | Line::Report(_) => {}
         });
         match runtime.block_on(asked)? {
@@ -138,7 +139,11 @@ impl Renew {
                 Exit::Usage
             })?;
         let renewed = Obtaining::new(installation, clock::system())
-            .and_then(|obtaining| runtime.block_on(renew(&obtaining, &applied.wanted, &selection)))
+            .and_then(|obtaining| {
+                runtime.block_on(renew(&obtaining, &applied.wanted, &selection, |risk| {
+                    output::warning(&risk)
+                }))
+            })
             .map_err(|error| {
                 output::error(&format!("failed to {error}"));
                 Exit::Failed

@@ -152,7 +152,7 @@ pub async fn ask(
             let line: Vec<u8> = text.drain(..=end).collect();
             // a line of a newer daemon that we do not know is skipped
             if let Ok(line) = serde_json::from_slice::<Line>(&line) {
-                ended |= !matches!(line, Line::Step(_));
+                ended |= !matches!(line, Line::Step(_) | Line::Warning(_));
                 each(line);
             }
         }

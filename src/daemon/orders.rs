@@ -219,6 +219,8 @@ impl Orders {
         };
         let started = self.obtaining(installation).and_then(|obtaining| {
             let requests = selection.requests(&obtaining, &self.wanted)?;
+            let risks = requests.iter().filter_map(|it| obtaining.risk(it));
+            risks.for_each(|risk| answer.send(Line::Warning(risk)));
             self.start(&obtaining, requests, events);
             Ok(())
         });

@@ -6,7 +6,7 @@ use super::Obtaining;
 use crate::certificate::budget::Limits;
 use crate::certificate::fallback::{Candidate, Need, choose, is_usable};
 use crate::certificate::order::{AcmeClient, AcmeClientError};
-use crate::certificate::renew::{Obtained, Tools, is_too_early, obtain};
+use crate::certificate::renew::{Obtained, Tools, is_too_early, obtain, risk};
 use crate::certificate::{CertificateRequest, Issuer, StoredCertificate};
 use crate::settings::Settings;
 
@@ -97,6 +97,14 @@ impl Obtaining {
                 return obtained;
             }
         }
+    }
+
+    /// What whoever insists on the request should know before, with its certificate's name.
+    pub fn risk(&self, request: &CertificateRequest) -> Option<String> {
+        let stored = self.store.newest(&request.name).ok().flatten();
+        let nth = self.next_ca(request, stored.as_ref(), &BTreeSet::new())?;
+        let risk = risk(request, self.tools(self.cas.get(nth)))?;
+        Some(format!("{}: {risk}", request.name))
     }
 
     /// The first time, always one; then only one that was not tried and is not given up.

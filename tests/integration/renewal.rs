@@ -121,6 +121,44 @@ fn a_forced_renewal_serves_a_new_certificate_with_the_daemon_and_without() {
 }
 
 #[test]
+fn who_renews_by_name_is_told_what_it_risks_before_the_order() {
+    let (host, _pebble) = Host::with_pebble();
+    let app = App::start();
+    host.drop_app("hello", NAME, &app);
+    assert_eq!(host.vhostd(&["reload", "--wait"]).status, 0);
+    let refuse = || {
+        let accounts = std::fs::read_dir(host.path("state/accounts")).unwrap();
+        let ca = accounts.map(|entry| entry.unwrap().file_name()).next();
+        let ca = ca.unwrap().into_string().unwrap();
+        let until = OffsetDateTime::now_utc() + time::Duration::HOUR;
+        let until = until.format(&Rfc3339).unwrap();
+        let refused = serde_json::json!({"until": until, "why": "too many in this test"});
+        let budget = serde_json::json!({"used": {}, "refused": {"account": refused}});
+        let path = host.path(&format!("state/orders/{ca}.budget.json"));
+        std::fs::write(path, budget.to_string()).unwrap();
+    };
+    let renew = || {
+        refuse();
+        let ended = host.vhostd(&["renew", "hello", "--force"]);
+        assert_eq!(ended.status, 0, "{ended:?}");
+        let told = "hello.example.com: ordered although the CA is known not to allow it before ";
+        assert!(ended.stderr.contains(told), "{ended:?}");
+        assert!(
+            ended.stderr.contains(": too many in this test"),
+            "{ended:?}"
+        );
+        // what the CA has allowed all the same is no risk any more
+        let ended = host.vhostd(&["renew", "hello", "--force"]);
+        assert_eq!(ended.status, 0, "{ended:?}");
+        assert!(!ended.stderr.contains("too many"), "{ended:?}");
+    };
+    renew();
+    let _daemon = host.daemon();
+    host.wait_for_serving("hello");
+    renew();
+}
+
+#[test]
 fn without_a_daemon_it_leaves_unfinished_edits_and_a_rollback_as_they_are() {
     let host = Host::new();
     let app = App::start();

@@ -105,6 +105,31 @@ fn a_renewal_counts_less_and_one_that_the_ca_wants_not_at_all() {
 }
 
 #[test]
+fn who_insists_is_told_before_what_is_not_allowed_and_what_is_the_last() {
+    let (mut budget, set) = (Budget::default(), names(&["a.example.com"]));
+    let planned = Planned {
+        identifiers: &set,
+        renewing: Renewing::SameNames,
+    };
+    let risk = |budget: &Budget| budget.risk(&planned, Some(&LETS_ENCRYPT), now());
+    for _ in 0..4 {
+        assert_eq!(risk(&budget), None);
+        admit(&mut budget, &planned, now()).unwrap();
+    }
+    let last = risk(&budget).unwrap();
+    assert!(
+        last.starts_with("the last order for it until ") && last.contains(": the CA allows 5 "),
+        "{last}"
+    );
+    admit(&mut budget, &planned, now()).unwrap();
+    let beyond = risk(&budget).unwrap();
+    let told = "ordered although the CA is known not to allow it before ";
+    assert!(beyond.starts_with(told), "{beyond}");
+    // of another CA only what it said is known
+    assert_eq!(budget.risk(&planned, None, now()), None);
+}
+
+#[test]
 fn what_came_to_nothing_is_no_certificate_but_an_order() {
     let (mut budget, set) = (Budget::default(), names(&["a.example.com"]));
     for _ in 0..300 {

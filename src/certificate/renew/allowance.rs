@@ -62,6 +62,17 @@ impl<'a> Allowance<'a> {
         })
     }
 
+    /// What whoever insists on it is told before it is made; `None` too where nothing is known.
+    pub(super) fn risk(&self) -> Option<String> {
+        let open = self.tools.ledger.pending(&self.request.name);
+        if open.is_ok_and(|open| open.is_some()) {
+            return None;
+        }
+        let directory = self.tools.acme?.directory();
+        let budget = self.tools.ledger.budget(directory).ok()?;
+        budget.risk(&self.planned(), self.tools.limits, (self.tools.clock)())
+    }
+
     /// What became of the order. What cannot be written is told, and no reason to fail.
     pub(super) fn note<T>(&self, outcome: &Result<T, ObtainError>) -> Option<Wait> {
         let (planned, now) = (self.planned(), (self.tools.clock)());
