@@ -74,7 +74,7 @@ impl AdoptError {
             Self::Busy(_) => Some("an order is under way: try again when it has ended"),
             Self::Certbot(error) => Some(error.hint()),
             Self::NotOurs(_) => Some("remove its line `autorenew = False`"),
-            Self::Write(_) => Some("run it as root; nothing was changed, and certbot goes on"),
+            Self::Write(_) => Some("run it as root; certbot's files are as they were"),
             _ => None,
         }
     }

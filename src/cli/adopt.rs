@@ -98,7 +98,8 @@ impl Adopt {
         let names = match all(&self.config_dir) {
             Ok(names) => names,
             Err(error) => {
-                told.failed(&error.to_string(), Some("run it as root"));
+                let error = format!("list certbot's certificates: {error}");
+                told.failed(&error, Some("run it as root"));
                 return Exit::Failed;
             }
         };
