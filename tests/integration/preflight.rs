@@ -82,11 +82,14 @@ impl Scene {
 }
 
 fn obey_dns(ca: &MockCa) {
-    ca.answer_otherwise(|asked, reply| {
+    obey_dns_as(ca, "ca.example");
+}
+
+/// As an answer to CAA records that name it so.
+fn obey_dns_as(ca: &MockCa, identity: &'static str) {
+    ca.answer_otherwise(move |asked, reply| {
         if asked.resource == Resource::Directory {
-            edit(reply, |it| {
-                it["meta"]["caaIdentities"] = json!(["ca.example"])
-            });
+            edit(reply, |it| it["meta"]["caaIdentities"] = json!([identity]));
         }
     });
 }
@@ -120,6 +123,48 @@ fn an_order_that_caa_forbids_is_not_sent_and_the_error_names_the_record() {
     let renewed = scene.host.vhostd(&["renew", NAME]);
     assert_eq!(renewed.status, 0, "{renewed:?}");
     assert_eq!(scene.orders(), 1);
+}
+
+#[test]
+fn of_several_cas_the_one_that_caa_allows_is_asked_and_no_other() {
+    let zone = |allowed: &str| format!("{HERE}@ CAA 0 issue \"{allowed}\"\n");
+    let mut dns = NameServer::start(&[("site.test", &zone("second.example"))]);
+    let nginx = NginxHost::new();
+    let (first, second) = (
+        MockCa::start(nginx.http_port),
+        MockCa::start(nginx.http_port),
+    );
+    obey_dns_as(&first, "first.example");
+    obey_dns_as(&second, "second.example");
+    let directory = |ca: &MockCa| {
+        let (url, root) = (ca.directory_url(), ca.ca_file().display().to_string());
+        format!("{{directory: {url}, ca_file: {root}}}")
+    };
+    let settings = format!(
+        "acme: {{directory: [{}, {}]}}\n{}",
+        directory(&first),
+        directory(&second),
+        dns.settings()
+    );
+    let host = Host::on(nginx, &settings);
+    let app = App::start();
+    host.drop_app("shop", NAME, &app);
+    assert_eq!(host.vhostd(&["reload"]).status, 0);
+    let orders = || [&first, &second].map(|ca| ca.asked(Resource::NewOrder));
+    // where neither may issue, neither is asked
+    dns.rewrite("site.test", &zone("third.example"));
+    let renewed = host.vhostd(&["renew", NAME]);
+    assert_eq!(renewed.status, 4, "{renewed:?}");
+    assert!(
+        renewed.stderr.contains("the CAA records at site.test"),
+        "{renewed:?}"
+    );
+    assert_eq!(orders(), [0, 0]);
+    dns.rewrite("site.test", &zone("second.example"));
+    let renewed = host.vhostd(&["renew", NAME]);
+    assert_eq!(renewed.status, 0, "{renewed:?}");
+    assert_eq!(orders(), [0, 1]);
+    host.wait_for_https(NAME, "/", &second.root());
 }
 
 #[test]
