@@ -11,6 +11,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::certificate::budget::{Limits, Planned, Renewing};
+use crate::certificate::dns01::Dns01;
 use crate::certificate::inquire::inquire;
 use crate::certificate::internal::InternalCa;
 use crate::certificate::ledger::{Ledger, LedgerError};
@@ -20,8 +21,8 @@ use crate::certificate::renewal_info::Inquiry;
 use crate::certificate::schedule::{CertificateState, Schedule, due, renew_at};
 use crate::certificate::store::{CertificateStore, StoreError};
 use crate::certificate::{
-    CertificateInventory, CertificateName, CertificateRequest, Issuer, StoredCertificate, Terms,
-    WantedCertificate,
+    CertificateInventory, CertificateName, CertificateRequest, Challenge, Issuer,
+    StoredCertificate, Terms, WantedCertificate,
 };
 use crate::chance::{self, Chance};
 use crate::clock::Clock;
@@ -37,6 +38,7 @@ pub struct Obtaining {
     ledger: Ledger,
     internal: InternalCa,
     acme: Option<AcmeClient>,
+    dns01: Dns01,
     terms: Terms,
     limits: Option<Limits>,
     reuse_key: bool,
@@ -46,6 +48,8 @@ pub struct Obtaining {
     at_once: Arc<Semaphore>,
     /// Likewise: no order waits behind questions.
     asked_at_once: Arc<Semaphore>,
+    /// Likewise: no order by http-01 waits until DNS shows something.
+    dns_at_once: Arc<Semaphore>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -67,11 +71,15 @@ impl Obtaining {
     /// Asks no network.
     pub fn new(installation: &Installation, clock: Clock) -> Result<Self, ObtainingError> {
         let settings = &installation.settings;
+        let dns01 = Dns01::new(&settings.dns, &installation.ledger, &clock);
         Ok(Self {
             store: installation.certificates.clone(),
             ledger: installation.ledger.clone(),
             internal: installation.internal_ca.clone(),
-            acme: Some(AcmeClient::new(&settings.acme, &settings.state_dir)?),
+            acme: Some(
+                AcmeClient::new(&settings.acme, &settings.state_dir)?.with_dns01(dns01.clone()),
+            ),
+            dns01,
             terms: Terms::from(&settings.acme),
             limits: Limits::of(&settings.acme.directory),
             reuse_key: settings.acme.reuse_key,
@@ -79,6 +87,7 @@ impl Obtaining {
             chance: chance::system(),
             at_once: Arc::new(Semaphore::new(ORDERS_AT_ONCE)),
             asked_at_once: Arc::new(Semaphore::new(QUESTIONS_AT_ONCE)),
+            dns_at_once: Arc::new(Semaphore::new(ORDERS_AT_ONCE)),
         })
     }
 
@@ -91,11 +100,15 @@ impl Obtaining {
         clock: Clock,
     ) -> Result<Self, ObtainingError> {
         let acme = AcmeClient::staging(&settings.acme, &settings.state_dir, directory)?;
+        // what is put into DNS is noted where the next run finds it
+        let ledger = Ledger::new(&settings.state_dir);
+        let dns01 = Dns01::new(&settings.dns, &ledger, &clock).rehearsal();
         Ok(Self {
             store: CertificateStore::new(scratch),
             ledger: Ledger::new(scratch),
             internal: InternalCa::new(scratch),
-            acme: Some(acme),
+            acme: Some(acme.with_dns01(dns01.clone())),
+            dns01,
             terms: Terms {
                 directory: directory.to_owned(),
             },
@@ -105,6 +118,7 @@ impl Obtaining {
             chance: chance::system(),
             at_once: Arc::new(Semaphore::new(ORDERS_AT_ONCE)),
             asked_at_once: Arc::new(Semaphore::new(QUESTIONS_AT_ONCE)),
+            dns_at_once: Arc::new(Semaphore::new(ORDERS_AT_ONCE)),
         })
     }
 
@@ -155,8 +169,12 @@ impl Obtaining {
 
     /// Waits for its turn, then obtains the certificate.
     pub async fn obtain(&self, mut request: CertificateRequest) -> Obtained {
+        let at_once = match request.challenge {
+            Challenge::Http01 => &self.at_once,
+            Challenge::Dns01(_) => &self.dns_at_once,
+        };
         // never closed: an error cannot come
-        let _turn = self.at_once.acquire().await;
+        let _turn = at_once.acquire().await;
         if self.reuse_key
             && let Ok(Some(stored)) = self.store.newest(&request.name)
         {
@@ -172,6 +190,15 @@ impl Obtaining {
             chance: &*self.chance,
         };
         obtain(&request, tools).await
+    }
+
+    /// Takes out of DNS what orders that were killed have left there. What cannot be taken out is
+    /// tried again by the next call.
+    pub async fn clean_up_leftovers(&self) {
+        match self.dns01.clean_up_leftovers().await {
+            Ok(left) => tracing::trace!(left, "looked for texts that were left in DNS"),
+            Err(error) => tracing::warn!("failed to {error}"),
+        }
     }
 
     /// Waits for its turn, then asks the CA, and remembers what it answers.
@@ -242,6 +269,7 @@ pub async fn obtain_due(
     obtaining: &Obtaining,
     wanted: &[WantedCertificate],
 ) -> Result<CertificateSummary, ObtainingError> {
+    obtaining.clean_up_leftovers().await;
     let schedule = obtaining.schedule(wanted)?;
     let mut summary = CertificateSummary::default();
     for (name, obtained) in obtaining.obtain_all(schedule.due).await {
@@ -261,6 +289,7 @@ pub async fn renew(
     wanted: &[WantedCertificate],
     selection: &Selection,
 ) -> Result<Renewed, ObtainingError> {
+    obtaining.clean_up_leftovers().await;
     let inquiries = obtaining.schedule(&selection.of(wanted))?.inquiries;
     obtaining.inquire_all(inquiries).await;
     let requests = selection.requests(obtaining, wanted)?;

@@ -1,14 +1,19 @@
 //! R: vhostd's own settings, read once per reload.
 
+mod dns; // P whom names are looked up with, and who publishes texts
 mod parse; // P text → Settings | Vec<Diagnostic>
 
 use std::fs;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+pub use self::dns::{
+    Algorithm, DnsSettings, ExecSettings, Means, ProviderSettings, Rfc2136Settings,
+};
+use crate::certificate::Challenge;
 use crate::certificate::internal::scope::Scope;
 use crate::diagnostic::{Diagnostic, Position, fault};
 use crate::vhost::{TlsDefaults, TlsMode};
@@ -74,13 +79,10 @@ pub struct AcmeSettings {
     pub key_types: KeyTypes,
     /// Whether a renewal keeps the key.
     pub reuse_key: bool,
-}
-
-/// Whom names are looked up with.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct DnsSettings {
-    /// In the order in which they are asked; none: those of this host (resolv.conf).
-    pub resolvers: Vec<SocketAddr>,
+    /// Of a certificate whose vhost does not say.
+    pub challenge: Challenge,
+    /// The DNS provider of those that need one and do not say which.
+    pub dns: Option<String>,
 }
 
 /// Of vhostd's own CA.
@@ -216,6 +218,8 @@ impl Default for AcmeSettings {
             profile: None,
             key_types: KeyTypes::default(),
             reuse_key: false,
+            challenge: Challenge::Http01,
+            dns: None,
         }
     }
 }
@@ -254,6 +258,9 @@ impl Settings {
             mode: self.tls,
             profile: self.acme.profile.clone(),
             key_types: self.acme.key_types,
+            challenge: self.acme.challenge.clone(),
+            dns: self.acme.dns.clone(),
+            providers: self.dns.providers.keys().cloned().collect(),
         }
     }
 

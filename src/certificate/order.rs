@@ -1,7 +1,7 @@
-//! N: CertificateRequest → IssuedCertificate over ACME (RFC 8555), by http-01.
+//! N: CertificateRequest → IssuedCertificate over ACME (RFC 8555), by http-01 or dns-01.
 //!
-//! With `account` and `http`, the only user of instant-acme. Nothing is answered here: nginx gives
-//! `token.thumbprint` to whoever asks (see [`AcmeClient::thumbprint`]).
+//! With `account` and `http`, the only user of instant-acme. http-01 is not answered here: nginx gives
+//! `token.thumbprint` to whoever asks (see [`AcmeClient::thumbprint`]). dns-01 is by `dns01`.
 
 mod authorization; // N what the CA wants proven, and telling it to look
 mod error; // P why a certificate was not issued, and whether to ask again
@@ -12,18 +12,19 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use instant_acme::{CertificateIdentifier, NewOrder, OrderStatus};
+use instant_acme::{CertificateIdentifier, ChallengeType, NewOrder, OrderStatus};
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{sleep, timeout};
 
 pub use self::error::{IdentifierProblem, OrderError};
 use self::session::Session;
 use crate::certificate::account::{AccountError, AccountKey};
+use crate::certificate::dns01::{self, Dns01, Dns01Error};
 use crate::certificate::http::{AcmeHttp, BAD_NONCE, HttpError};
 use crate::certificate::key::{PrivateKeyPem, signing_request};
 use crate::certificate::ledger::{CertificateLock, Ledger, LedgerError, PendingOrder};
 use crate::certificate::reuse;
-use crate::certificate::{CertificateRequest, Identifier, IssuedCertificate, Origin};
+use crate::certificate::{CertificateRequest, Challenge, Identifier, IssuedCertificate, Origin};
 use crate::settings::AcmeSettings;
 
 /// Repeats a call whose nonce the CA refused (RFC 8555 §6.5: with a new one, at once). The library
@@ -52,6 +53,7 @@ use insist;
 #[derive(Clone, Debug)]
 pub struct AcmeClient {
     shared: Arc<Shared>,
+    dns01: Option<Dns01>,
 }
 
 #[derive(Debug)]
@@ -96,6 +98,7 @@ struct Running<'a> {
     order: instant_acme::Order,
     key: PrivateKeyPem,
     identifiers: &'a [Identifier],
+    dns01: Option<&'a dns01::Session>,
     origin: Origin,
     longest_wait: Duration,
     /// The journal's entry; the CA is told nothing that cannot be resumed before it is durable.
@@ -146,7 +149,16 @@ impl AcmeClient {
                 patience,
                 account: tokio::sync::Mutex::default(),
             }),
+            dns01: None,
         })
+    }
+
+    /// Proves by DNS what wants it.
+    pub fn with_dns01(self, dns01: Dns01) -> Self {
+        Self {
+            dns01: Some(dns01),
+            ..self
+        }
     }
 
     /// The URL of the directory.
@@ -169,13 +181,37 @@ impl AcmeClient {
         ledger: &Ledger,
         lock: &CertificateLock,
     ) -> Result<IssuedCertificate, OrderError> {
-        if let Some(wildcard) = request.identifiers.iter().find(|name| is_wildcard(name)) {
+        let wildcard = request.identifiers.iter().find(|name| is_wildcard(name));
+        if let (Some(wildcard), Challenge::Http01) = (wildcard, &request.challenge) {
             return Err(OrderError::Wildcard(wildcard.clone()));
         }
-        let limit = self.shared.patience.order;
-        timeout(limit, self.order_without_deadline(request, ledger, lock))
-            .await
-            .unwrap_or(Err(OrderError::TimedOut(limit)))
+        let session = self.dns_session(request, lock)?;
+        let mut limit = self.shared.patience.order;
+        if let Some(session) = &session {
+            session.clean_up().await;
+            limit += session.longest(request.identifiers.len());
+        }
+        let work = self.order_without_deadline(request, ledger, lock, session.as_ref());
+        let outcome = timeout(limit, work).await;
+        // however it ended
+        if let Some(session) = &session {
+            session.clean_up().await;
+        }
+        outcome.unwrap_or(Err(OrderError::TimedOut(limit)))
+    }
+
+    fn dns_session(
+        &self,
+        request: &CertificateRequest,
+        lock: &CertificateLock,
+    ) -> Result<Option<dns01::Session>, OrderError> {
+        match (&self.dns01, &request.challenge) {
+            (Some(dns01), _) => Ok(dns01.session(request, lock)?),
+            (None, Challenge::Http01) => Ok(None),
+            (None, Challenge::Dns01(provider)) => {
+                Err(Dns01Error::NoProvider(provider.to_string()).into())
+            }
+        }
     }
 
     async fn order_without_deadline(
@@ -183,12 +219,13 @@ impl AcmeClient {
         request: &CertificateRequest,
         ledger: &Ledger,
         lock: &CertificateLock,
+        dns01: Option<&dns01::Session>,
     ) -> Result<IssuedCertificate, OrderError> {
-        match self.attempt(request, ledger, lock).await {
+        match self.attempt(request, ledger, lock, dns01).await {
             Err(error) if error.is_lost_account() => {
                 tracing::warn!(identifier = %request.name, "the CA does not know our account: registering it again");
                 self.forget_account().await?;
-                self.attempt(request, ledger, lock).await
+                self.attempt(request, ledger, lock, dns01).await
             }
             outcome => outcome,
         }
@@ -199,12 +236,14 @@ impl AcmeClient {
         request: &CertificateRequest,
         ledger: &Ledger,
         lock: &CertificateLock,
+        dns01: Option<&dns01::Session>,
     ) -> Result<IssuedCertificate, OrderError> {
         let session = self.session().await?;
         let mut running = match self.resume(&session, request, ledger).await? {
             Some(running) => running,
             None => self.begin(&session, request, ledger, lock).await?,
         };
+        running.dns01 = dns01.filter(|session| session.is_used());
         let outcome = running.finish().await;
         if outcome.as_ref().is_err_and(OrderError::ends_order) {
             running.recorded().await?;
@@ -243,6 +282,7 @@ impl AcmeClient {
                     order,
                     key: pending.key,
                     identifiers: &request.identifiers,
+                    dns01: None,
                     origin: self.origin(request),
                     longest_wait: self.shared.patience.order,
                     recorded: None,
@@ -284,6 +324,7 @@ impl AcmeClient {
             order,
             key,
             identifiers: &request.identifiers,
+            dns01: None,
             origin: self.origin(request),
             longest_wait: self.shared.patience.order,
             recorded: Some(spawn_blocking(move || {
@@ -397,7 +438,15 @@ impl Running<'_> {
         )?;
         authorization::check_identifiers(&mut self.order, self.identifiers).await?;
         self.recorded().await?;
-        for (nth, error) in authorization::set_all_ready(&mut self.order).await? {
+        let kind = match self.dns01 {
+            None => ChallengeType::Http01,
+            Some(session) => {
+                let texts = authorization::texts(&mut self.order).await?;
+                session.publish(&texts).await?;
+                ChallengeType::Dns01
+            }
+        };
+        for (nth, error) in authorization::set_all_ready(&mut self.order, kind).await? {
             // it may have been validated meanwhile, by what an earlier attempt has asked for
             if authorization::is_pending(&mut self.order, nth).await? {
                 return Err(error);

@@ -19,7 +19,9 @@ use crate::certificate::order::{AcmeClient, OrderError};
 use crate::certificate::renewal_info::Inquiry;
 use crate::certificate::schedule::renew_at;
 use crate::certificate::store::{CertificateStore, StoreError};
-use crate::certificate::{CertificateRequest, IssuedCertificate, Issuer, StoredCertificate};
+use crate::certificate::{
+    CertificateRequest, Challenge, IssuedCertificate, Issuer, StoredCertificate,
+};
 use allowance::Allowance;
 
 /// What became of a request.
@@ -49,8 +51,8 @@ impl Obtained {
 /// Why a certificate was not obtained.
 #[derive(Debug, thiserror::Error)]
 enum ObtainError {
-    #[error("lock the certificate: another process has held it for {} s", LOCK_DEADLINE.as_secs())]
-    Busy,
+    #[error("lock the certificate: another process has held it for {} s", .0.as_secs())]
+    Busy(Duration),
     #[error(transparent)]
     Internal(#[from] InternalError),
     #[error(transparent)]
@@ -180,7 +182,11 @@ async fn lock(
     request: &CertificateRequest,
     ledger: &Ledger,
 ) -> Result<CertificateLock, ObtainError> {
-    let deadline = Instant::now() + LOCK_DEADLINE;
+    let limit = match request.challenge {
+        Challenge::Http01 => LOCK_DEADLINE,
+        Challenge::Dns01(_) => LOCK_DEADLINE_DNS,
+    };
+    let deadline = Instant::now() + limit;
     let mut delay = Duration::from_millis(5);
     while Instant::now() < deadline {
         if let Some(lock) = ledger.try_lock(&request.name)? {
@@ -189,7 +195,7 @@ async fn lock(
         sleep(delay).await;
         delay = (delay * 2).min(Duration::from_millis(200));
     }
-    Err(ObtainError::Busy)
+    Err(ObtainError::Busy(limit))
 }
 
 /// What another caller has achieved, or failed to, since the request was made.
@@ -214,7 +220,12 @@ fn done_by_another(
     Ok(attempts
         .filter(|attempts| attempts.failures != request.failures)
         .and_then(|attempts| {
-            let next = attempts.blocks(&request.identifiers, request.issuer, now)?;
+            let next = attempts.blocks(
+                &request.identifiers,
+                request.issuer,
+                &request.challenge,
+                now,
+            )?;
             Some(Obtained::Failed {
                 error: attempts.last_error.unwrap_or_default(),
                 next,
@@ -333,7 +344,7 @@ fn failed(
             }
         }
         // we have waited long, and whoever has the lock records how it ends
-        ObtainError::Busy => {}
+        ObtainError::Busy(_) => {}
         _ => ledger.remember_failure(&request.name, &attempts),
     }
     Obtained::Failed {
@@ -346,7 +357,7 @@ fn failed(
 impl ObtainError {
     fn retry(&self) -> RetryAdvice {
         match self {
-            Self::Busy | Self::Ledger(_) | Self::NoAcme | Self::Task(_) => RetryAdvice::Retry,
+            Self::Busy(_) | Self::Ledger(_) | Self::NoAcme | Self::Task(_) => RetryAdvice::Retry,
             Self::Internal(error) => error.retry(),
             Self::Order(error) => error.retry(),
             Self::Store(error) => error.retry(),
@@ -357,6 +368,8 @@ impl ObtainError {
 
 /// Longer than an order may take.
 const LOCK_DEADLINE: Duration = Duration::from_secs(120);
+/// DNS may take minutes until it shows what was put there.
+const LOCK_DEADLINE_DNS: Duration = Duration::from_secs(900);
 
 #[cfg(test)]
 mod tests {

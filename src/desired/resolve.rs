@@ -3,7 +3,7 @@
 use time::OffsetDateTime;
 
 use super::{CertificateFiles, DesiredState, DesiredTls, DesiredVhost, HostFacts};
-use crate::certificate::{CertificateInventory, Identifier, Issuer, WantedCertificate};
+use crate::certificate::{CertificateInventory, Challenge, Identifier, Issuer, WantedCertificate};
 use crate::vhost::{App, Realm, ServerName, TlsDefaults, TlsMode, VhostSpec};
 
 /// The certificate that each vhost of `app` should have, in its order; `None` for plain HTTP.
@@ -20,11 +20,18 @@ pub fn wanted(app: &App, default: &TlsDefaults) -> Vec<Option<WantedCertificate>
                 TlsMode::Internal => Issuer::Internal,
                 TlsMode::Off => return None,
             };
+            let identifiers = identifiers(app, vhost);
+            let challenge = match issuer {
+                // refused where there is no way
+                Issuer::Acme => tls.challenge_of(&identifiers).unwrap_or_default(),
+                _ => Challenge::default(),
+            };
             Some(WantedCertificate {
                 profile: tls.profile,
                 key_type: tls.key_types.first(),
+                challenge,
                 files: vhost.tls.files.clone(),
-                ..WantedCertificate::new(identifiers(app, vhost), issuer)?
+                ..WantedCertificate::new(identifiers, issuer)?
             })
         })
         .collect()

@@ -1,6 +1,7 @@
 //! P: the text of `vhostd.yml` → settings, or everything that is wrong with it.
 
-mod dns; // P `dns`: whom names are looked up with
+mod dns; // P `dns`: whom names are looked up with, and who publishes texts
+mod provider; // P `dns.providers`
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -9,7 +10,7 @@ use super::{AcmeSettings, DefaultServer, NginxSettings, Settings};
 use crate::certificate::internal::scope::{Scope, Subtree};
 use crate::diagnostic::{Diagnostic, Located, Position};
 use crate::vhost::normalized;
-use crate::vhost::parse::tls;
+use crate::vhost::parse::{challenge, tls};
 use crate::yaml::{self, Fields, Node, Problems, Value, quoted};
 
 /// Parses the settings; what is absent has its default. An empty file is all defaults.
@@ -51,11 +52,12 @@ fn settings(mut fields: Fields, problems: &mut Problems) -> Settings {
     if let Some(section) = section(&mut fields, "nginx", problems) {
         nginx(&mut settings.nginx, section, problems);
     }
-    if let Some(section) = section(&mut fields, "acme", problems) {
-        acme(&mut settings.acme, section, problems);
-    }
     if let Some(section) = section(&mut fields, "dns", problems) {
-        settings.dns.resolvers = dns::resolvers(section, problems);
+        settings.dns = dns::dns(section, problems);
+    }
+    if let Some(section) = section(&mut fields, "acme", problems) {
+        let providers: Vec<_> = settings.dns.providers.keys().cloned().collect();
+        acme(&mut settings.acme, &providers, section, problems);
     }
     if let Some(section) = section(&mut fields, "internal_ca", problems) {
         settings.internal_ca.permit = permit(section, problems);
@@ -107,7 +109,13 @@ fn nginx(settings: &mut NginxSettings, mut fields: Fields, problems: &mut Proble
     fields.finish(&[], problems);
 }
 
-fn acme(settings: &mut AcmeSettings, mut fields: Fields, problems: &mut Problems) {
+fn acme(
+    settings: &mut AcmeSettings,
+    providers: &[String],
+    mut fields: Fields,
+    problems: &mut Problems,
+) {
+    (settings.challenge, settings.dns) = challenge::default(&mut fields, providers, problems);
     if let Some(text) = one_string(&mut fields, "directory", problems) {
         set(&mut settings.directory, directory_url(&text, problems));
     }

@@ -159,6 +159,7 @@ fn a_silent_resolver_costs_seconds_and_no_more() {
 pub fn asking(resolvers: &[SocketAddr]) -> Resolver {
     Resolver::new(&DnsSettings {
         resolvers: resolvers.to_vec(),
+        ..DnsSettings::default()
     })
 }
 

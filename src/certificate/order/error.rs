@@ -3,9 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use instant_acme::ChallengeType;
+
 use crate::certificate::Identifier;
 use crate::certificate::account::AccountError;
 use crate::certificate::attempts::RetryAdvice;
+use crate::certificate::dns01::Dns01Error;
 use crate::certificate::http::{HttpError, Problem, Subproblem, SubproblemIdentifier};
 use crate::certificate::key::KeyError;
 use crate::certificate::ledger::LedgerError;
@@ -20,6 +23,8 @@ pub enum OrderError {
     AuthorizationCount { count: usize, identifiers: usize },
     #[error("prove control of {}", list(problems))]
     Challenge { problems: Vec<IdentifierProblem> },
+    #[error(transparent)]
+    Dns01(#[from] Dns01Error),
     #[error("prove control of {0}, which was not asked for")]
     ForeignAuthorization(String),
     #[error("{step}: {source}")]
@@ -36,8 +41,11 @@ pub enum OrderError {
     Later(Duration),
     #[error(transparent)]
     Ledger(#[from] LedgerError),
-    #[error("prove control of {0}: the CA offers no http-01 challenge for it")]
-    NoChallenge(String),
+    #[error("prove control of {identifier}: the CA offers no {kind} challenge for it")]
+    NoChallenge {
+        identifier: String,
+        kind: &'static str,
+    },
     #[error("{step}: {}", one_line(source.to_string().as_bytes()))]
     Protocol {
         step: &'static str,
@@ -87,6 +95,16 @@ impl OrderError {
         }
     }
 
+    pub(super) fn no_challenge(identifier: String, kind: &ChallengeType) -> Self {
+        Self::NoChallenge {
+            identifier,
+            kind: match kind {
+                ChallengeType::Dns01 => "dns-01",
+                _ => "http-01",
+            },
+        }
+    }
+
     /// Will ordering again help, and when?
     pub fn retry(&self) -> RetryAdvice {
         match self {
@@ -98,7 +116,8 @@ impl OrderError {
             Self::Http { source, .. } => source.retry(),
             Self::Invalid(problem) => problem.retry(),
             Self::Later(wait) => RetryAdvice::After(*wait),
-            Self::NoChallenge(_) | Self::Token(_) | Self::Wildcard(_) => RetryAdvice::Useless,
+            Self::Dns01(error) => error.retry(),
+            Self::NoChallenge { .. } | Self::Token(_) | Self::Wildcard(_) => RetryAdvice::Useless,
             Self::Shared(error) => error.retry(),
             Self::Account(_)
             | Self::AuthorizationCount { .. }
@@ -156,7 +175,7 @@ impl OrderError {
             | Self::Challenge { .. }
             | Self::ForeignAuthorization(_)
             | Self::Invalid(_)
-            | Self::NoChallenge(_)
+            | Self::NoChallenge { .. }
             | Self::Protocol { .. }
             | Self::Token(_) => true,
             Self::Http { source, .. } => match source {

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::fs;
 use std::net::{SocketAddr, UdpSocket};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use super::nginx::free_port;
 pub struct NameServer {
     directory: tempfile::TempDir,
     zones: Vec<Zone>,
-    port: u16,
+    address: SocketAddr,
     child: Child,
 }
 
@@ -23,6 +23,8 @@ struct Zone {
     /// `None`: it cannot be loaded, so each question about it ends in SERVFAIL.
     records: Option<String>,
 }
+
+const LOOPBACK: [u8; 4] = [127, 0, 0, 1];
 
 /// The key that may update each zone (RFC 2136, RFC 8945), HMAC-SHA256.
 pub const KEY_NAME: &str = "vhostd-test";
@@ -35,7 +37,16 @@ impl NameServer {
             name: (*name).to_owned(),
             records: Some((*records).to_owned()),
         });
-        Self::with(zones.collect())
+        Self::with(LOOPBACK, zones.collect())
+    }
+
+    /// As [`NameServer::start`], at another loopback address, on whichever port is free.
+    pub fn start_at(ip: [u8; 4], zones: &[(&str, &str)]) -> Self {
+        let zones = zones.iter().map(|(name, records)| Zone {
+            name: (*name).to_owned(),
+            records: Some((*records).to_owned()),
+        });
+        Self::with(ip, zones.collect())
     }
 
     /// As [`NameServer::start`], and it fails at every question about `broken`.
@@ -48,10 +59,10 @@ impl NameServer {
             name: broken.to_owned(),
             records: None,
         };
-        Self::with(good.chain([broken]).collect())
+        Self::with(LOOPBACK, good.chain([broken]).collect())
     }
 
-    fn with(zones: Vec<Zone>) -> Self {
+    fn with(ip: [u8; 4], zones: Vec<Zone>) -> Self {
         let root = Zone {
             name: ".".to_owned(),
             records: Some(String::new()),
@@ -60,12 +71,12 @@ impl NameServer {
         // a port that was free a moment ago may be taken: then it is started again
         for _ in 0..5 {
             let directory = tempfile::tempdir().unwrap();
-            let port = free_port();
-            if let Some(child) = try_start(&directory, port, &zones) {
+            let address = (ip, free_port()).into();
+            if let Some(child) = try_start(&directory, address, &zones) {
                 return Self {
                     directory,
                     zones,
-                    port,
+                    address,
                     child,
                 };
             }
@@ -74,7 +85,27 @@ impl NameServer {
     }
 
     pub fn address(&self) -> SocketAddr {
-        ([127, 0, 0, 1], self.port).into()
+        self.address
+    }
+
+    /// A program that changes its zones as vhostd tells it to, and logs what it was told.
+    pub fn hook(&self, log: &Path) -> PathBuf {
+        let path = self.directory.path().join("hook");
+        let control = format!(
+            "{} -c {} -b",
+            program("knotc").display(),
+            self.directory.path().join("knot.conf").display()
+        );
+        let script = format!(
+            "#!/bin/sh -e\necho \"$1 $2 $3\" >> {log}\n{control} zone-begin $VHOSTD_ZONE\n\
+             case $1 in\n\
+             present) {control} zone-set $VHOSTD_ZONE $2 60 TXT $3 ;;\n\
+             cleanup) {control} zone-unset $VHOSTD_ZONE $2 TXT $3 || true ;;\n\
+             esac\n{control} zone-commit $VHOSTD_ZONE\n",
+            log = log.display(),
+        );
+        super::executable(&path, &script);
+        path
     }
 
     /// Other records from now on.
@@ -123,15 +154,17 @@ impl Drop for NameServer {
     }
 }
 
-fn try_start(directory: &tempfile::TempDir, port: u16, zones: &[Zone]) -> Option<Child> {
+fn try_start(directory: &tempfile::TempDir, address: SocketAddr, zones: &[Zone]) -> Option<Child> {
     let path = |name: &str| directory.path().join(name);
     let mut config = format!(
-        "server:\n  listen: 127.0.0.1@{port}\n  rundir: {root}\n  udp-workers: 1\n  tcp-workers: 1\n  background-workers: 1\n\
+        "server:\n  listen: {ip}@{port}\n  rundir: {root}\n  udp-workers: 1\n  tcp-workers: 1\n  background-workers: 1\n\
          log:\n  - target: stderr\n    any: warning\n\
          database:\n  storage: {root}\n\
          key:\n  - id: {KEY_NAME}\n    algorithm: hmac-sha256\n    secret: {KEY_SECRET}\n\
          acl:\n  - id: updates\n    action: [update, transfer]\n    key: {KEY_NAME}\n\
          zone:\n",
+        ip = address.ip(),
+        port = address.port(),
         root = directory.path().display(),
     );
     for (at, zone) in zones.iter().enumerate() {
@@ -158,7 +191,7 @@ fn try_start(directory: &tempfile::TempDir, port: u16, zones: &[Zone]) -> Option
         .expect("knotd is installed");
     let deadline = Instant::now() + Duration::from_secs(20);
     loop {
-        if answers(port, &zones[0].name, zones[0].records.is_some()) {
+        if answers(address, &zones[0].name, zones[0].records.is_some()) {
             return Some(child);
         }
         if child.try_wait().unwrap().is_some() || Instant::now() > deadline {
@@ -172,7 +205,7 @@ fn try_start(directory: &tempfile::TempDir, port: u16, zones: &[Zone]) -> Option
 }
 
 /// Whether a question about the zone's SOA has a reply, and that is no SERVFAIL (RFC 1035 §4.1).
-fn answers(port: u16, zone: &str, loads: bool) -> bool {
+fn answers(address: SocketAddr, zone: &str, loads: bool) -> bool {
     let mut question = b"\x12\x34\x00\x00\x00\x01\x00\x00\x00\x00\x00\x00".to_vec();
     for label in zone.split('.').filter(|label| !label.is_empty()) {
         question.push(u8::try_from(label.len()).unwrap());
@@ -184,18 +217,19 @@ fn answers(port: u16, zone: &str, loads: bool) -> bool {
         .set_read_timeout(Some(Duration::from_millis(200)))
         .unwrap();
     let mut reply = [0; 512];
-    socket.connect(("127.0.0.1", port)).is_ok()
+    socket.connect(address).is_ok()
         && socket.send(&question).is_ok()
         && socket.recv(&mut reply).is_ok()
         && (!loads || reply[3] & 15 == 0)
 }
 
-/// Its name server is this very one: `ns.nameserver.test` is in the root.
+/// Its name server is this very one: `ns.nameserver.test` is in the root, as `ns2` is, which a zone may
+/// name, too.
 fn zone_text(zone: &Zone, serial: u32) -> String {
     let origin = zone.name.trim_end_matches('.');
     let records = zone.records.as_deref().unwrap_or_default();
     let glue = match zone.name.as_str() {
-        "." => "ns.nameserver.test. A 127.0.0.1\n",
+        "." => "ns.nameserver.test. A 127.0.0.1\nns2.nameserver.test. A 127.0.0.2\n",
         _ => "",
     };
     format!(

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -30,6 +30,7 @@ pub struct PebbleBuilder {
     refused_nonces: u8,
     validity: Duration,
     programs: Programs,
+    resolver: Option<SocketAddr>,
 }
 
 /// Debian 12's, or later ones, which know renewal information and profiles.
@@ -70,6 +71,12 @@ impl PebbleBuilder {
             dns_options: &["-doh", "", "-dnsserver"],
         };
         Some(self)
+    }
+
+    /// Whom it asks instead of a DNS server of its own.
+    pub fn resolver(mut self, resolver: SocketAddr) -> Self {
+        self.resolver = Some(resolver);
+        self
     }
 
     pub fn start(self) -> Pebble {
@@ -131,10 +138,12 @@ impl PebbleBuilder {
             .stderr(log())
             .spawn()
             .expect("pebble-challtestsrv is installed");
+        let own = ([127, 0, 0, 1], dns_port).into();
+        let resolver = self.resolver.unwrap_or(own);
         let pebble = Command::new(&self.programs.pebble)
             .arg("-config")
             .arg(path("pebble.json"))
-            .args(["-dnsserver", &format!("127.0.0.1:{dns_port}")])
+            .args(["-dnsserver", &resolver.to_string()])
             .env("PEBBLE_VA_NOSLEEP", "1")
             .env("PEBBLE_WFE_NONCEREJECT", self.refused_nonces.to_string())
             .env("PEBBLE_AUTHZREUSE", "0")
@@ -183,6 +192,7 @@ impl Pebble {
                 dns: "pebble-challtestsrv".into(),
                 dns_options: &["-dns01"],
             },
+            resolver: None,
         }
     }
 
