@@ -11,6 +11,7 @@ pub mod answers; // W challenges that nginx cannot answer by itself
 pub mod attempts; // P what failed, and when it is tried again
 pub mod budget; // P what a CA allows, and what was used of it
 pub mod chain; // P PEM → a certificate chain that is what was asked for
+pub mod dns01; // N texts in DNS that prove control of a name
 pub mod external_account; // R the key of the customer's account, where a CA wants one
 pub mod fallback; // P which of several CAs is asked, and when another one
 pub mod glance; // P a certificate of whoever, in words
@@ -162,9 +163,23 @@ pub struct WantedCertificate {
     pub profile: Option<String>,
     #[serde(default)]
     pub key_type: KeyType,
+    #[serde(default)]
+    pub challenge: Challenge,
     /// Where it is taken from; with `File` only.
     #[serde(default)]
     pub files: Option<PemFiles>,
+}
+
+/// How control of the identifiers is proven (RFC 8555 §8).
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub enum Challenge {
+    /// nginx answers.
+    #[default]
+    #[serde(rename = "http-01")]
+    Http01,
+    /// The texts are published by the settings' DNS provider of this name.
+    #[serde(rename = "dns-01")]
+    Dns01(Box<str>),
 }
 
 /// A certificate that somebody else renews: absolute, normalized paths.
@@ -185,6 +200,7 @@ impl WantedCertificate {
             issuer,
             profile: None,
             key_type: KeyType::default(),
+            challenge: Challenge::default(),
             files: None,
         })
     }
@@ -255,6 +271,7 @@ pub struct CertificateRequest {
     /// Certificate profile (draft-ietf-acme-profiles); `None`: the CA chooses.
     pub profile: Option<String>,
     pub key_type: KeyType,
+    pub challenge: Challenge,
     /// The serial of the stored version that this one follows. Once another version is there,
     /// somebody else has done the work.
     pub replaces: Option<String>,
@@ -287,6 +304,7 @@ impl CertificateRequest {
             issuer: wanted.issuer,
             profile: wanted.profile.clone(),
             key_type: wanted.key_type,
+            challenge: wanted.challenge.clone(),
             replaces: stored.map(|stored| stored.serial.clone()),
             renewal_id: stored
                 // another client's account may not replace its own certificate (RFC 9773 §5)

@@ -2,6 +2,7 @@
 #![expect(clippy::disallowed_methods, reason = "the room that starts processes")]
 
 pub mod errand; // X an operator's own program
+pub mod hook; // X a program of the operator's
 
 use std::ffi::OsStr;
 use std::io::{self, Read};

@@ -16,7 +16,7 @@ use crate::certificate::answers::ChallengeFiles;
 use crate::certificate::internal::InternalCa;
 use crate::certificate::ledger::{Ledger, LedgerError};
 use crate::certificate::store::{CertificateStore, StoreError};
-use crate::certificate::{CertificateName, Identifier, Issuer, WantedCertificate};
+use crate::certificate::{CertificateName, Challenge, Identifier, Issuer, WantedCertificate};
 use crate::desired::{CertificateFiles, Features, Owners, Probe, RESERVED_NAME};
 use crate::generation::{GenerationError, GenerationStore};
 use crate::nginx::dump::Survey;
@@ -322,6 +322,7 @@ fn reserved_certificate() -> WantedCertificate {
         issuer: Issuer::Internal,
         profile: None,
         key_type: KeyType::default(),
+        challenge: Challenge::default(),
         files: None,
     }
 }

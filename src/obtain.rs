@@ -13,6 +13,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::certificate::budget::{Planned, Renewing};
+use crate::certificate::dns01::Dns01;
 use crate::certificate::inquire::inquire;
 use crate::certificate::internal::InternalCa;
 use crate::certificate::ledger::{Ledger, LedgerError};
@@ -23,8 +24,8 @@ use crate::certificate::renewal_info::Inquiry;
 use crate::certificate::schedule::{CertificateState, Schedule, due, renew_at};
 use crate::certificate::store::{CertificateStore, StoreError};
 use crate::certificate::{
-    CertificateInventory, CertificateName, CertificateRequest, Issuer, StoredCertificate, Terms,
-    WantedCertificate,
+    CertificateInventory, CertificateName, CertificateRequest, Challenge, Issuer,
+    StoredCertificate, Terms, WantedCertificate,
 };
 use crate::chance::{self, Chance};
 use crate::clock::Clock;
@@ -42,6 +43,7 @@ pub struct Obtaining {
     internal: InternalCa,
     /// In the order in which they are tried.
     cas: Vec<Ca>,
+    dns01: Dns01,
     terms: Terms,
     checks: Checks,
     reuse_key: bool,
@@ -51,6 +53,8 @@ pub struct Obtaining {
     at_once: Arc<Semaphore>,
     /// Likewise: no order waits behind questions.
     asked_at_once: Arc<Semaphore>,
+    /// Likewise: no order by http-01 waits until DNS shows something.
+    dns_at_once: Arc<Semaphore>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -72,11 +76,13 @@ impl Obtaining {
     /// Asks no network.
     pub fn new(installation: &Installation, clock: Clock) -> Result<Self, ObtainingError> {
         let settings = &installation.settings;
+        let dns01 = Dns01::new(&settings.dns, &installation.ledger, &clock);
         Ok(Self {
             store: installation.certificates.clone(),
             ledger: installation.ledger.clone(),
             internal: installation.internal_ca.clone(),
-            cas: Ca::all(settings)?,
+            cas: Ca::all(settings, &dns01)?,
+            dns01,
             terms: Terms::from(&settings.acme),
             checks: Checks::new(settings),
             reuse_key: settings.acme.reuse_key,
@@ -84,6 +90,7 @@ impl Obtaining {
             chance: chance::system(),
             at_once: Arc::new(Semaphore::new(ORDERS_AT_ONCE)),
             asked_at_once: Arc::new(Semaphore::new(QUESTIONS_AT_ONCE)),
+            dns_at_once: Arc::new(Semaphore::new(ORDERS_AT_ONCE)),
         })
     }
 
@@ -96,11 +103,15 @@ impl Obtaining {
         clock: Clock,
     ) -> Result<Self, ObtainingError> {
         let acme = AcmeClient::staging(&settings.acme, &settings.state_dir, directory)?;
+        // what is put into DNS is noted where the next run finds it
+        let ledger = Ledger::new(&settings.state_dir);
+        let dns01 = Dns01::new(&settings.dns, &ledger, &clock).rehearsal();
         Ok(Self {
             store: CertificateStore::new(scratch),
             ledger: Ledger::new(scratch),
             internal: InternalCa::new(scratch),
-            cas: Ca::alone(acme),
+            cas: Ca::alone(acme.with_dns01(dns01.clone())),
+            dns01,
             terms: Terms {
                 directory: directory.to_owned(),
                 fallbacks: Vec::new(),
@@ -111,6 +122,7 @@ impl Obtaining {
             chance: chance::system(),
             at_once: Arc::new(Semaphore::new(ORDERS_AT_ONCE)),
             asked_at_once: Arc::new(Semaphore::new(QUESTIONS_AT_ONCE)),
+            dns_at_once: Arc::new(Semaphore::new(ORDERS_AT_ONCE)),
         })
     }
 
@@ -162,14 +174,27 @@ impl Obtaining {
 
     /// Waits for its turn, then obtains the certificate.
     pub async fn obtain(&self, mut request: CertificateRequest) -> Obtained {
+        let at_once = match request.challenge {
+            Challenge::Http01 => &self.at_once,
+            Challenge::Dns01(_) => &self.dns_at_once,
+        };
         // never closed: an error cannot come
-        let _turn = self.at_once.acquire().await;
+        let _turn = at_once.acquire().await;
         if self.reuse_key
             && let Ok(Some(stored)) = self.store.newest(&request.name)
         {
             request.reuse_key = Some(stored.key);
         }
         self.obtain_from_a_ca(request).await
+    }
+
+    /// Takes out of DNS what orders that were killed have left there. What cannot be taken out is
+    /// tried again by the next call.
+    pub async fn clean_up_leftovers(&self) {
+        match self.dns01.clean_up_leftovers().await {
+            Ok(left) => tracing::trace!(left, "looked for texts that were left in DNS"),
+            Err(error) => tracing::warn!("failed to {error}"),
+        }
     }
 
     /// Waits for its turn, then asks the CA, and remembers what it answers.
@@ -251,6 +276,7 @@ pub async fn obtain_due(
     obtaining: &Obtaining,
     wanted: &[WantedCertificate],
 ) -> Result<CertificateSummary, ObtainingError> {
+    obtaining.clean_up_leftovers().await;
     let schedule = obtaining.schedule(wanted)?;
     let mut summary = CertificateSummary::default();
     for (name, obtained) in obtaining.obtain_all(schedule.due).await {
@@ -272,6 +298,7 @@ pub async fn renew(
     selection: &Selection,
     warn: impl FnMut(String),
 ) -> Result<Renewed, ObtainingError> {
+    obtaining.clean_up_leftovers().await;
     let inquiries = obtaining.schedule(&selection.of(wanted))?.inquiries;
     obtaining.inquire_all(inquiries).await;
     let requests = selection.requests(obtaining, wanted)?;

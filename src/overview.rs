@@ -290,7 +290,9 @@ fn of_wanted(
         shown.state = CertificateWord::Pending;
     }
     // failures of what is not wanted any more say nothing about this one
-    let about = |attempts: &&Attempts| attempts.is_about(&wanted.identifiers, wanted.issuer);
+    let about = |attempts: &&Attempts| {
+        attempts.is_about(&wanted.identifiers, wanted.issuer, &wanted.challenge)
+    };
     if let Some(attempts) = memory.attempts.as_ref().filter(about) {
         shown.attempts = attempts.failures;
         shown.last_error.clone_from(&attempts.last_error);

@@ -1,17 +1,22 @@
 //! R: vhostd's own settings, read once per reload.
 
 pub mod ca; // P one ACME CA of several
+mod dns; // P whom names are looked up with, and who publishes texts
 pub mod hooks; // P whom the operator wants to be told, and of what
 pub mod origin; // P which URLs are spoken to
 mod parse; // P text → Settings | Vec<Diagnostic>
 
 use std::fs;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+pub use self::dns::{
+    Algorithm, DnsSettings, ExecSettings, Means, ProviderSettings, Rfc2136Settings,
+};
+use crate::certificate::Challenge;
 use crate::certificate::internal::scope::Scope;
 use crate::diagnostic::{Diagnostic, Position, fault};
 use crate::settings::ca::{CaSettings, ExternalAccount};
@@ -85,13 +90,10 @@ pub struct AcmeSettings {
     pub key_types: KeyTypes,
     /// Whether a renewal keeps the key.
     pub reuse_key: bool,
-}
-
-/// Whom names are looked up with.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct DnsSettings {
-    /// In the order in which they are asked; none: those of this host (resolv.conf).
-    pub resolvers: Vec<SocketAddr>,
+    /// Of a certificate whose vhost does not say.
+    pub challenge: Challenge,
+    /// The DNS provider of those that need one and do not say which.
+    pub dns: Option<String>,
 }
 
 /// Of vhostd's own CA.
@@ -250,6 +252,8 @@ impl Default for AcmeSettings {
             profile: None,
             key_types: KeyTypes::default(),
             reuse_key: false,
+            challenge: Challenge::Http01,
+            dns: None,
         }
     }
 }
@@ -289,6 +293,9 @@ impl Settings {
             profile: self.acme.profile.clone(),
             address_profile: self.acme.address_profile(),
             key_types: self.acme.key_types,
+            challenge: self.acme.challenge.clone(),
+            dns: self.acme.dns.clone(),
+            providers: self.dns.providers.keys().cloned().collect(),
         }
     }
 

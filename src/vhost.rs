@@ -20,7 +20,7 @@ pub use upstream::{Upstream, UpstreamAddress, UpstreamError, UpstreamScheme};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::certificate::PemFiles;
+use crate::certificate::{Challenge, Identifier, PemFiles};
 use crate::diagnostic::{Located, Position};
 use crate::settings::KeyTypes;
 
@@ -91,6 +91,7 @@ pub struct TlsSpec {
     /// Certificate profile (draft-ietf-acme-profiles).
     pub profile: Option<String>,
     pub key_types: Option<KeyTypes>,
+    pub challenge: Option<Challenge>,
     /// The certificate is there already: it is neither ordered nor renewed here.
     pub files: Option<PemFiles>,
 }
@@ -103,6 +104,16 @@ impl TlsSpec {
             profile: self.profile.clone().or_else(|| defaults.profile.clone()),
             address_profile: defaults.address_profile,
             key_types: self.key_types.unwrap_or(defaults.key_types),
+            challenge: self.challenge.clone().unwrap_or(defaults.challenge.clone()),
+            // who wants http-01 wants no other
+            dns: match self.challenge {
+                Some(Challenge::Http01) => None,
+                _ => defaults.dns(),
+            },
+            providers: match self.challenge {
+                Some(Challenge::Http01) => Vec::new(),
+                _ => defaults.providers.clone(),
+            },
         }
     }
 }
@@ -115,6 +126,42 @@ pub struct TlsDefaults {
     /// The only one that the CA takes for addresses, where there is such a rule.
     pub address_profile: Option<&'static str>,
     pub key_types: KeyTypes,
+    pub challenge: Challenge,
+    /// The DNS provider of those that need one and do not say which.
+    pub dns: Option<String>,
+    /// All of them, sorted.
+    pub providers: Vec<String>,
+}
+
+impl TlsDefaults {
+    /// The DNS provider where nobody says which: the preferred one, or the only one.
+    pub fn dns(&self) -> Option<String> {
+        let only = match self.providers.as_slice() {
+            [only] => Some(only),
+            _ => None,
+        };
+        self.dns.as_ref().or(only).cloned()
+    }
+
+    /// How a certificate for `identifiers` is proven; `None`: there is no way. Of a wildcard only
+    /// DNS can tell, and of an address only the host (RFC 8555 §8.3, RFC 8738 §7).
+    pub fn challenge_of<'a>(
+        &self,
+        identifiers: impl IntoIterator<Item = &'a Identifier>,
+    ) -> Option<Challenge> {
+        let (mut wildcard, mut address) = (false, false);
+        for identifier in identifiers {
+            match identifier {
+                Identifier::Dns(name) => wildcard |= name.starts_with("*."),
+                Identifier::Ip(_) => address = true,
+            }
+        }
+        match (&self.challenge, wildcard) {
+            (Challenge::Dns01(_), false) if address => Some(Challenge::Http01),
+            (Challenge::Http01, true) => self.dns().map(|name| Challenge::Dns01(name.into())),
+            (challenge, _) => Some(challenge.clone()),
+        }
+    }
 }
 
 impl From<TlsMode> for TlsDefaults {
@@ -124,6 +171,9 @@ impl From<TlsMode> for TlsDefaults {
             profile: None,
             address_profile: None,
             key_types: KeyTypes::default(),
+            challenge: Challenge::default(),
+            dns: None,
+            providers: Vec::new(),
         }
     }
 }

@@ -7,16 +7,18 @@ use time::{Duration, OffsetDateTime};
 
 use crate::certificate::budget::Wait;
 use crate::certificate::fallback::Trouble;
-use crate::certificate::{CLOCK_SKEW, CertificateRequest, Identifier, Issuer};
+use crate::certificate::{CLOCK_SKEW, CertificateRequest, Challenge, Identifier, Issuer};
 
 /// What went wrong since a certificate was last obtained; stored, so that a restart asks no sooner.
 ///
-/// It speaks of one set of identifiers and one issuer: once the operator changes those, the new
+/// It speaks of one set of identifiers, one issuer and one challenge: once the operator changes those, the new
 /// wish is tried at once.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Attempts {
     pub identifiers: Vec<Identifier>,
     pub issuer: Issuer,
+    #[serde(default)]
+    pub challenge: Challenge,
     /// In a row; 0: nothing was tried, because the CA would not allow it yet.
     pub failures: u32,
     #[serde(with = "time::serde::rfc3339")]
@@ -60,13 +62,14 @@ impl Attempts {
         chance: f64,
     ) -> Self {
         let earlier = previous
-            .filter(|previous| previous.is_about(&request.identifiers, request.issuer))
+            .filter(|previous| previous.is_of(request))
             .map_or(0, |previous| previous.failures);
         let failures = earlier.saturating_add(1);
         let left = request.expires.map(|expires| expires - now);
         Self {
             identifiers: request.identifiers.clone(),
             issuer: request.issuer,
+            challenge: request.challenge.clone(),
             failures,
             failed_at: now,
             next: Some(now + delay(failures, retry, left, chance)),
@@ -84,11 +87,12 @@ impl Attempts {
         now: OffsetDateTime,
     ) -> Self {
         let earlier = previous
-            .filter(|previous| previous.is_about(&request.identifiers, request.issuer))
+            .filter(|previous| previous.is_of(request))
             .map_or(0, |previous| previous.failures);
         Self {
             identifiers: request.identifiers.clone(),
             issuer: request.issuer,
+            challenge: request.challenge.clone(),
             failures: earlier,
             failed_at: now,
             next: Some(wait.until),
@@ -124,16 +128,27 @@ impl Attempts {
         &self,
         identifiers: &[Identifier],
         issuer: Issuer,
+        challenge: &Challenge,
         now: OffsetDateTime,
     ) -> Option<OffsetDateTime> {
         let believable = self.failed_at <= now + CLOCK_SKEW;
-        self.next
-            .filter(|next| believable && now < *next && self.is_about(identifiers, issuer))
+        self.next.filter(|next| {
+            believable && now < *next && self.is_about(identifiers, issuer, challenge)
+        })
     }
 
     /// Whether these failures are of what is wanted now.
-    pub fn is_about(&self, identifiers: &[Identifier], issuer: Issuer) -> bool {
-        self.identifiers == identifiers && self.issuer == issuer
+    pub fn is_about(
+        &self,
+        identifiers: &[Identifier],
+        issuer: Issuer,
+        challenge: &Challenge,
+    ) -> bool {
+        self.identifiers == identifiers && self.issuer == issuer && self.challenge == *challenge
+    }
+
+    fn is_of(&self, request: &CertificateRequest) -> bool {
+        self.is_about(&request.identifiers, request.issuer, &request.challenge)
     }
 }
 
@@ -142,8 +157,9 @@ fn troubles(
     previous: Option<&Attempts>,
     request: &CertificateRequest,
 ) -> BTreeMap<String, Trouble> {
-    let previous =
-        previous.filter(|previous| previous.is_about(&request.identifiers, request.issuer));
+    let previous = previous.filter(|previous| {
+        previous.is_about(&request.identifiers, request.issuer, &request.challenge)
+    });
     previous.map_or_else(BTreeMap::new, |previous| previous.troubles.clone())
 }
 

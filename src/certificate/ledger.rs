@@ -3,9 +3,12 @@
 //! `orders/NAME.attempts.json`: the failures since the last success. `orders/NAME.renewal.json`: when
 //! the CA wants it renewed. `orders/NAME.remarks.json`: what looked odd. `orders/HOST-DIGEST.budget.json`: what was used of what that CA allows.
 //! `orders/NAME.order.json` (0600): the order that is under way, with its key; durable before the CA
-//! is told to validate anything, gone once the certificate is stored. `orders/NAME.lock`: flock(2), so
+//! is told to validate anything, gone once the certificate is stored. `orders/NAME.dns.json` (0600): what
+//! was put into DNS for it, durable before it is put there. `orders/NAME.lock`: flock(2), so
 //! that the daemon and the timer's command obtain each certificate once; the kernel drops it with its
 //! owner.
+
+mod presented; // W what was put into DNS, until it is taken out again
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, TryLockError};
@@ -381,6 +384,7 @@ fn certificate_of_temporary(file_name: &str) -> Option<CertificateName> {
     let name = target
         .strip_suffix(ORDER)
         .or_else(|| target.strip_suffix(ATTEMPTS))
+        .or_else(|| target.strip_suffix(PRESENTED))
         .or_else(|| target.strip_suffix(REMARKS))
         .or_else(|| target.strip_suffix(RENEWAL))?;
     CertificateName::from_file_name(name)
@@ -397,6 +401,7 @@ const ATTEMPTS: &str = ".attempts.json";
 const BUDGET: &str = ".budget.json";
 const LOCK: &str = ".lock";
 const ORDER: &str = ".order.json";
+const PRESENTED: &str = ".dns.json";
 const REMARKS: &str = ".remarks.json";
 const RENEWAL: &str = ".renewal.json";
 

@@ -1,7 +1,7 @@
-//! N: CertificateRequest → IssuedCertificate over ACME (RFC 8555), by http-01.
+//! N: CertificateRequest → IssuedCertificate over ACME (RFC 8555), by http-01 or dns-01.
 //!
-//! With `account` and `http`, the only user of instant-acme. Nothing is answered here: nginx gives
-//! `token.thumbprint` to whoever asks (see [`AcmeClient::thumbprint`]).
+//! With `account` and `http`, the only user of instant-acme. http-01 is not answered here: nginx gives
+//! `token.thumbprint` to whoever asks (see [`AcmeClient::thumbprint`]). dns-01 is by `dns01`.
 
 mod alternate; // N another chain, where the usual one leads to no root that this system trusts
 mod authorization; // N what the CA wants proven, and telling it to look
@@ -15,7 +15,7 @@ mod signed; // N signed requests that the protocol library does not make
 use std::sync::Arc;
 use std::time::Duration;
 
-use instant_acme::{CertificateIdentifier, NewOrder, OrderStatus};
+use instant_acme::{CertificateIdentifier, ChallengeType, NewOrder, OrderStatus};
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{sleep, timeout};
 
@@ -25,12 +25,13 @@ pub use self::error::{IdentifierProblem, OrderError};
 use self::session::Session;
 use crate::certificate::account::AccountKey;
 use crate::certificate::answers::{Answered, ChallengeFiles};
+use crate::certificate::dns01::{self, Dns01, Dns01Error};
 use crate::certificate::http::BAD_NONCE;
 use crate::certificate::key::{PrivateKeyPem, signing_request};
 use crate::certificate::ledger::{CertificateLock, Ledger, LedgerError, PendingOrder};
 use crate::certificate::preflight::flight::Preflight;
 use crate::certificate::reuse;
-use crate::certificate::{CertificateRequest, Identifier, IssuedCertificate, Origin};
+use crate::certificate::{CertificateRequest, Challenge, Identifier, IssuedCertificate, Origin};
 
 /// Repeats a call whose nonce the CA refused (RFC 8555 §6.5: with a new one, at once). The library
 /// itself does so three times, which a busy CA exceeds.
@@ -58,7 +59,11 @@ use insist;
 #[derive(Clone, Debug)]
 pub struct AcmeClient {
     shared: Arc<Shared>,
+    dns01: Option<Dns01>,
 }
+
+/// What is looked at before an order, and who publishes texts for it.
+type Proofs<'a> = (Option<&'a Preflight<'a>>, Option<&'a dns01::Session>);
 
 /// An order on its way, new or resumed.
 struct Running<'a> {
@@ -66,6 +71,7 @@ struct Running<'a> {
     order: instant_acme::Order,
     key: PrivateKeyPem,
     identifiers: &'a [Identifier],
+    dns01: Option<&'a dns01::Session>,
     origin: Origin,
     longest_wait: Duration,
     /// Where nginx does not answer by itself, and what it answers from now.
@@ -98,14 +104,38 @@ impl AcmeClient {
         lock: &CertificateLock,
         preflight: Option<&Preflight<'_>>,
     ) -> Result<IssuedCertificate, OrderError> {
-        if let Some(wildcard) = request.identifiers.iter().find(|name| is_wildcard(name)) {
+        let wildcard = request.identifiers.iter().find(|name| is_wildcard(name));
+        if let (Some(wildcard), Challenge::Http01) = (wildcard, &request.challenge) {
             return Err(OrderError::Wildcard(wildcard.clone()));
         }
-        let limit = self.shared.patience.order;
-        let order = self.order_without_deadline(request, ledger, lock, preflight);
-        timeout(limit, order)
-            .await
-            .unwrap_or(Err(OrderError::TimedOut(limit)))
+        let session = self.dns_session(request, lock)?;
+        let mut limit = self.shared.patience.order;
+        if let Some(session) = &session {
+            session.clean_up().await;
+            limit += session.longest(request.identifiers.len());
+        }
+        let proofs = (preflight, session.as_ref());
+        let work = self.order_without_deadline(request, ledger, lock, proofs);
+        let outcome = timeout(limit, work).await;
+        // however it ended
+        if let Some(session) = &session {
+            session.clean_up().await;
+        }
+        outcome.unwrap_or(Err(OrderError::TimedOut(limit)))
+    }
+
+    fn dns_session(
+        &self,
+        request: &CertificateRequest,
+        lock: &CertificateLock,
+    ) -> Result<Option<dns01::Session>, OrderError> {
+        match (&self.dns01, &request.challenge) {
+            (Some(dns01), _) => Ok(dns01.session(request, lock)?),
+            (None, Challenge::Http01) => Ok(None),
+            (None, Challenge::Dns01(provider)) => {
+                Err(Dns01Error::NoProvider(provider.to_string()).into())
+            }
+        }
     }
 
     async fn order_without_deadline(
@@ -113,15 +143,15 @@ impl AcmeClient {
         request: &CertificateRequest,
         ledger: &Ledger,
         lock: &CertificateLock,
-        preflight: Option<&Preflight<'_>>,
+        proofs: Proofs<'_>,
     ) -> Result<IssuedCertificate, OrderError> {
         let _used = self.use_key().await?;
         self.learn_which_key().await?;
-        match self.attempt(request, ledger, lock, preflight).await {
+        match self.attempt(request, ledger, lock, proofs).await {
             Err(error) if error.is_lost_account() => {
                 tracing::warn!(identifier = %request.name, "the CA does not know our account: registering it again");
                 self.forget_account().await?;
-                self.attempt(request, ledger, lock, preflight).await
+                self.attempt(request, ledger, lock, proofs).await
             }
             outcome => outcome,
         }
@@ -132,7 +162,7 @@ impl AcmeClient {
         request: &CertificateRequest,
         ledger: &Ledger,
         lock: &CertificateLock,
-        preflight: Option<&Preflight<'_>>,
+        (preflight, dns01): Proofs<'_>,
     ) -> Result<IssuedCertificate, OrderError> {
         let session = self.session().await?;
         let mut running = match self.resume(&session, request, ledger).await? {
@@ -145,6 +175,7 @@ impl AcmeClient {
                 self.begin(&session, request, ledger, lock).await?
             }
         };
+        running.dns01 = dns01.filter(|session| session.is_used());
         let outcome = running.finish().await;
         if outcome.as_ref().is_err_and(OrderError::ends_order) {
             running.recorded().await?;
@@ -184,6 +215,7 @@ impl AcmeClient {
                     order,
                     key: pending.key,
                     identifiers: &request.identifiers,
+                    dns01: None,
                     origin: self.origin(request),
                     longest_wait: self.shared.patience.order,
                     files: self.files(&session.key),
@@ -227,6 +259,7 @@ impl AcmeClient {
             order,
             key,
             identifiers: &request.identifiers,
+            dns01: None,
             origin: self.origin(request),
             longest_wait: self.shared.patience.order,
             files: self.files(&session.key),
@@ -349,19 +382,18 @@ impl Running<'_> {
         }
         authorization::check_identifiers(&mut self.order, self.identifiers).await?;
         self.recorded().await?;
-        if let Some(files) = self.files.clone() {
-            let tokens = authorization::tokens(&mut self.order).await?;
-            let thumbprint = self.session.key.thumbprint().to_owned();
-            let answer = move |token: String| files.answer(&token, &thumbprint);
-            let answered = spawn_blocking(move || {
-                tokens
-                    .into_iter()
-                    .map(answer)
-                    .collect::<Result<Vec<_>, _>>()
-            });
-            self.answered = answered.await??;
-        }
-        for (nth, error) in authorization::set_all_ready(&mut self.order).await? {
+        let kind = match self.dns01 {
+            None => {
+                self.answer_from_files().await?;
+                ChallengeType::Http01
+            }
+            Some(session) => {
+                let texts = authorization::texts(&mut self.order).await?;
+                session.publish(&texts).await?;
+                ChallengeType::Dns01
+            }
+        };
+        for (nth, error) in authorization::set_all_ready(&mut self.order, kind).await? {
             // it may have been validated meanwhile, by what an earlier attempt has asked for
             if authorization::is_pending(&mut self.order, nth).await? {
                 return Err(error);
@@ -369,6 +401,22 @@ impl Running<'_> {
         }
         // what it says about the challenges is not about the order
         self.session.exchange.take_retry_after();
+        Ok(())
+    }
+
+    /// What nginx cannot answer by itself.
+    async fn answer_from_files(&mut self) -> Result<(), OrderError> {
+        let Some(files) = self.files.clone() else {
+            return Ok(());
+        };
+        let tokens = authorization::tokens(&mut self.order).await?;
+        let thumbprint = self.session.key.thumbprint().to_owned();
+        let answer = move |token: String| files.answer(&token, &thumbprint);
+        let answered = spawn_blocking(move || {
+            let tokens = tokens.into_iter();
+            tokens.map(answer).collect::<Result<Vec<_>, _>>()
+        });
+        self.answered = answered.await??;
         Ok(())
     }
 

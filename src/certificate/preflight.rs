@@ -17,7 +17,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 use time::{Duration, OffsetDateTime};
 
-use crate::certificate::{CertificateRequest, Identifier};
+use crate::certificate::{CertificateRequest, Challenge, Identifier};
 use crate::dns::{Addresses, Caa, Lookup, NoAnswer};
 use caa::{Asking, Permission};
 use fetch::Fetched;
@@ -117,6 +117,13 @@ impl Ca {
 }
 
 impl Method {
+    pub fn of(challenge: &Challenge) -> Self {
+        match challenge {
+            Challenge::Dns01(_) => Self::Dns01,
+            Challenge::Http01 => Self::Http01,
+        }
+    }
+
     /// RFC 8657 §4.
     fn name(self) -> &'static str {
         match self {

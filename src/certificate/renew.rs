@@ -5,6 +5,7 @@ mod remarks; // W what looked odd, told once
 mod turn; // W nobody else obtains it meanwhile, nor another of the same names
 
 use std::fmt;
+use std::time::Duration;
 
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -23,7 +24,7 @@ use crate::certificate::schedule::renew_at;
 use crate::certificate::store::{CertificateStore, StoreError};
 use crate::certificate::{CertificateRequest, IssuedCertificate, Issuer, StoredCertificate};
 use allowance::Allowance;
-use turn::{LOCK_DEADLINE, lock, turn};
+use turn::{lock, turn};
 
 /// What became of a request.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -52,8 +53,8 @@ impl Obtained {
 /// Why a certificate was not obtained.
 #[derive(Debug, thiserror::Error)]
 enum ObtainError {
-    #[error("lock the certificate: another process has held it for {} s", LOCK_DEADLINE.as_secs())]
-    Busy,
+    #[error("lock the certificate: another process has held it for {} s", .0.as_secs())]
+    Busy(Duration),
     #[error(transparent)]
     Internal(#[from] InternalError),
     #[error(transparent)]
@@ -113,7 +114,7 @@ pub type Chance<'a> = &'a (dyn Fn() -> f64 + Send + Sync);
 /// wherever it is looked for. Cancelling it is safe at any point: what is being written is finished
 /// under the lock, which then is dropped, and the next call resumes the order.
 pub async fn obtain(request: &CertificateRequest, tools: Tools<'_>) -> Obtained {
-    let lock = match lock(&request.name, tools.ledger).await {
+    let lock = match lock(&request.name, &request.challenge, tools.ledger).await {
         Ok(lock) => lock,
         Err(error) => return failed(request, tools, &error, None, false),
     };
@@ -226,7 +227,12 @@ fn done_by_another(
     Ok(attempts
         .filter(|attempts| attempts.failures != request.failures)
         .and_then(|attempts| {
-            let next = attempts.blocks(&request.identifiers, request.issuer, now)?;
+            let next = attempts.blocks(
+                &request.identifiers,
+                request.issuer,
+                &request.challenge,
+                now,
+            )?;
             Some(Obtained::Failed {
                 error: attempts.last_error.unwrap_or_default(),
                 next,
@@ -368,7 +374,7 @@ fn failed(
             }
         }
         // we have waited long, and whoever has the lock records how it ends
-        ObtainError::Busy => {}
+        ObtainError::Busy(_) => {}
         _ => ledger.remember_failure(&request.name, &attempts),
     }
     Obtained::Failed {
@@ -390,7 +396,7 @@ impl ObtainError {
 
     fn retry(&self) -> RetryAdvice {
         match self {
-            Self::Busy | Self::Ledger(_) | Self::NoAcme | Self::Task(_) => RetryAdvice::Retry,
+            Self::Busy(_) | Self::Ledger(_) | Self::NoAcme | Self::Task(_) => RetryAdvice::Retry,
             Self::Internal(error) => error.retry(),
             Self::Order(error) => error.retry(),
             Self::Store(error) => error.retry(),

@@ -178,7 +178,8 @@ impl CertificateState {
             Ok(reason) => reason,
         };
         let blocked = memory.attempts.as_ref().and_then(|attempts| {
-            let next = attempts.blocks(&wanted.identifiers, wanted.issuer, now)?;
+            let next =
+                attempts.blocks(&wanted.identifiers, wanted.issuer, &wanted.challenge, now)?;
             Some((attempts, next))
         });
         match blocked {

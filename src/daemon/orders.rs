@@ -23,6 +23,9 @@ use crate::status::StatusRecord;
 /// A clock may jump: however far away the next renewal is, it is looked for this often.
 const LOOK_AGAIN: Duration = Duration::from_secs(3600);
 
+/// What could not be taken out of DNS, or only after a long time.
+const CLEAN_UP_AGAIN: Duration = Duration::from_secs(30 * 60);
+
 /// As long as others are being asked about, an answer waits for theirs.
 const ANSWERS_TOGETHER: Duration = Duration::from_secs(1);
 
@@ -36,6 +39,8 @@ pub(super) struct Orders {
     /// What ended since somebody began to wait.
     ended: BTreeMap<CertificateName, Obtained>,
     next_due: Option<Instant>,
+    /// When to look next for what was left in DNS; `None`: nobody has looked.
+    next_cleanup: Option<Instant>,
     waiters: Vec<Waiter>,
     /// Of the last reconcile: what was stored may not be served.
     last: Option<Report>,
@@ -63,6 +68,7 @@ impl Orders {
             asked: BTreeSet::new(),
             ended: BTreeMap::new(),
             next_due: None,
+            next_cleanup: None,
             waiters: Vec::new(),
             last: None,
         }
@@ -71,6 +77,7 @@ impl Orders {
     /// The settings changed: the next order is made by a new client.
     pub(super) fn forget_client(&mut self) {
         self.obtaining = None;
+        self.next_cleanup = None;
     }
 
     pub(super) fn want(&mut self, wanted: Vec<WantedCertificate>) {
@@ -97,6 +104,7 @@ impl Orders {
             Ok(obtaining) => obtaining,
             Err(error) => return tracing::error!("failed to prepare for orders: {error}"),
         };
+        self.clean_up_leftovers(&obtaining, now);
         match obtaining.schedule(&self.wanted) {
             Ok(schedule) => {
                 if let Some(next) = schedule.next {
@@ -394,6 +402,14 @@ impl Orders {
                 let obtained = obtaining.obtain(request).await;
                 let _ = events.send(Event::Obtained(name, obtained));
             });
+        }
+    }
+
+    fn clean_up_leftovers(&mut self, obtaining: &Obtaining, now: Instant) {
+        if self.next_cleanup.is_none_or(|next| next <= now) {
+            self.next_cleanup = Some(now + CLEAN_UP_AGAIN);
+            let obtaining = obtaining.clone();
+            tokio::spawn(async move { obtaining.clean_up_leftovers().await });
         }
     }
 

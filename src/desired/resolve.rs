@@ -4,7 +4,7 @@ use time::OffsetDateTime;
 
 use super::{CertificateFiles, DesiredState, DesiredTls, DesiredVhost, HostFacts};
 use crate::certificate::{
-    CertificateInventory, Identifier, Issuer, StoredCertificate, WantedCertificate,
+    CertificateInventory, Challenge, Identifier, Issuer, StoredCertificate, WantedCertificate,
 };
 use crate::vhost::{App, Realm, ServerName, TlsDefaults, TlsMode, VhostSpec};
 
@@ -28,13 +28,20 @@ fn certificates(app: &App, vhost: &VhostSpec, default: &TlsDefaults) -> Vec<Want
     let Some(wanted) = WantedCertificate::new(identifiers(app, vhost), issuer) else {
         return Vec::new();
     };
+    let challenge = tls.challenge_of(&wanted.identifiers);
     let any_address = || wanted.identifiers.iter().any(Identifier::is_address);
     let profile = match (issuer, tls.profile) {
         (Issuer::Acme, None) if any_address() => tls.address_profile.map(str::to_owned),
         (_, profile) => profile,
     };
+    let challenge = match issuer {
+        // refused where there is no way
+        Issuer::Acme => challenge.unwrap_or_default(),
+        _ => Challenge::default(),
+    };
     let first = WantedCertificate {
         profile,
+        challenge,
         key_type: tls.key_types.first(),
         files: vhost.tls.files.clone(),
         ..wanted

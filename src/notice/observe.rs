@@ -191,7 +191,7 @@ fn failing(
     wanted: &WantedCertificate,
     now: OffsetDateTime,
 ) -> Option<Failing> {
-    let mine = attempts.is_about(&wanted.identifiers, wanted.issuer);
+    let mine = attempts.is_about(&wanted.identifiers, wanted.issuer, &wanted.challenge);
     mine.then(|| Failing {
         error: attempts.last_error.clone().unwrap_or_default(),
         next: attempts.next.filter(|next| *next > now),

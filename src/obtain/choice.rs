@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::Obtaining;
 use crate::certificate::budget::Limits;
+use crate::certificate::dns01::Dns01;
 use crate::certificate::fallback::{Candidate, Need, choose, is_usable};
 use crate::certificate::order::{AcmeClient, AcmeClientError};
 use crate::certificate::renew::{Obtained, Tools, is_too_early, obtain, risk};
@@ -29,10 +30,10 @@ impl Ca {
         }]
     }
 
-    pub(super) fn all(settings: &Settings) -> Result<Vec<Self>, AcmeClientError> {
+    pub(super) fn all(settings: &Settings, dns01: &Dns01) -> Result<Vec<Self>, AcmeClientError> {
         let clients = AcmeClient::all(settings)?.into_iter();
         let cas = clients.zip(settings.acme.cas()).map(|(client, ca)| Self {
-            client,
+            client: client.with_dns01(dns01.clone()),
             limits: Limits::of(&ca.directory),
             profile: ca.profile,
         });
@@ -115,7 +116,8 @@ impl Obtaining {
         tried: &BTreeSet<usize>,
     ) -> Option<usize> {
         let attempts = self.ledger.attempts_of(&request.name).ok().flatten();
-        let about = attempts.filter(|it| it.is_about(&request.identifiers, request.issuer));
+        let about = attempts
+            .filter(|it| it.is_about(&request.identifiers, request.issuer, &request.challenge));
         let trouble = |ca: &Ca| about.as_ref()?.troubles.get(ca.client.directory());
         let candidates: Vec<Candidate<'_>> = self.cas.iter().map(trouble).collect();
         let (need, now) = (self.need(request, stored), self.now());

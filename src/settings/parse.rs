@@ -1,7 +1,8 @@
 //! P: the text of `vhostd.yml` → settings, or everything that is wrong with it.
 
 mod ca; // P `acme.directory` as a list, and `external_account`
-mod dns; // P `dns`: whom names are looked up with
+mod dns; // P `dns`: whom names are looked up with, and who publishes texts
+mod provider; // P `dns.providers`
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -12,7 +13,7 @@ use super::{AcmeSettings, DefaultServer, NginxSettings, Settings};
 use crate::certificate::internal::scope::{Scope, Subtree};
 use crate::diagnostic::{Diagnostic, Located};
 use crate::vhost::normalized;
-use crate::vhost::parse::tls;
+use crate::vhost::parse::{challenge, tls};
 use crate::yaml::{self, Fields, Node, Problems, Value, quoted};
 
 /// Parses the settings; what is absent has its default. An empty file is all defaults.
@@ -54,11 +55,12 @@ fn settings(mut fields: Fields, problems: &mut Problems) -> Settings {
     if let Some(section) = section(&mut fields, "nginx", problems) {
         nginx(&mut settings.nginx, section, problems);
     }
-    if let Some(section) = section(&mut fields, "acme", problems) {
-        acme(&mut settings.acme, section, problems);
-    }
     if let Some(section) = section(&mut fields, "dns", problems) {
-        settings.dns.resolvers = dns::resolvers(section, problems);
+        settings.dns = dns::dns(section, problems);
+    }
+    if let Some(section) = section(&mut fields, "acme", problems) {
+        let providers: Vec<_> = settings.dns.providers.keys().cloned().collect();
+        acme(&mut settings.acme, &providers, section, problems);
     }
     if let Some(section) = section(&mut fields, "internal_ca", problems) {
         settings.internal_ca.permit = permit(section, problems);
@@ -113,7 +115,13 @@ fn nginx(settings: &mut NginxSettings, mut fields: Fields, problems: &mut Proble
     fields.finish(&[], problems);
 }
 
-fn acme(settings: &mut AcmeSettings, mut fields: Fields, problems: &mut Problems) {
+fn acme(
+    settings: &mut AcmeSettings,
+    providers: &[String],
+    mut fields: Fields,
+    problems: &mut Problems,
+) {
+    (settings.challenge, settings.dns) = challenge::default(&mut fields, providers, problems);
     let directories = fields.take("directory");
     let directories = directories.map(|node| ca::directories(node, problems));
     if let Some(text) = fields.string("staging", problems) {

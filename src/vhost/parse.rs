@@ -1,6 +1,7 @@
 //! P: the text of a vhost file → its app, or everything that is wrong with it.
 
-mod assets; // P cache_assets
+pub(crate) mod assets; // P cache_assets
+pub(crate) mod challenge; // P `challenge` and `dns`, of a vhost and of the settings
 mod realms; // P pki__realms
 pub(crate) mod tls; // P the `tls` key, and what the settings share with it
 
@@ -10,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use super::{
-    App, AppName, NameError, Realm, RootDir, ServerName, TlsDefaults, TlsMode, Upstream,
+    App, AppName, NameError, Realm, RootDir, ServerName, TlsDefaults, TlsMode, TlsSpec, Upstream,
     UpstreamError, VhostName, VhostSpec,
 };
 use crate::diagnostic::{Diagnostic, Located, Position};
@@ -148,7 +149,7 @@ impl Reading<'_> {
         let root = self.root(&mut fields, problems);
         let upstreams = upstreams(&mut fields, problems);
         let cache_assets = assets::parse(fields.take("cache_assets"), problems);
-        let tls = tls::parse(fields.take("tls"), problems);
+        let tls = tls::parse(fields.take("tls"), self.default_tls, problems);
         if !fields.given("server_name") {
             let hint = "the names that it answers, as in server_name: hello.example.com";
             problems.add_with_hint(at, "`server_name` is missing", Some(hint));
@@ -166,7 +167,7 @@ impl Reading<'_> {
         let asked = tls.or(self.default_tls);
         // what is in files was asked for by somebody else
         if asked.mode == TlsMode::Auto && tls.files.is_none() {
-            refuse_unobtainable(names(), problems);
+            refuse_unobtainable(names(), &tls, self.default_tls, problems);
             refuse_profile(names(), &asked, problems);
         }
         (!server_names.is_empty()).then_some(VhostSpec {
@@ -255,23 +256,26 @@ fn upstreams(fields: &mut Fields, problems: &mut Problems) -> Vec<Upstream> {
         .collect()
 }
 
-/// What only challenges of a later version can prove (RFC 8555 §8.4), and what no public CA puts into
+/// What no challenge at hand can prove (RFC 8555 §8.4, RFC 8738), and what no public CA puts into
 /// one certificate.
 fn refuse_unobtainable<'a>(
     names: impl Iterator<Item = &'a Located<ServerName>>,
+    tls: &TlsSpec,
+    default_tls: &TlsDefaults,
     problems: &mut Problems,
 ) {
     const HINT: &str = "set `tls: internal` (vhostd's own CA) or `tls: off` for this vhost";
+    let effective = tls.or(default_tls);
     for (index, name) in names.enumerate() {
         let shown = &name.value;
-        let reason = if name.value.is_wildcard() {
-            format!("a certificate for `{shown}` needs dns-01, which this version does not have")
+        if effective.challenge_of([&shown.to_identifier()]).is_none() {
+            let (why, hint) = challenge::no_way(tls.challenge.as_ref(), &default_tls.providers);
+            let reason = format!("a certificate for `{shown}` needs dns-01, {why}");
+            problems.add_with_hint(name.at, reason, Some(hint));
         } else if index == MAX_CERTIFICATE_NAMES {
-            format!("a certificate holds at most {MAX_CERTIFICATE_NAMES} names")
-        } else {
-            continue;
-        };
-        problems.add_with_hint(name.at, reason, Some(HINT));
+            let reason = format!("a certificate holds at most {MAX_CERTIFICATE_NAMES} names");
+            problems.add_with_hint(name.at, reason, Some(HINT));
+        }
     }
 }
 

@@ -184,13 +184,14 @@ fn what_a_resolver_remembers_of_an_absence_or_of_caa_is_asked_of_the_zones_own_s
     authority.resume();
 }
 
-fn asking(resolvers: &[SocketAddr]) -> Resolver {
+pub fn asking(resolvers: &[SocketAddr]) -> Resolver {
     Resolver::new(&DnsSettings {
         resolvers: resolvers.to_vec(),
+        ..DnsSettings::default()
     })
 }
 
-fn run<T>(future: impl Future<Output = T>) -> T {
+pub fn run<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

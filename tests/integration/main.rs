@@ -16,6 +16,7 @@ mod check;
 mod crash;
 mod demo;
 mod dns;
+mod dns01;
 mod down;
 mod drop;
 mod dump;

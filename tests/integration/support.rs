@@ -12,6 +12,7 @@ pub mod nameserver;
 pub mod nginx;
 pub mod pebble;
 pub mod receiver;
+pub mod recursor;
 #[cfg(target_arch = "x86_64")]
 pub mod tracer;
 pub mod traffic;
@@ -29,6 +30,24 @@ pub fn later(program: &str) -> Option<PathBuf> {
     let path = Path::new(&directory).join("bin").join(program);
     assert!(path.exists(), "{} is missing", path.display());
     Some(path)
+}
+
+/// A program of one text. Another process writes it: what this one has open for writing, a child that
+/// another test forks meanwhile has open, too, and then it cannot be run (ETXTBSY).
+pub fn executable(path: &Path, text: &str) {
+    let status = std::process::Command::new("/bin/sh")
+        .args(["-c", "cat > \"$0\" && chmod 755 \"$0\""])
+        .arg(path)
+        .stdin(std::process::Stdio::piped())
+        .spawn()
+        .and_then(|mut child| {
+            use std::io::Write;
+            let mut stdin = child.stdin.take().unwrap();
+            stdin.write_all(text.as_bytes())?;
+            drop(stdin);
+            child.wait()
+        });
+    assert!(status.unwrap().success());
 }
 
 /// Polls until `condition` gives something; panics with `what` after thirty seconds.

@@ -54,9 +54,30 @@ pub(super) async fn check_identifiers(
     Ok(())
 }
 
+/// The texts that dns-01 wants published, each with its identifier (RFC 8555 §8.4); none for what is
+/// valid already. Also those of challenges that the CA looks at already: it may look again.
+pub(super) async fn texts(order: &mut Order) -> Result<Vec<(String, String)>, OrderError> {
+    let mut texts = Vec::new();
+    let mut authorizations = order.authorizations();
+    while let Some(authorization) = authorizations.next().await {
+        let mut authorization =
+            authorization.map_err(|error| OrderError::of("ask for the authorizations", error))?;
+        if authorization.status != AuthorizationStatus::Pending {
+            continue;
+        }
+        let identifier = authorization.identifier().to_string();
+        match authorization.challenge(ChallengeType::Dns01) {
+            None => return Err(OrderError::no_challenge(identifier, &ChallengeType::Dns01)),
+            Some(challenge) => texts.push((identifier, challenge.key_authorization().dns_value())),
+        }
+    }
+    Ok(texts)
+}
+
 /// The authorizations whose challenge the CA refused to validate, by number, and why.
 pub(super) async fn set_all_ready(
     order: &mut Order,
+    kind: ChallengeType,
 ) -> Result<Vec<(usize, OrderError)>, OrderError> {
     let mut refused = Vec::new();
     let mut authorizations = order.authorizations();
@@ -65,7 +86,7 @@ pub(super) async fn set_all_ready(
         let authorization =
             authorization.map_err(|error| OrderError::of("ask for the authorizations", error))?;
         if authorization.status == AuthorizationStatus::Pending {
-            match set_ready(authorization).await {
+            match set_ready(authorization, kind.clone()).await {
                 Err(error) if error.is_problem() => refused.push((nth, error)),
                 outcome => outcome?,
             }
@@ -87,7 +108,7 @@ pub(super) async fn tokens(order: &mut Order) -> Result<Vec<String>, OrderError>
         }
         let identifier = authorization.identifier().to_string();
         match authorization.challenge(ChallengeType::Http01) {
-            None => return Err(OrderError::NoChallenge(identifier)),
+            None => return Err(OrderError::no_challenge(identifier, &ChallengeType::Http01)),
             Some(challenge) if !is_token(&challenge.token) => {
                 return Err(OrderError::Token(identifier));
             }
@@ -144,10 +165,13 @@ pub(super) async fn reasons(order: &mut Order) -> OrderError {
     OrderError::Challenge { problems }
 }
 
-async fn set_ready(mut authorization: AuthorizationHandle<'_>) -> Result<(), OrderError> {
+async fn set_ready(
+    mut authorization: AuthorizationHandle<'_>,
+    kind: ChallengeType,
+) -> Result<(), OrderError> {
     let identifier = authorization.identifier().to_string();
-    match authorization.challenge(ChallengeType::Http01) {
-        None => Err(OrderError::NoChallenge(identifier)),
+    match authorization.challenge(kind.clone()) {
+        None => Err(OrderError::no_challenge(identifier, &kind)),
         Some(challenge) if !is_token(&challenge.token) => Err(OrderError::Token(identifier)),
         Some(challenge) if challenge.status != ChallengeStatus::Pending => Ok(()),
         Some(mut challenge) => insist!("answer the challenge", challenge.set_ready()),

@@ -8,6 +8,7 @@ use super::AcmeClient;
 use super::session::Account;
 use crate::certificate::account::{AccountError, AccountKey};
 use crate::certificate::answers::ChallengeFiles;
+use crate::certificate::dns01::Dns01;
 use crate::certificate::http::{AcmeHttp, HttpError};
 use crate::settings::ca::{CaSettings, ExternalAccount};
 use crate::settings::{AcmeSettings, Settings};
@@ -139,6 +140,14 @@ impl AcmeClient {
         }
     }
 
+    /// Proves by DNS what wants it.
+    pub fn with_dns01(self, dns01: Dns01) -> Self {
+        Self {
+            dns01: Some(dns01),
+            ..self
+        }
+    }
+
     /// The URL of the directory.
     pub fn directory(&self) -> &str {
         self.shared.key.directory()
@@ -154,6 +163,7 @@ impl Shared {
     fn shared(self) -> AcmeClient {
         AcmeClient {
             shared: Arc::new(self),
+            dns01: None,
         }
     }
 }

@@ -3,10 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use instant_acme::ChallengeType;
+
 use crate::atomic_file::WriteError;
 use crate::certificate::Identifier;
 use crate::certificate::account::AccountError;
 use crate::certificate::attempts::RetryAdvice;
+use crate::certificate::dns01::Dns01Error;
 use crate::certificate::external_account::ExternalAccountError;
 use crate::certificate::http::{HttpError, Problem, Subproblem, SubproblemIdentifier};
 use crate::certificate::jws::JwsError;
@@ -26,6 +29,8 @@ pub enum OrderError {
     AuthorizationCount { count: usize, identifiers: usize },
     #[error("prove control of {}", list(problems))]
     Challenge { problems: Vec<IdentifierProblem> },
+    #[error(transparent)]
+    Dns01(#[from] Dns01Error),
     #[error(transparent)]
     ExternalAccount(#[from] ExternalAccountError),
     #[error(
@@ -60,8 +65,11 @@ pub enum OrderError {
     Later(Duration),
     #[error(transparent)]
     Ledger(#[from] LedgerError),
-    #[error("prove control of {0}: the CA offers no http-01 challenge for it")]
-    NoChallenge(String),
+    #[error("prove control of {identifier}: the CA offers no {kind} challenge for it")]
+    NoChallenge {
+        identifier: String,
+        kind: &'static str,
+    },
     #[error("change the account's key: {0} offers no such change (RFC 8555 §7.3.5)")]
     NoKeyChange(String),
     /// The CA was not asked: it would have to refuse.
@@ -116,6 +124,16 @@ impl OrderError {
         }
     }
 
+    pub(super) fn no_challenge(identifier: String, kind: &ChallengeType) -> Self {
+        Self::NoChallenge {
+            identifier,
+            kind: match kind {
+                ChallengeType::Dns01 => "dns-01",
+                _ => "http-01",
+            },
+        }
+    }
+
     /// Will ordering again help, and when?
     pub fn retry(&self) -> RetryAdvice {
         match self {
@@ -127,10 +145,11 @@ impl OrderError {
             Self::Http { source, .. } => source.retry(),
             Self::Invalid(problem) => problem.retry(),
             Self::Later(wait) => RetryAdvice::After(*wait),
+            Self::Dns01(error) => error.retry(),
             Self::ExternalAccount(_)
             | Self::ExternalAccountMissing(_)
             | Self::ExternalAccountRefused { .. }
-            | Self::NoChallenge(_)
+            | Self::NoChallenge { .. }
             | Self::NoKeyChange(_)
             | Self::Token(_)
             | Self::Wildcard(_) => RetryAdvice::Useless,
@@ -181,12 +200,13 @@ impl OrderError {
             | Self::ExternalAccountRefused { .. }
             | Self::ForeignAuthorization(_)
             | Self::Later(_)
-            | Self::NoChallenge(_)
+            | Self::NoChallenge { .. }
             | Self::Protocol { .. }
             | Self::TimedOut(_)
             | Self::Token(_) => true,
             Self::Account(_)
             | Self::Answer(_)
+            | Self::Dns01(_)
             | Self::Jws(_)
             | Self::Key(_)
             | Self::KeyInUse(_)
@@ -243,7 +263,7 @@ impl OrderError {
             | Self::Challenge { .. }
             | Self::ForeignAuthorization(_)
             | Self::Invalid(_)
-            | Self::NoChallenge(_)
+            | Self::NoChallenge { .. }
             | Self::Protocol { .. }
             | Self::Token(_) => true,
             Self::Http { source, .. } => match source {

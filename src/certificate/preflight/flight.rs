@@ -75,7 +75,7 @@ impl<'a> Preflight<'a> {
             host: host_addresses(),
             ca: ca.clone(),
             ahead: ca_now.map(|ca_now| now - ca_now),
-            method: Method::Http01,
+            method: Method::of(&self.request.challenge),
             issued: false,
         };
         let certain = decide(&seen).certain;
@@ -95,7 +95,10 @@ impl<'a> Preflight<'a> {
             (Some(looking), _) => looking.end().await,
             (None, Ended::Doubted) => {
                 let names = &self.request.identifiers;
-                self.checks.observe(names, ca, &self.challenge, None).await
+                let method = Method::of(&self.request.challenge);
+                self.checks
+                    .observe(names, ca, &self.challenge, method, None)
+                    .await
             }
             // a CA of one's own that issues sees what it needs
             (None, _) => return Some(Verdict::default()),

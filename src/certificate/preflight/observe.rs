@@ -59,6 +59,7 @@ impl Checks {
         identifiers: &[Identifier],
         ca: Ca,
         challenge: &Challenge,
+        method: Method,
         ahead: Option<time::Duration>,
     ) -> Observations {
         let names = self.look_up(identifiers).await;
@@ -67,7 +68,7 @@ impl Checks {
             host: host_addresses(),
             ca: self.in_view(ca),
             ahead,
-            method: Method::Http01,
+            method,
             issued: false,
         };
         for fetch in self.fetch_all(&seen, challenge).join_all().await {
@@ -149,7 +150,9 @@ impl Checks {
     /// Asks for the challenge at the addresses of each name. What is dropped is not waited for.
     pub fn fetch_all(&self, seen: &Observations, challenge: &Challenge) -> JoinSet<Fetch> {
         let mut asked = JoinSet::new();
-        for (of, observed) in seen.names.iter().enumerate() {
+        // by dns-01 the CA fetches nothing
+        let fetched = seen.names.iter().enumerate();
+        for (of, observed) in fetched.filter(|_| seen.method == Method::Http01) {
             let addresses = observed.addresses.iter().flat_map(Addresses::all);
             for address in addresses.take(MOST_ADDRESSES) {
                 let (me, challenge) = (self.clone(), challenge.clone());

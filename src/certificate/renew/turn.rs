@@ -6,7 +6,7 @@ use tokio::time::{Instant, sleep};
 
 use super::ObtainError;
 use crate::certificate::ledger::{CertificateLock, Ledger};
-use crate::certificate::{CertificateName, CertificateRequest};
+use crate::certificate::{CertificateName, CertificateRequest, Challenge};
 
 /// A CA may give the same order to two who ask for the same names (Boulder does), and each would
 /// finish it with a key of its own: a further type waits for the first one's. Nobody waits in the
@@ -18,7 +18,7 @@ pub(super) async fn turn(
     let first = request.name.further();
     let first = first.and_then(|_| CertificateName::from_file_name(request.name.base()));
     match first {
-        Some(first) => lock(&first, ledger).await.map(Some),
+        Some(first) => lock(&first, &request.challenge, ledger).await.map(Some),
         None => Ok(None),
     }
 }
@@ -26,9 +26,14 @@ pub(super) async fn turn(
 /// Polled, not blocked on: a future can be cancelled, a thread in flock(2) cannot.
 pub(super) async fn lock(
     name: &CertificateName,
+    challenge: &Challenge,
     ledger: &Ledger,
 ) -> Result<CertificateLock, ObtainError> {
-    let deadline = Instant::now() + LOCK_DEADLINE;
+    let limit = match challenge {
+        Challenge::Http01 => LOCK_DEADLINE,
+        Challenge::Dns01(_) => LOCK_DEADLINE_DNS,
+    };
+    let deadline = Instant::now() + limit;
     let mut delay = Duration::from_millis(5);
     while Instant::now() < deadline {
         if let Some(lock) = ledger.try_lock(name)? {
@@ -37,11 +42,13 @@ pub(super) async fn lock(
         sleep(delay).await;
         delay = (delay * 2).min(Duration::from_millis(200));
     }
-    Err(ObtainError::Busy)
+    Err(ObtainError::Busy(limit))
 }
 
 /// Longer than an order may take.
-pub(super) const LOCK_DEADLINE: Duration = Duration::from_secs(120);
+const LOCK_DEADLINE: Duration = Duration::from_secs(120);
+/// DNS may take minutes until it shows what was put there.
+const LOCK_DEADLINE_DNS: Duration = Duration::from_secs(900);
 
 #[cfg(test)]
 mod tests {

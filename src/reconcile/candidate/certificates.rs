@@ -127,6 +127,7 @@ impl Candidate<'_> {
         let attempts = Attempts {
             identifiers: request.identifiers.clone(),
             issuer: request.issuer,
+            challenge: request.challenge.clone(),
             failures: 1,
             failed_at: self.request.now,
             next: None,

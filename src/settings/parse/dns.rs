@@ -1,15 +1,25 @@
-//! P: `dns`: whom names are looked up with.
+//! P: `dns`: whom names are looked up with, and who publishes texts.
 
 use std::net::{IpAddr, SocketAddr};
 
+use super::provider;
+use crate::settings::DnsSettings;
 use crate::yaml::{Fields, Problems, quoted};
 
-pub(super) fn resolvers(mut fields: Fields, problems: &mut Problems) -> Vec<SocketAddr> {
-    let texts = fields.strings("resolvers", problems);
+pub(super) fn dns(mut fields: Fields, problems: &mut Problems) -> DnsSettings {
+    let settings = DnsSettings {
+        resolvers: resolvers(&mut fields, problems),
+        providers: provider::all(fields.take("providers"), problems),
+    };
     fields.finish(&[], problems);
+    settings
+}
+
+fn resolvers(fields: &mut Fields, problems: &mut Problems) -> Vec<SocketAddr> {
+    let texts = fields.strings("resolvers", problems);
     let mut servers: Vec<SocketAddr> = Vec::new();
     for text in texts {
-        match resolver(&text.value) {
+        match server(&text.value) {
             Some(server) if servers.contains(&server) => {
                 problems.add(text.at, format!("{} is listed twice", quoted(&text.value)));
             }
@@ -24,7 +34,8 @@ pub(super) fn resolvers(mut fields: Fields, problems: &mut Problems) -> Vec<Sock
     servers
 }
 
-fn resolver(text: &str) -> Option<SocketAddr> {
+/// An address, with a port where that is not 53.
+pub(super) fn server(text: &str) -> Option<SocketAddr> {
     let bare = text
         .strip_prefix('[')
         .and_then(|rest| rest.strip_suffix(']'))
@@ -51,7 +62,7 @@ mod tests {
             ("[2001:db8::53]", "[2001:db8::53]:53"),
             ("[2001:db8::53]:5353", "[2001:db8::53]:5353"),
         ] {
-            let server = resolver(text).map(|server| server.to_string());
+            let server = server(text).map(|server| server.to_string());
             assert_eq!(server.as_deref(), Some(expected), "{text}");
         }
         for text in [
@@ -61,7 +72,7 @@ mod tests {
             "192.0.2.53:x",
             "192.0.2.1/24",
         ] {
-            assert_eq!(resolver(text), None, "{text}");
+            assert_eq!(server(text), None, "{text}");
         }
     }
 }

@@ -1,6 +1,13 @@
+use std::collections::BTreeMap;
+use std::time::Duration;
+
 use super::*;
+use crate::certificate::Challenge;
 use crate::settings::hooks::HookSettings;
-use crate::settings::{DnsSettings, InternalCaSettings, KeyType};
+use crate::settings::{
+    Algorithm, DnsSettings, ExecSettings, InternalCaSettings, KeyType, Means, ProviderSettings,
+    Rfc2136Settings,
+};
 use crate::vhost::TlsMode;
 
 fn parsed(text: &str) -> Settings {
@@ -37,6 +44,109 @@ fn an_empty_file_and_sections_of_comments_are_the_defaults() {
     }
 }
 
+fn providers() -> BTreeMap<String, ProviderSettings> {
+    let exec = ExecSettings {
+        program: "/usr/local/bin/dns-hook".into(),
+        arguments: vec!["--zone".into(), "example.com".into()],
+        environment: [("TOKEN_FILE".into(), "/etc/vhostd/token".into())].into(),
+    };
+    let rfc2136 = Rfc2136Settings {
+        server: "192.0.2.53:53".parse().unwrap(),
+        zone: Some("example.com".into()),
+        secret_file: "/etc/tsig.key".into(),
+        key_name: Some("acme".into()),
+        algorithm: Some(Algorithm::HmacSha512),
+    };
+    let provider = |means, timeout, propagation| ProviderSettings {
+        means,
+        timeout: Duration::from_secs(timeout),
+        propagation: Duration::from_secs(propagation),
+    };
+    [
+        ("hetzner".to_owned(), provider(Means::Exec(exec), 120, 120)),
+        ("own".to_owned(), provider(Means::Rfc2136(rfc2136), 60, 600)),
+    ]
+    .into()
+}
+
+#[test]
+fn a_dns_provider_is_a_program_or_a_name_server_and_complete() {
+    let dns = |text: &str| refused(&format!("dns: {{providers: {{p: {text}}}}}\n"));
+    for (text, said) in [
+        ("{}", "1:19: neither `exec` nor `rfc2136`"),
+        (
+            "{exec: /a, rfc2136: {server: 1.2.3.4, secret_file: /k}}",
+            "1:19: `exec` and `rfc2136` in one",
+        ),
+        (
+            "{exec: 'dns-hook --all'}",
+            "1:29: `dns-hook --all`: not the absolute path of a program",
+        ),
+        (
+            "{exec: /a, timeout: 2h}",
+            "1:42: not a duration from one second to one hour",
+        ),
+        (
+            "{exec: /a, environment: {VHOSTD_X: a}}",
+            "variables that begin with VHOSTD_ are",
+        ),
+        (
+            "{exec: /a, environment: {'A B': a}}",
+            "`A B`: not the name of a variable",
+        ),
+        (
+            "{exec: /a, environment: {A: 1}}",
+            "expected a string, found a number",
+        ),
+        (
+            "{rfc2136: {server: ns.example.com, secret_file: /k}}",
+            "not the address of a name server",
+        ),
+        (
+            "{rfc2136: {server: 192.0.2.1}}",
+            "1:33: `secret_file` is missing",
+        ),
+        (
+            "{rfc2136: {server: 192.0.2.1, secret: c2Vj}}",
+            "a secret in the settings",
+        ),
+        (
+            "{rfc2136: {server: 192.0.2.1, secret_file: /k, algorithm: hmac-md5}}",
+            "or hmac-sha512, found `hmac-md5`",
+        ),
+        (
+            "{rfc2136: {server: 192.0.2.1, secret_file: /k, zone: 'a b'}}",
+            "`a b`: not a zone",
+        ),
+        ("{exce: /a}", "unknown key `exce`"),
+    ] {
+        let told = dns(text);
+        assert!(told.contains(said), "{text}: {told}");
+        assert!(!told.contains("c2Vj"), "{told}");
+    }
+    assert!(
+        refused("dns: {providers: {'a b': {exec: /a}}}").contains("not a name for a DNS provider")
+    );
+}
+
+#[test]
+fn the_usual_challenge_and_its_provider_are_of_the_settings() {
+    let head = "dns: {providers: {own: {exec: /a}, other: {exec: /b}}}\nacme: ";
+    let acme = |text: &str| parsed(&format!("{head}{text}\n")).acme;
+    let own = Challenge::Dns01("own".into());
+    assert_eq!(acme("{dns: own}").challenge, own);
+    assert_eq!(acme("{challenge: dns-01, dns: own}").challenge, own);
+    let wildcards = acme("{challenge: http-01, dns: own}");
+    assert_eq!(wildcards.challenge, Challenge::Http01);
+    assert_eq!(wildcards.dns.as_deref(), Some("own"));
+    let only = parsed("dns: {providers: {own: {exec: /a}}}\nacme: {challenge: dns-01}\n");
+    assert_eq!(only.acme.challenge, own);
+    let said = |text: &str| refused(&format!("{head}{text}\n"));
+    assert!(said("{challenge: dns-01}").contains("2:19: dns-01 through which DNS provider?"));
+    assert!(said("{dns: onw}").contains("2:13: there is no DNS provider `onw`"));
+    assert!(refused("acme: {challenge: dns-01}").contains("1:19: dns-01 needs a DNS provider"));
+}
+
 #[test]
 fn every_key_is_read() {
     let settings = parsed(
@@ -62,9 +172,19 @@ acme:
   profile: shortlived
   key_type: rsa-2048
   reuse_key: yes
+  challenge: http-01
+  dns: own
   renew: auto
 dns:
   resolvers: [192.0.2.53, "[2001:db8::53]:5353"]
+  providers:
+    hetzner:
+      exec: [/usr/local/bin/dns-hook, --zone, example.com]
+      environment: {TOKEN_FILE: /etc/vhostd/token}
+      timeout: 2m
+    own:
+      rfc2136: {server: 192.0.2.53, zone: Example.com., secret_file: /etc/tsig.key, key_name: acme, algorithm: hmac-sha512}
+      propagation: 10m
 internal_ca:
   permit: [example.com, 10.0.0.0/8]
 tls: internal
@@ -97,11 +217,14 @@ roots: /a/sites
             profile: Some("shortlived".into()),
             key_types: KeyType::Rsa2048.into(),
             reuse_key: true,
+            challenge: Challenge::Http01,
+            dns: Some("own".into()),
         },
         dns: DnsSettings {
             resolvers: ["192.0.2.53:53", "[2001:db8::53]:5353"]
                 .map(|text| text.parse().unwrap())
                 .to_vec(),
+            providers: providers(),
         },
         internal_ca: InternalCaSettings {
             permit: Some(

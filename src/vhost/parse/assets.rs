@@ -100,7 +100,7 @@ fn bounded(seconds: Option<u64>, at: Position, problems: &mut Problems) -> Optio
 }
 
 /// `90`, `90s`, `15m`, `12h`, `30d`, `8w` → seconds.
-fn duration(text: &str) -> Option<u64> {
+pub(crate) fn duration(text: &str) -> Option<u64> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let unit = match &text[digits.len()..] {
         "" | "s" => 1,

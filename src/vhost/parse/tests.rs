@@ -1,4 +1,5 @@
 use super::*;
+use crate::certificate::Challenge;
 use crate::settings::{KeyType, KeyTypes};
 use crate::vhost::{AssetPath, TlsSpec};
 
@@ -344,10 +345,122 @@ fn a_mapping_for_tls_says_what_is_asked_of_the_ca() {
     assert!(said("{certificate: a, certificate_key: /k}").contains("not an absolute path"));
     let both = said("{certificate: /c, certificate_key: /k, profile: classic}");
     assert!(
-        both.contains("leave `profile` and `key_type` out"),
+        both.contains("leave `profile` and `key_type` out, and"),
         "{both}"
     );
-    assert!(said("{challenge: dns-01}").contains("`challenge` is not supported by this version"));
+    assert!(said("{hsts: on}").contains("`hsts` is not supported by this version"));
+}
+
+fn with_providers(text: &str, providers: &[&str], preferred: Option<&str>) -> Result<App, String> {
+    let default_tls = TlsDefaults {
+        dns: preferred.map(str::to_owned),
+        providers: providers.iter().map(|name| (*name).to_owned()).collect(),
+        ..TlsMode::Auto.into()
+    };
+    let (app, file, roots) = (
+        "hello".parse().unwrap(),
+        Path::new("hello.yml"),
+        ["/srv".into()],
+    );
+    parse(&app, file, text, &roots, &default_tls).map_err(|diagnostics| {
+        let hint = diagnostics[0].hint.clone().unwrap_or_default();
+        format!("{} ({hint})", diagnostics[0])
+    })
+}
+
+#[test]
+fn a_vhost_says_how_and_through_whom_its_names_are_proven() {
+    let providers = ["hetzner", "own"];
+    let tls = |text: &str, preferred| {
+        let text = format!("server_name: a.example\nroot: /srv/a\ntls: {text}\n");
+        with_providers(&text, &providers, preferred).map(|app| app.vhosts[0].tls.clone())
+    };
+    let dns01 = |name: &str| Some(Challenge::Dns01(name.into()));
+    for text in ["{dns: own}", "{challenge: dns-01, dns: own}"] {
+        let tls = tls(text, None).unwrap();
+        assert_eq!(
+            (tls.challenge, tls.mode),
+            (dns01("own"), Some(TlsMode::Auto))
+        );
+    }
+    assert_eq!(
+        tls("{challenge: dns-01}", Some("own")).unwrap().challenge,
+        dns01("own")
+    );
+    let http = tls("{challenge: http-01}", Some("own")).unwrap();
+    assert_eq!(http.challenge, Some(Challenge::Http01));
+    for (text, said) in [
+        (
+            "{dns: hetner}",
+            "3:12: there is no DNS provider `hetner` (did you mean `hetzner`?)",
+        ),
+        (
+            "{dns: zzz}",
+            "3:12: there is no DNS provider `zzz` (the settings have hetzner, own)",
+        ),
+        (
+            "{challenge: dns-01}",
+            "3:18: dns-01 through which DNS provider? (as in dns: hetzner; there are hetzner, own)",
+        ),
+        (
+            "{challenge: http-01, dns: own}",
+            "3:32: `dns` is for dns-01 (leave one of them out)",
+        ),
+        (
+            "{challenge: dns-02}",
+            "3:18: expected http-01 or dns-01, found `dns-02` (did you mean `dns-01`?)",
+        ),
+        (
+            "{challenge: tls-alpn-01}",
+            "3:18: tls-alpn-01 does not go through nginx, which has port 443 (http-01 or dns-01; docs/dns-01.md#tls-alpn-01 says why)",
+        ),
+    ] {
+        assert_eq!(tls(text, None).unwrap_err(), format!("hello.yml:{said}"));
+    }
+}
+
+#[test]
+fn a_wildcard_is_proven_by_dns_where_it_is_clear_through_whom() {
+    let text = |tls: &str| format!("server_name: [a.example, '*.a.example']\nroot: /srv/a\n{tls}");
+    let challenge = |providers: &[&str], preferred| {
+        let app = with_providers(&text(""), providers, preferred).unwrap();
+        let default_tls = TlsDefaults {
+            dns: preferred.map(str::to_owned),
+            providers: providers.iter().map(|name| (*name).to_owned()).collect(),
+            ..TlsMode::Auto.into()
+        };
+        crate::desired::wanted(&app, &default_tls)[0][0]
+            .clone()
+            .challenge
+    };
+    assert_eq!(challenge(&["own"], None), Challenge::Dns01("own".into()));
+    assert_eq!(
+        challenge(&["a", "own"], Some("own")),
+        Challenge::Dns01("own".into())
+    );
+    let said =
+        |tls: &str, providers: &[&str]| with_providers(&text(tls), providers, None).unwrap_err();
+    let begin = "hello.yml:1:26: a certificate for `*.a.example` needs dns-01, and ";
+    for (tls, providers, end) in [
+        (
+            "",
+            &[][..],
+            "the settings have no DNS provider (name one in `dns.providers`",
+        ),
+        (
+            "",
+            &["a", "b"],
+            "there are several DNS providers (choose one, as in tls: {dns: a}",
+        ),
+        (
+            "tls: {challenge: http-01}\n",
+            &["a"],
+            "this vhost says http-01 (leave `challenge` out",
+        ),
+    ] {
+        let said = said(tls, providers);
+        assert!(said.starts_with(&format!("{begin}{end}")), "{said}");
+    }
 }
 
 #[test]

@@ -2,19 +2,26 @@
 
 use std::path::PathBuf;
 
+use super::challenge;
 use crate::certificate::PemFiles;
 use crate::diagnostic::Located;
 use crate::settings::{KeyType, KeyTypes};
-use crate::vhost::{TlsMode, TlsSpec, normalized};
+use crate::vhost::{TlsDefaults, TlsMode, TlsSpec, normalized};
 use crate::yaml::{self, Fields, Node, Problems, Value, quoted};
 
 /// A word, or a mapping of what is asked of the CA.
-pub(super) fn parse(node: Option<Node>, problems: &mut Problems) -> TlsSpec {
+pub(super) fn parse(
+    node: Option<Node>,
+    defaults: &TlsDefaults,
+    problems: &mut Problems,
+) -> TlsSpec {
     match node {
         None => TlsSpec::default(),
         Some(node) if matches!(node.value, Value::Mapping(_)) => {
             let fields = Fields::of(node, "`tls`", problems);
-            fields.map_or_else(TlsSpec::default, |fields| mapping(fields, problems))
+            fields.map_or_else(TlsSpec::default, |fields| {
+                mapping(fields, defaults, problems)
+            })
         }
         Some(node) => TlsSpec {
             mode: mode(node, problems),
@@ -23,24 +30,24 @@ pub(super) fn parse(node: Option<Node>, problems: &mut Problems) -> TlsSpec {
     }
 }
 
-fn mapping(mut fields: Fields, problems: &mut Problems) -> TlsSpec {
+fn mapping(mut fields: Fields, defaults: &TlsDefaults, problems: &mut Problems) -> TlsSpec {
     let profile = fields
         .string("profile", problems)
         .and_then(|text| self::profile(&text, problems));
     let key_types = fields
         .take("key_type")
         .and_then(|node| self::key_types(node, problems));
-    let files = files(
-        &mut fields,
-        profile.is_some() || key_types.is_some(),
-        problems,
-    );
+    let challenge = challenge::of_vhost(&mut fields, defaults, problems);
+    let asks = profile.is_some() || key_types.is_some() || challenge.is_some();
+    let files = files(&mut fields, asks, problems);
     fields.finish(PLANNED_KEYS, problems);
     TlsSpec {
         // what only a CA of ACME has, and what is not plain HTTP
-        mode: (profile.is_some() || files.is_some()).then_some(TlsMode::Auto),
+        mode: (profile.is_some() || challenge.is_some() || files.is_some())
+            .then_some(TlsMode::Auto),
         profile,
         key_types,
+        challenge,
         files,
     }
 }
@@ -65,7 +72,8 @@ fn files(fields: &mut Fields, asks: bool, problems: &mut Problems) -> Option<Pem
     };
     if asks {
         let reason = "a certificate from files has the profile and key type that it has";
-        problems.add_with_hint(chain.at, reason, Some("leave `profile` and `key_type` out"));
+        let hint = "leave `profile` and `key_type` out, and `challenge` and `dns`";
+        problems.add_with_hint(chain.at, reason, Some(hint));
     }
     Some(PemFiles {
         chain: path(&chain, problems)?,
@@ -155,4 +163,4 @@ fn key_type(text: &Located<String>, problems: &mut Problems) -> Option<KeyType> 
     found
 }
 
-const PLANNED_KEYS: &[&str] = &["challenge", "dns", "hsts", "min_version"];
+const PLANNED_KEYS: &[&str] = &["hsts", "min_version"];

@@ -53,6 +53,7 @@ impl Site {
     fn fetched(&self, dns: &NameServer, host: &[IpAddr]) -> Fetched {
         let resolver = Resolver::new(&DnsSettings {
             resolvers: vec![dns.address()],
+            ..DnsSettings::default()
         });
         let challenge = Challenge {
             token: "token".into(),

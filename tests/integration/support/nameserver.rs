@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -51,7 +51,8 @@ impl NameServer {
     }
 
     /// At another loopback address, so that it can be somebody's authority.
-    pub fn start_at(listen: Ipv4Addr, zones: &[(&str, &str)]) -> Self {
+    pub fn start_at(listen: impl Into<Ipv4Addr>, zones: &[(&str, &str)]) -> Self {
+        let listen = listen.into();
         let authority = listen;
         Self::with(zones_of(zones), Place { listen, authority })
     }
@@ -103,6 +104,26 @@ impl NameServer {
     /// Lines for the settings file.
     pub fn settings(&self) -> String {
         format!("dns: {{resolvers: [\"{}\"]}}\n", self.address())
+    }
+
+    /// A program that changes its zones as vhostd tells it to, and logs what it was told.
+    pub fn hook(&self, log: &Path) -> PathBuf {
+        let path = self.directory.path().join("hook");
+        let control = format!(
+            "{} -c {} -b",
+            program("knotc").display(),
+            self.directory.path().join("knot.conf").display()
+        );
+        let script = format!(
+            "#!/bin/sh -e\necho \"$1 $2 $3\" >> {log}\n{control} zone-begin $VHOSTD_ZONE\n\
+             case $1 in\n\
+             present) {control} zone-set $VHOSTD_ZONE $2 60 TXT $3 ;;\n\
+             cleanup) {control} zone-unset $VHOSTD_ZONE $2 TXT $3 || true ;;\n\
+             esac\n{control} zone-commit $VHOSTD_ZONE\n",
+            log = log.display(),
+        );
+        super::executable(&path, &script);
+        path
     }
 
     /// Other records from now on.
@@ -238,12 +259,16 @@ fn answers(address: SocketAddr, zone: &str, loads: bool) -> bool {
         && (!loads || reply[3] & 15 == 0)
 }
 
-/// Its name server is `ns.nameserver.test`, which is in the root.
+/// Its name server is `ns.nameserver.test`, which is in the root, as `ns2` is, which a zone may name,
+/// too.
 fn zone_text(zone: &Zone, serial: u32, at: Place) -> String {
     let origin = zone.name.trim_end_matches('.');
     let records = zone.records.as_deref().unwrap_or_default();
     let glue = match zone.name.as_str() {
-        "." => format!("ns.nameserver.test. A {}\n", at.authority),
+        "." => format!(
+            "ns.nameserver.test. A {}\nns2.nameserver.test. A 127.0.0.2\n",
+            at.authority
+        ),
         _ => String::new(),
     };
     format!(

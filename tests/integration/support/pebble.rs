@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -40,6 +40,7 @@ pub struct PebbleBuilder {
     slow: Option<u8>,
     strict: bool,
     programs: Programs,
+    resolver: Option<SocketAddr>,
 }
 
 /// Debian 12's, or later ones, which know renewal information and profiles.
@@ -123,6 +124,12 @@ impl PebbleBuilder {
             dns_options: &["-doh", "", "-dnsserver"],
         };
         Some(self)
+    }
+
+    /// Whom it asks instead of a DNS server of its own.
+    pub fn resolver(mut self, resolver: SocketAddr) -> Self {
+        self.resolver = Some(resolver);
+        self
     }
 
     pub fn start(self) -> Pebble {
@@ -212,11 +219,13 @@ impl PebbleBuilder {
             let log = options.create(true).append(true);
             Stdio::from(log.open(directory.join("log")).unwrap())
         };
+        let own = ([127, 0, 0, 1], dns_port).into();
+        let resolver = self.resolver.unwrap_or(own);
         let mut command = Command::new(&self.programs.pebble);
         command
             .arg("-config")
             .arg(directory.join("pebble.json"))
-            .args(["-dnsserver", &format!("127.0.0.1:{dns_port}")])
+            .args(["-dnsserver", &resolver.to_string()])
             .env("PEBBLE_WFE_NONCEREJECT", self.refused_nonces.to_string())
             .env("PEBBLE_AUTHZREUSE", self.reused_authorizations.to_string())
             .stdout(log())
@@ -273,6 +282,7 @@ impl Pebble {
                 dns: "pebble-challtestsrv".into(),
                 dns_options: &["-dns01"],
             },
+            resolver: None,
         }
     }
 

@@ -1,0 +1,256 @@
+//! N: signed updates of a zone (RFC 2136, RFC 8945), over TCP.
+
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use hickory_proto::op::{Message, MessageType, OpCode, ResponseCode, update_message};
+use hickory_proto::rr::rdata::TXT;
+use hickory_proto::rr::rdata::tsig::{TsigAlgorithm, TsigError};
+use hickory_proto::rr::{Name, RData, Record as DnsRecord, TSigner};
+use tokio::time::timeout;
+
+use super::record::Record;
+use super::tsig_key::{TsigKey, TsigKeyError};
+use super::{Changing, DnsProvider, ProviderError};
+use crate::clock::Clock;
+use crate::diagnostic::fault;
+use crate::dns::exchange;
+use crate::settings::{Algorithm, Rfc2136Settings};
+
+pub struct Rfc2136 {
+    settings: Rfc2136Settings,
+    timeout: Duration,
+    clock: Clock,
+}
+
+/// Why a name server did not change its zone.
+#[derive(Debug, thiserror::Error)]
+pub enum Rfc2136Error {
+    #[error("sign for {server}: it does not know the key {key}")]
+    BadKey { server: SocketAddr, key: String },
+    #[error("put {0:?} into a DNS message")]
+    BadName(String),
+    #[error("sign for {server}: its secret for the key {key} is another one than that of {}", file.display())]
+    BadSignature {
+        server: SocketAddr,
+        key: String,
+        file: PathBuf,
+    },
+    #[error("sign for {server}: its clock differs from this host's by more than {FUDGE} s")]
+    BadTime { server: SocketAddr },
+    #[error("read the key in {}: {source}", path.display())]
+    Key {
+        path: PathBuf,
+        #[source]
+        source: TsigKeyError,
+    },
+    #[error("change a record of {zone} at {server}, which does not have that zone")]
+    NoZone { server: SocketAddr, zone: String },
+    #[error("read the key in {}: {}", path.display(), fault(source))]
+    ReadKey {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("change {name} in {zone} at {server} with the key {key}: it answers {code}")]
+    Refused {
+        server: SocketAddr,
+        name: String,
+        zone: String,
+        key: String,
+        code: ResponseCode,
+    },
+    #[error("sign an update: {0}")]
+    Sign(String),
+    #[error("reach {server}: it does not answer within {} s", limit.as_secs())]
+    TimedOut { server: SocketAddr, limit: Duration },
+    #[error("reach {server}: {}", fault(source))]
+    Unreachable {
+        server: SocketAddr,
+        #[source]
+        source: io::Error,
+    },
+    #[error("believe the answer of {server}: {reason}")]
+    Unsigned { server: SocketAddr, reason: String },
+}
+
+#[derive(Clone, Copy)]
+enum Change {
+    Add,
+    Delete,
+}
+
+impl Rfc2136 {
+    pub(super) fn new(settings: &Rfc2136Settings, timeout: Duration, clock: Clock) -> Self {
+        Self {
+            settings: settings.clone(),
+            timeout,
+            clock,
+        }
+    }
+
+    async fn change(&self, change: Change, record: &Record) -> Result<(), Rfc2136Error> {
+        let server = self.settings.server;
+        let signer = self.signer()?;
+        let zone = self.settings.zone.as_ref().unwrap_or(&record.zone);
+        let mut message = update(change, record, zone)?;
+        let now = self.now();
+        let unsigned = |error: hickory_proto::ProtoError| Rfc2136Error::Sign(error.to_string());
+        message.finalize(&signer, now).map_err(unsigned)?;
+        let bytes = message.to_vec().map_err(unsigned)?;
+        let limit = self.timeout;
+        let reply = match timeout(limit, exchange::send_tcp(server, &bytes)).await {
+            Ok(Ok(reply)) => reply,
+            Ok(Err(source)) => return Err(Rfc2136Error::Unreachable { server, source }),
+            Err(_) => return Err(Rfc2136Error::TimedOut { server, limit }),
+        };
+        match self.verified(&message, &reply, &signer)? {
+            ResponseCode::NoError => Ok(()),
+            ResponseCode::NotAuth | ResponseCode::NotZone => Err(Rfc2136Error::NoZone {
+                server,
+                zone: zone.clone(),
+            }),
+            code => Err(Rfc2136Error::Refused {
+                server,
+                name: record.target.clone(),
+                zone: zone.clone(),
+                key: key_name(&signer),
+                code,
+            }),
+        }
+    }
+
+    /// Read at each use: a key that was replaced is taken at once.
+    fn signer(&self) -> Result<TSigner, Rfc2136Error> {
+        let path = &self.settings.secret_file;
+        let text = fs::read_to_string(path).map_err(|source| Rfc2136Error::ReadKey {
+            path: path.clone(),
+            source,
+        })?;
+        let (name, algorithm) = (self.settings.key_name.as_deref(), self.settings.algorithm);
+        let key = TsigKey::parse(&text, name, algorithm).map_err(|source| Rfc2136Error::Key {
+            path: path.clone(),
+            source,
+        })?;
+        let name = absolute(&key.name)?;
+        let algorithm = match key.algorithm {
+            Algorithm::HmacSha256 => TsigAlgorithm::HmacSha256,
+            Algorithm::HmacSha384 => TsigAlgorithm::HmacSha384,
+            Algorithm::HmacSha512 => TsigAlgorithm::HmacSha512,
+        };
+        TSigner::new(key.secret, algorithm, name, FUDGE)
+            .map_err(|error| Rfc2136Error::Sign(error.to_string()))
+    }
+
+    /// What the server answers, once it is known to be the one that has the key (RFC 8945 §5.3).
+    fn verified(
+        &self,
+        sent: &Message,
+        reply: &[u8],
+        signer: &TSigner,
+    ) -> Result<ResponseCode, Rfc2136Error> {
+        let server = self.settings.server;
+        let unsigned = |reason: &str| Rfc2136Error::Unsigned {
+            server,
+            reason: reason.to_owned(),
+        };
+        let message = Message::from_vec(reply).map_err(|_| unsigned("it is no DNS message"))?;
+        let ours = message.metadata.id == sent.metadata.id
+            && message.metadata.message_type == MessageType::Response
+            && message.metadata.op_code == OpCode::Update;
+        if !ours {
+            return Err(unsigned("it is to another message"));
+        }
+        if let Some(error) = self.refusal(&message, signer) {
+            return Err(error);
+        }
+        let Some(signature) = message.signature() else {
+            // an error that it does not sign is at least no success
+            return match message.metadata.response_code {
+                ResponseCode::NoError => Err(unsigned("it is not signed")),
+                code => Ok(code),
+            };
+        };
+        let mac = sent.signature().map(|signature| signature.data.mac.clone());
+        let verified = signer.verify_message_byte(reply, mac.as_deref(), true);
+        let (_, _, valid) = verified.map_err(|_| unsigned("its signature is wrong"))?;
+        match valid.contains(&self.now()) {
+            true => Ok(message.metadata.response_code),
+            false => {
+                tracing::debug!(at = signature.data.time, "signed at another time");
+                Err(Rfc2136Error::BadTime { server })
+            }
+        }
+    }
+
+    /// What it says of our signature; of some it cannot sign that (RFC 8945 §5.2).
+    fn refusal(&self, reply: &Message, signer: &TSigner) -> Option<Rfc2136Error> {
+        let server = self.settings.server;
+        let key = key_name(signer);
+        Some(match reply.signature()?.data.error? {
+            TsigError::BadKey => Rfc2136Error::BadKey { server, key },
+            TsigError::BadSig | TsigError::BadTrunc => Rfc2136Error::BadSignature {
+                server,
+                key,
+                file: self.settings.secret_file.clone(),
+            },
+            TsigError::BadTime => Rfc2136Error::BadTime { server },
+            TsigError::Unknown(_) => return None,
+        })
+    }
+
+    fn now(&self) -> u64 {
+        let seconds = (self.clock)().unix_timestamp();
+        u64::try_from(seconds).unwrap_or_default()
+    }
+}
+
+impl DnsProvider for Rfc2136 {
+    fn present<'a>(&'a self, record: &'a Record) -> Changing<'a> {
+        Box::pin(async move {
+            let changed = self.change(Change::Add, record).await;
+            changed.map_err(ProviderError::Rfc2136)
+        })
+    }
+
+    fn clean_up<'a>(&'a self, record: &'a Record) -> Changing<'a> {
+        Box::pin(async move {
+            let changed = self.change(Change::Delete, record).await;
+            changed.map_err(ProviderError::Rfc2136)
+        })
+    }
+}
+
+/// This one value and no other: others may have theirs at the same name (RFC 2136 §2.5.1, §2.5.4).
+fn update(change: Change, record: &Record, zone: &str) -> Result<Message, Rfc2136Error> {
+    let (name, zone) = (absolute(&record.target)?, absolute(zone)?);
+    if !zone.zone_of(&name) {
+        return Err(Rfc2136Error::BadName(record.target.clone()));
+    }
+    let text = TXT::new(vec![record.value.clone()]);
+    let rrset = DnsRecord::from_rdata(name, TTL, RData::TXT(text)).into();
+    Ok(match change {
+        Change::Add => update_message::append(rrset, zone, false, false),
+        Change::Delete => update_message::delete_by_rdata(rrset, zone, false),
+    })
+}
+
+fn absolute(name: &str) -> Result<Name, Rfc2136Error> {
+    let parsed = Name::from_ascii(name);
+    let mut parsed = parsed.map_err(|_| Rfc2136Error::BadName(name.to_owned()))?;
+    parsed.set_fqdn(true);
+    Ok(parsed)
+}
+
+fn key_name(signer: &TSigner) -> String {
+    let name = signer.signer_name().to_ascii();
+    name.trim_end_matches('.').to_owned()
+}
+
+/// Seconds that the two clocks may differ (RFC 8945 §10).
+const FUDGE: u16 = 300;
+/// It is gone a minute after it was taken out.
+const TTL: u32 = 60;
