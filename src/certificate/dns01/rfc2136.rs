@@ -29,7 +29,9 @@ pub struct Rfc2136 {
 /// Why a name server did not change its zone.
 #[derive(Debug, thiserror::Error)]
 pub enum Rfc2136Error {
-    #[error("sign for {server}: it does not know the key {key}")]
+    #[error(
+        "sign for {server}: it does not know the key {key}, or does not let it change this name"
+    )]
     BadKey { server: SocketAddr, key: String },
     #[error("put {0:?} into a DNS message")]
     BadName(String),
