@@ -55,11 +55,11 @@ fn settings(mut fields: Fields, problems: &mut Problems) -> Settings {
     if let Some(section) = section(&mut fields, "nginx", problems) {
         nginx(&mut settings.nginx, section, problems);
     }
+    let mut providers = Vec::new();
     if let Some(section) = section(&mut fields, "dns", problems) {
-        settings.dns = dns::dns(section, problems);
+        (settings.dns, providers) = dns::dns(section, problems);
     }
     if let Some(section) = section(&mut fields, "acme", problems) {
-        let providers: Vec<_> = settings.dns.providers.keys().cloned().collect();
         acme(&mut settings.acme, &providers, section, problems);
     }
     if let Some(section) = section(&mut fields, "internal_ca", problems) {

@@ -29,7 +29,9 @@ pub struct Rfc2136 {
 /// Why a name server did not change its zone.
 #[derive(Debug, thiserror::Error)]
 pub enum Rfc2136Error {
-    #[error("sign for {server}: it does not know the key {key}")]
+    #[error(
+        "sign for {server}: it does not know the key {key}, or does not let it change this name"
+    )]
     BadKey { server: SocketAddr, key: String },
     #[error("put {0:?} into a DNS message")]
     BadName(String),
@@ -254,3 +256,141 @@ fn key_name(signer: &TSigner) -> String {
 const FUDGE: u16 = 300;
 /// It is gone a minute after it was taken out.
 const TTL: u32 = 60;
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods)]
+mod tests {
+    use std::sync::Arc;
+
+    use hickory_proto::rr::TSigResponseContext;
+    use time::OffsetDateTime;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    const NOW: i64 = 1_764_000_000;
+
+    fn signer(secret: &[u8]) -> TSigner {
+        let name = Name::from_ascii("k.").unwrap();
+        TSigner::new(secret.to_vec(), TsigAlgorithm::HmacSha256, name, FUDGE).unwrap()
+    }
+
+    /// What becomes of a change that a server answers with `code`, signed with `secret` at `at`.
+    async fn said(code: ResponseCode, secret: Option<&[u8]>, at: i64) -> String {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("key");
+        fs::write(&file, "c2VjcmV0\n").unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let provider = Rfc2136::new(
+            &Rfc2136Settings {
+                server: listener.local_addr().unwrap(),
+                zone: None,
+                secret_file: file,
+                key_name: Some("k".into()),
+                algorithm: None,
+            },
+            Duration::from_secs(20),
+            Arc::new(|| OffsetDateTime::from_unix_timestamp(NOW).unwrap()),
+        );
+        let record = Record {
+            name: "_acme-challenge.a.example".into(),
+            target: "_acme-challenge.a.example".into(),
+            zone: "a.example".into(),
+            value: "v".into(),
+        };
+        let answer = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut asked = vec![0; usize::from(stream.read_u16().await.unwrap())];
+            stream.read_exact(&mut asked).await.unwrap();
+            let asked = Message::from_vec(&asked).unwrap();
+            let mut reply = Message::response(asked.metadata.id, OpCode::Update);
+            reply.metadata.response_code = code;
+            if let Some(secret) = secret {
+                let mac = asked.signature().unwrap().data.mac.clone();
+                let at = u64::try_from(at).unwrap();
+                let id = asked.metadata.id;
+                let context = TSigResponseContext::new(id, at, signer(secret), mac, None);
+                let signature = context.sign(&reply.to_vec().unwrap()).unwrap();
+                reply.set_signature(signature);
+            }
+            let reply = reply.to_vec().unwrap();
+            stream
+                .write_u16(reply.len().try_into().unwrap())
+                .await
+                .unwrap();
+            stream.write_all(&reply).await.unwrap();
+        };
+        let (changed, ()) = tokio::join!(provider.present(&record), answer);
+        changed.map_or_else(|error| error.to_string(), |()| "changed".to_owned())
+    }
+
+    #[tokio::test]
+    async fn only_who_has_the_key_is_believed_that_the_zone_was_changed() {
+        use ResponseCode::{NoError, NotAuth, Refused};
+        assert_eq!(said(NoError, Some(b"secret"), NOW).await, "changed");
+        for (code, secret, at, expected) in [
+            (NoError, None, NOW, ": it is not signed"),
+            (
+                NoError,
+                Some(&b"other"[..]),
+                NOW,
+                ": its signature is wrong",
+            ),
+            (
+                NoError,
+                Some(b"secret"),
+                NOW - 301,
+                "from this host's by more than 300 s",
+            ),
+            (
+                NoError,
+                Some(b"secret"),
+                NOW + 301,
+                "from this host's by more than 300 s",
+            ),
+            (
+                Refused,
+                Some(b"secret"),
+                NOW,
+                "with the key k: it answers Query Refused",
+            ),
+            (
+                Refused,
+                None,
+                NOW,
+                "with the key k: it answers Query Refused",
+            ),
+            (
+                NotAuth,
+                Some(b"secret"),
+                NOW,
+                "which does not have that zone",
+            ),
+        ] {
+            let said = said(code, secret, at).await;
+            assert!(said.ends_with(expected), "{said}");
+        }
+    }
+
+    #[test]
+    fn an_update_names_one_value_and_stays_in_its_zone() {
+        let record = |target: &str| Record {
+            name: String::new(),
+            target: target.into(),
+            zone: "a.example".into(),
+            value: "v".into(),
+        };
+        for (change, class, ttl) in [(Change::Add, 1, TTL), (Change::Delete, 254, 0)] {
+            let message = update(change, &record("x.a.example"), "a.example").unwrap();
+            let [change] = message.authorities.as_slice() else {
+                panic!("{message:?}")
+            };
+            // RFC 2136 §2.5.1, §2.5.4
+            assert_eq!((u16::from(change.dns_class), change.ttl), (class, ttl));
+            assert!(matches!(&change.data, RData::TXT(_)), "{change:?}");
+            assert!(message.answers.is_empty());
+        }
+        assert!(update(Change::Add, &record("x.b.example"), "a.example").is_err());
+    }
+}

@@ -6,13 +6,16 @@ use super::provider;
 use crate::settings::DnsSettings;
 use crate::yaml::{Fields, Problems, quoted};
 
-pub(super) fn dns(mut fields: Fields, problems: &mut Problems) -> DnsSettings {
-    let settings = DnsSettings {
-        resolvers: resolvers(&mut fields, problems),
-        providers: provider::all(fields.take("providers"), problems),
-    };
+/// With the names of all DNS providers, also of what is wrong.
+pub(super) fn dns(mut fields: Fields, problems: &mut Problems) -> (DnsSettings, Vec<String>) {
+    let resolvers = resolvers(&mut fields, problems);
+    let (providers, names) = provider::all(fields.take("providers"), problems);
     fields.finish(&[], problems);
-    settings
+    let settings = DnsSettings {
+        resolvers,
+        providers,
+    };
+    (settings, names)
 }
 
 fn resolvers(fields: &mut Fields, problems: &mut Problems) -> Vec<SocketAddr> {

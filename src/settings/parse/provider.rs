@@ -10,25 +10,26 @@ use crate::settings::{Algorithm, ExecSettings, Means, ProviderSettings, Rfc2136S
 use crate::vhost::parse::assets::duration;
 use crate::yaml::{self, Fields, Node, Problems, Value, quoted};
 
-/// By name, each a mapping.
+/// By name, each a mapping. The names are also those of what is wrong.
 pub(super) fn all(
     node: Option<Node>,
     problems: &mut Problems,
-) -> BTreeMap<String, ProviderSettings> {
+) -> (BTreeMap<String, ProviderSettings>, Vec<String>) {
     let Some(node) = node else {
-        return BTreeMap::new();
+        return Default::default();
     };
     let entries = match node.value {
         Value::Mapping(entries) => entries,
-        Value::Null => return BTreeMap::new(),
+        Value::Null => return Default::default(),
         other => {
             let reason = format!("expected names with providers, found {}", other.kind());
             let hint =
                 "as in own: {rfc2136: {server: 192.0.2.53, secret_file: /etc/vhostd/tsig.key}}";
             problems.add_with_hint(node.at, reason, Some(hint));
-            return BTreeMap::new();
+            return Default::default();
         }
     };
+    let names = entries.iter().map(|(name, _)| name.value.clone()).collect();
     let mut providers = BTreeMap::new();
     for (name, node) in entries {
         if !is_name(&name.value) {
@@ -40,7 +41,7 @@ pub(super) fn all(
         let provider = fields.and_then(|fields| provider(fields, name.at, problems));
         providers.extend(provider.map(|provider| (name.value, provider)));
     }
-    providers
+    (providers, names)
 }
 
 fn is_name(text: &str) -> bool {
@@ -184,10 +185,12 @@ fn rfc2136(mut fields: Fields, problems: &mut Problems) -> Option<Rfc2136Setting
             problems.add_with_hint(at, format!("`{key}` is missing"), Some(example));
         }
     }
-    if fields.has("secret") {
+    // unlike the others, no key that is known
+    if fields.has("secret")
+        && let Some(node) = fields.take("secret")
+    {
         let hint = "put it into a file that only root reads, and name that in `secret_file`";
-        problems.add_with_hint(at, "a secret in the settings", Some(hint));
-        fields.take("secret");
+        problems.add_with_hint(node.at, "a secret in the settings", Some(hint));
     }
     fields.finish(&[], problems);
     Some(Rfc2136Settings {

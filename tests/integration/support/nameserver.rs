@@ -106,22 +106,20 @@ impl NameServer {
         format!("dns: {{resolvers: [\"{}\"]}}\n", self.address())
     }
 
-    /// A program that changes its zones as vhostd tells it to, and logs what it was told.
+    /// The program of docs/dns-01.md, for this server. It logs what it was told.
     pub fn hook(&self, log: &Path) -> PathBuf {
         let path = self.directory.path().join("hook");
         let control = format!(
-            "{} -c {} -b",
+            "{} -c {}",
             program("knotc").display(),
             self.directory.path().join("knot.conf").display()
         );
-        let script = format!(
-            "#!/bin/sh -e\necho \"$1 $2 $3\" >> {log}\n{control} zone-begin $VHOSTD_ZONE\n\
-             case $1 in\n\
-             present) {control} zone-set $VHOSTD_ZONE $2 60 TXT $3 ;;\n\
-             cleanup) {control} zone-unset $VHOSTD_ZONE $2 TXT $3 || true ;;\n\
-             esac\n{control} zone-commit $VHOSTD_ZONE\n",
-            log = log.display(),
-        );
+        let page = include_str!("../../../docs/dns-01.md");
+        let (_, script) = page.split_once("```sh\n#!/bin/sh\n").unwrap();
+        let (script, _) = script.split_once("```").unwrap();
+        let script = script.replace("${KNOTC:-knotc}", &format!("'{control}'"));
+        let log = log.display();
+        let script = format!("#!/bin/sh\necho \"$1 $2 $3\" >> {log}\n{script}");
         super::executable(&path, &script);
         path
     }
@@ -197,7 +195,7 @@ fn try_start(
          log:\n  - target: stderr\n    any: warning\n\
          database:\n  storage: {root}\n\
          key:\n  - id: {KEY_NAME}\n    algorithm: hmac-sha256\n    secret: {KEY_SECRET}\n\
-         acl:\n  - id: updates\n    action: [update, transfer]\n    key: {KEY_NAME}\n\
+         acl:\n  - id: updates\n    action: update\n    update-type: TXT\n    key: {KEY_NAME}\n\
          zone:\n",
         ip = address.ip(),
         port = address.port(),
