@@ -173,9 +173,12 @@ mod tests {
         let ended = sh("sleep 60 & echo $!", LONG).unwrap();
         let pid = String::from_utf8(ended.output).unwrap();
         assert!(begin.elapsed() < Duration::from_secs(20));
-        let state = std::fs::read_to_string(format!("/proc/{}/stat", pid.trim()));
         // gone, or nobody has waited for it yet
-        assert!(state.is_err() || state.unwrap().contains(") Z "));
+        let state = || std::fs::read_to_string(format!("/proc/{}/stat", pid.trim()));
+        while state().is_ok_and(|state| !state.contains(") Z ")) {
+            assert!(begin.elapsed() < Duration::from_secs(20));
+            thread::sleep(Duration::from_millis(2));
+        }
     }
 
     #[test]
