@@ -125,7 +125,7 @@ impl Method {
     }
 
     /// RFC 8657 §4.
-    fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             Self::Dns01 => "dns-01",
             Self::Http01 => "http-01",

@@ -2,7 +2,6 @@
 
 mod roll_over; // `vhostd account roll-over`
 
-use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
@@ -11,7 +10,7 @@ use serde::Serialize;
 use super::{Exit, output, runtime};
 use crate::certificate::Issuer;
 use crate::certificate::account::AccountKey;
-use crate::certificate::advice::{caa_records, domains};
+use crate::certificate::advice::{Domains, caa_records, domains};
 use crate::certificate::order::AcmeClient;
 use crate::settings::Settings;
 use crate::status::StatusRecord;
@@ -100,7 +99,7 @@ fn shown(
     let wanted = StatusRecord::read(&settings.state_dir).map(|record| record.wanted);
     let wanted = wanted.unwrap_or_default();
     let of_acme = wanted.iter().filter(|wanted| wanted.issuer == Issuer::Acme);
-    let domains = domains(of_acme.flat_map(|wanted| &wanted.identifiers));
+    let domains = domains(of_acme);
     let mut all = Vec::new();
     for client in AcmeClient::all(settings)? {
         let key = AccountKey::open(&settings.state_dir, client.directory())?;
@@ -121,11 +120,7 @@ fn shown(
     Ok(all)
 }
 
-fn records(
-    domains: &BTreeSet<String>,
-    identities: Option<&Vec<String>>,
-    url: Option<&str>,
-) -> Vec<String> {
+fn records(domains: &Domains, identities: Option<&Vec<String>>, url: Option<&str>) -> Vec<String> {
     // of several names, one is enough
     let identity = identities.and_then(|identities| identities.first());
     let records = identity
