@@ -243,6 +243,19 @@ mod tests {
     }
 
     #[test]
+    fn what_failed_by_one_challenge_keeps_nobody_from_another() {
+        let (request, now) = (request(None), start());
+        let (error, retry) = ("no route".to_owned(), RetryAdvice::Retry);
+        let failed = Attempts::after_failure(None, &request, error, retry, now, 0.0);
+        let blocks = |challenge: &Challenge| {
+            let blocked = failed.blocks(&request.identifiers, request.issuer, challenge, now);
+            blocked.is_some()
+        };
+        assert!(blocks(&Challenge::Http01));
+        assert!(!blocks(&Challenge::Dns01("own".into())));
+    }
+
+    #[test]
     fn what_failed_together_is_not_tried_again_together() {
         assert_eq!(waits(5, None, 0.999), [1, 10, 109, 1583, 1583]);
     }

@@ -65,6 +65,14 @@ impl Scene {
         ));
     }
 
+    /// A rehearsal is at the same CA.
+    fn use_staging(&self) {
+        let path = self.host.path("vhostd.yml");
+        let settings = fs::read_to_string(&path).unwrap();
+        let staging = format!("acme: {{staging: '{}', ", self.pebble.directory_url());
+        fs::write(path, settings.replace("acme: {", &staging)).unwrap();
+    }
+
     fn drop_vhost(&self, names: &str) {
         let text = format!(
             "server_name: {names}\nroot: {}\ntls: {{dns: p}}\n",
@@ -161,10 +169,7 @@ fn a_wildcard_alone_needs_no_key_where_there_is_one_provider_and_a_rehearsal_lea
     scene.host.drop_file("shop.yml", &text);
     let reload = scene.host.vhostd(&["reload", "--wait"]);
     assert_eq!(reload.status, 0, "{reload:?}");
-    let settings = fs::read_to_string(scene.host.path("vhostd.yml")).unwrap();
-    let staging = format!("acme: {{staging: '{}', ", scene.pebble.directory_url());
-    let settings = settings.replace("acme: {", &staging);
-    fs::write(scene.host.path("vhostd.yml"), settings).unwrap();
+    scene.use_staging();
     let rehearsal = scene.host.vhostd(&["renew", "--dry-run"]);
     assert_eq!(rehearsal.status, 0, "{rehearsal:?}");
     assert_eq!(scene.pebble.finalized(), 2);
@@ -251,18 +256,29 @@ fn a_name_server_that_never_follows_is_named_with_what_it_lacks() {
 
 #[test]
 fn after_a_kill_before_the_ca_was_told_the_next_run_takes_the_text_out() {
-    for daemon_comes_back in [true, false] {
+    let order = ["reload", "--wait"];
+    let rehearsal = ["renew", "--dry-run"];
+    for (command, noted, daemon_comes_back) in [
+        (order, "lag.test.dns.json", true),
+        (order, "lag.test.dns.json", false),
+        (rehearsal, "lag.test_dry-run.dns.json", true),
+    ] {
         let (scene, _second) = lagging("{own}");
-        let mut reload = scene.start(&["reload", "--wait"]);
+        if command == rehearsal {
+            scene.use_staging();
+            assert_eq!(scene.host.vhostd(&["reload"]).status, 0);
+        }
+        let mut running = scene.start(&command);
         wait_for("the text at the first server", || {
             scene.texts("_acme-challenge.lag.test").pop()
         });
-        reload.kill().unwrap();
-        reload.wait().unwrap();
+        running.kill().unwrap();
+        running.wait().unwrap();
         assert_eq!(scene.texts("_acme-challenge.lag.test").len(), 1);
-        assert_eq!(scene.noted(), ["lag.test.dns.json"]);
+        assert_eq!(scene.noted(), [noted]);
         // nobody orders it again
-        scene.host.remove_file("shop.yml");
+        let text = format!("server_name: lag.test\nroot: {}\ntls: off\n", scene.root());
+        scene.host.drop_file("shop.yml", &text);
         let daemon = daemon_comes_back.then(|| scene.host.daemon());
         if daemon.is_none() {
             assert_eq!(scene.host.vhostd(&["reload", "--wait"]).status, 0);

@@ -160,6 +160,8 @@ const SHORTEST_SECRET: usize = 8;
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use super::*;
 
     fn exec(script: &str) -> Exec {
@@ -216,12 +218,14 @@ mod tests {
             "echo begin $1 >> {path}; test $1 = cleanup || sleep 60; echo end $1 >> {path}"
         ));
         let limit = Duration::from_millis(300);
-        let record = record();
+        let (record, begin) = (record(), Instant::now());
         let presented = tokio::time::timeout(limit, exec.present(&record)).await;
         assert!(presented.is_err());
         exec.clean_up(&record).await.unwrap();
         let log = std::fs::read_to_string(&log).unwrap();
         assert!(log.ends_with("begin cleanup\nend cleanup\n"), "{log}");
         assert!(!log.contains("end present"), "{log}");
+        // its own limit is 20 s
+        assert!(begin.elapsed() < Duration::from_secs(15));
     }
 }
