@@ -344,7 +344,15 @@ fn a_failing_ca_is_status_4_and_its_schedule_survives_a_restart() {
         );
         assert_eq!(daemon.stop(), 0);
     }
-    assert_eq!(host.certificate(NAME).unwrap(), failing);
+    // when nginx was last looked at has nothing to do with it
+    let known = |mut certificate: Value| {
+        certificate["served"].take();
+        certificate
+    };
+    assert_eq!(
+        known(host.certificate(NAME).unwrap()),
+        known(failing.clone())
+    );
     // a person who names it wants it now
     assert_eq!(host.json(&["renew", "hello"]).0, 4);
     let now = host.certificate(NAME).unwrap();
