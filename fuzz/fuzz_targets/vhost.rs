@@ -74,6 +74,7 @@ fn desired(app: &App) -> DesiredState {
             https: vec![listener(443)],
             features: Features::default(),
             thumbprint: Some("thumbprint".into()),
+            challenge_files: None,
             probe: Probe {
                 secret: "c2VjcmV0".into(),
                 certificate: files(),
