@@ -6,8 +6,9 @@ use std::path::PathBuf;
 use sha2::{Digest, Sha256};
 
 use super::origin::HookUrl;
-use super::parse::path;
+
 use crate::diagnostic::{Located, Position};
+use crate::vhost::parse::tls::path;
 use crate::yaml::{self, Fields, Node, Problems, Value, quoted};
 
 /// The section `hooks`.

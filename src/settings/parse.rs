@@ -12,7 +12,8 @@ use super::origin;
 use super::{AcmeSettings, DefaultServer, NginxSettings, Settings};
 use crate::certificate::internal::scope::{Scope, Subtree};
 use crate::diagnostic::{Diagnostic, Located};
-use crate::vhost::normalized;
+
+use crate::vhost::parse::tls::path;
 use crate::vhost::parse::{challenge, tls};
 use crate::yaml::{self, Fields, Node, Problems, Value, quoted};
 
@@ -203,17 +204,6 @@ fn set<T>(target: &mut T, value: Option<T>) {
 fn set_path(target: &mut PathBuf, fields: &mut Fields, key: &'static str, problems: &mut Problems) {
     if let Some(text) = fields.string(key, problems) {
         set(target, path(&text, problems));
-    }
-}
-
-pub(super) fn path(text: &Located<String>, problems: &mut Problems) -> Option<PathBuf> {
-    match normalized(&text.value) {
-        Ok(path) => Some(path),
-        Err(error) => {
-            let reason = format!("{}: {error}", quoted(&text.value));
-            problems.add(text.at, reason);
-            None
-        }
     }
 }
 

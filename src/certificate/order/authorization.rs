@@ -1,7 +1,8 @@
 //! N: what the CA wants proven (RFC 8555 §7.1.4), and telling it to look.
 
 use instant_acme::{
-    AuthorizationHandle, AuthorizationStatus, ChallengeStatus, ChallengeType, Order,
+    AuthorizationHandle, AuthorizationStatus, ChallengeHandle, ChallengeStatus, ChallengeType,
+    Order,
 };
 
 use super::error::{IdentifierProblem, OrderError, own_problem};
@@ -57,7 +58,19 @@ pub(super) async fn check_identifiers(
 /// The texts that dns-01 wants published, each with its identifier (RFC 8555 §8.4); none for what is
 /// valid already. Also those of challenges that the CA looks at already: it may look again.
 pub(super) async fn texts(order: &mut Order) -> Result<Vec<(String, String)>, OrderError> {
-    let mut texts = Vec::new();
+    of_pending(order, ChallengeType::Dns01, |identifier, challenge| {
+        Ok((identifier, challenge.key_authorization().dns_value()))
+    })
+    .await
+}
+
+/// What `read` makes of the challenge of that kind, for each identifier that is not proven yet.
+async fn of_pending<T>(
+    order: &mut Order,
+    kind: ChallengeType,
+    read: fn(String, &ChallengeHandle<'_>) -> Result<T, OrderError>,
+) -> Result<Vec<T>, OrderError> {
+    let mut all = Vec::new();
     let mut authorizations = order.authorizations();
     while let Some(authorization) = authorizations.next().await {
         let mut authorization =
@@ -66,12 +79,12 @@ pub(super) async fn texts(order: &mut Order) -> Result<Vec<(String, String)>, Or
             continue;
         }
         let identifier = authorization.identifier().to_string();
-        match authorization.challenge(ChallengeType::Dns01) {
-            None => return Err(OrderError::no_challenge(identifier, &ChallengeType::Dns01)),
-            Some(challenge) => texts.push((identifier, challenge.key_authorization().dns_value())),
+        match authorization.challenge(kind.clone()) {
+            None => return Err(OrderError::no_challenge(identifier, &kind)),
+            Some(challenge) => all.push(read(identifier, &challenge)?),
         }
     }
-    Ok(texts)
+    Ok(all)
 }
 
 /// The authorizations whose challenge the CA refused to validate, by number, and why.
@@ -98,24 +111,15 @@ pub(super) async fn set_all_ready(
 
 /// Of every challenge that nginx will be asked about.
 pub(super) async fn tokens(order: &mut Order) -> Result<Vec<String>, OrderError> {
-    let mut tokens = Vec::new();
-    let mut authorizations = order.authorizations();
-    while let Some(authorization) = authorizations.next().await {
-        let mut authorization =
-            authorization.map_err(|error| OrderError::of("ask for the authorizations", error))?;
-        if authorization.status != AuthorizationStatus::Pending {
-            continue;
-        }
-        let identifier = authorization.identifier().to_string();
-        match authorization.challenge(ChallengeType::Http01) {
-            None => return Err(OrderError::no_challenge(identifier, &ChallengeType::Http01)),
-            Some(challenge) if !is_token(&challenge.token) => {
-                return Err(OrderError::Token(identifier));
-            }
-            Some(challenge) => tokens.push(challenge.token.clone()),
-        }
-    }
-    Ok(tokens)
+    of_pending(
+        order,
+        ChallengeType::Http01,
+        |identifier, challenge| match is_token(&challenge.token) {
+            true => Ok(challenge.token.clone()),
+            false => Err(OrderError::Token(identifier)),
+        },
+    )
+    .await
 }
 
 pub(super) async fn is_pending(order: &mut Order, wanted: usize) -> Result<bool, OrderError> {

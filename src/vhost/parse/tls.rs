@@ -81,7 +81,8 @@ fn files(fields: &mut Fields, asks: bool, problems: &mut Problems) -> Option<Pem
     })
 }
 
-fn path(text: &Located<String>, problems: &mut Problems) -> Option<PathBuf> {
+/// Absolute and normalized; of whatever file a key names.
+pub(crate) fn path(text: &Located<String>, problems: &mut Problems) -> Option<PathBuf> {
     match normalized(&text.value) {
         Ok(path) => Some(path),
         Err(error) => {
