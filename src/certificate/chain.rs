@@ -3,6 +3,7 @@
 //! A CA's answer is not trusted: it is parsed, compared with the request, and written again from
 //! the parsed bytes, so that nothing but certificates reaches nginx.
 
+mod ordinary; // P what OpenSSL certainly loads
 mod soundness; // P what browsers and OpenSSL ask of a chain beyond its names
 
 use std::net::IpAddr;
@@ -173,6 +174,12 @@ impl Chain {
                 })
         });
         soundness::check(&parsed.collect::<Result<Vec<_>, _>>()?)
+    }
+
+    /// Whether it has nothing but what OpenSSL certainly loads. What is not ordinary may be fine.
+    pub fn is_ordinary(&self) -> bool {
+        let mut certificates = self.certificates.iter();
+        certificates.all(|der| ordinary::is_ordinary(der))
     }
 
     /// Whether the leaf is its own issuer: nobody signed it.

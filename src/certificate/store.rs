@@ -96,7 +96,8 @@ impl CertificateStore {
         Self::with_judge(state_dir, None)
     }
 
-    /// As [`CertificateStore::new`]; what a CA sent is stored only where `judge` can load it.
+    /// As [`CertificateStore::new`]; what a CA sent is stored only where `judge` can load it;
+    /// it is not asked about what it certainly can.
     pub fn with_judge(state_dir: &Path, judge: Option<Arc<dyn Judge>>) -> Self {
         Self {
             shared: Arc::new(Shared {
@@ -205,9 +206,14 @@ impl CertificateStore {
             check_against(&versions, &chain, now)?;
         }
         let sequence = newest(&versions).map_or(1, |newest| newest.sequence + 1);
-        // our own need none
         let judge = self.shared.judge.as_deref();
-        let judge = judge.filter(|_| matches!(request.issuer, Issuer::Acme | Issuer::File));
+        let judge = judge.filter(|_| match request.issuer {
+            Issuer::Acme => !chain.is_ordinary(),
+            // the key is somebody else's too
+            Issuer::File => true,
+            // our own need none
+            Issuer::Internal | Issuer::Placeholder => false,
+        });
         let stored = version::write(&directory, &chain, issued, request, sequence, judge)?;
         let link = directory.join(CURRENT);
         atomic_file::symlink(&link, Path::new(&stored.serial))?;

@@ -29,6 +29,7 @@ mod key_types;
 mod load;
 mod names;
 mod neighbours;
+mod ordinary;
 mod pem_files;
 mod preflight;
 mod quarantine;
