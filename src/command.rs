@@ -1,12 +1,11 @@
 //! X: one child process, with an argv, a timeout and no inherited surprises.
 #![expect(clippy::disallowed_methods, reason = "the room that starts processes")]
 
-pub mod errand; // X an operator's own program
-pub mod hook; // X a program of the operator's
+pub mod program; // X a program of the operator's
 
 use std::ffi::OsStr;
 use std::io::{self, Read};
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
@@ -149,27 +148,68 @@ enum Waited {
     TooLong,
 }
 
-/// A pidfd becomes readable when its process ends: no polling, no lost wake-up.
 fn wait(id: u32, limit: Duration, interrupt: Option<&Interrupt>) -> io::Result<Waited> {
-    let pid = i32::try_from(id)
-        .ok()
-        .and_then(Pid::from_raw)
-        .ok_or_else(|| io::Error::other("no process id"))?;
-    let handle: OwnedFd = pidfd_open(pid, PidfdFlags::empty())?;
+    let handle = handle(id)?;
     let end = Instant::now() + limit;
     loop {
         let left = end.saturating_duration_since(Instant::now());
-        let timeout = Timespec::try_from(left).map_err(io::Error::other)?;
-        let mut set = vec![PollFd::new(&handle, PollFlags::IN)];
-        set.extend(interrupt.map(|interrupt| PollFd::new(&interrupt.0, PollFlags::IN)));
-        match poll(&mut set, Some(&timeout)) {
-            Ok(0) if left.is_zero() => return Ok(Waited::TooLong),
-            Ok(0) | Err(rustix::io::Errno::INTR) => {}
-            Ok(_) if set[0].revents().is_empty() => return Ok(Waited::Interrupted),
-            Ok(_) => return Ok(Waited::Ended),
-            Err(error) => return Err(error.into()),
+        let ready = ready(&handle, interrupt, None, left)?;
+        if let Some(waited) = ready.verdict(left) {
+            return Ok(waited);
         }
     }
+}
+
+/// A pidfd becomes readable when its process ends: no polling, no lost wake-up.
+fn handle(id: u32) -> io::Result<OwnedFd> {
+    let pid = i32::try_from(id).ok().and_then(Pid::from_raw);
+    let pid = pid.ok_or_else(|| io::Error::other("no process id"))?;
+    Ok(pidfd_open(pid, PidfdFlags::empty())?)
+}
+
+/// What can be said now of a child, of who waits for it, and of what it writes.
+#[derive(Default)]
+struct Ready {
+    ended: bool,
+    interrupted: bool,
+    writes: bool,
+}
+
+impl Ready {
+    /// `left`: of the time that it has.
+    fn verdict(&self, left: Duration) -> Option<Waited> {
+        match self {
+            Self { ended: true, .. } => Some(Waited::Ended),
+            Self {
+                interrupted: true, ..
+            } => Some(Waited::Interrupted),
+            _ => left.is_zero().then_some(Waited::TooLong),
+        }
+    }
+}
+
+/// Waits until there is something to say, at most for `limit`.
+fn ready(
+    handle: &OwnedFd,
+    interrupt: Option<&Interrupt>,
+    output: Option<BorrowedFd<'_>>,
+    limit: Duration,
+) -> io::Result<Ready> {
+    let timeout = Timespec::try_from(limit).map_err(io::Error::other)?;
+    let mut set = vec![PollFd::new(handle, PollFlags::IN)];
+    set.extend(interrupt.map(|interrupt| PollFd::new(&interrupt.0, PollFlags::IN)));
+    set.extend(output.map(|output| PollFd::from_borrowed_fd(output, PollFlags::IN)));
+    match poll(&mut set, Some(&timeout)) {
+        Ok(_) => {}
+        Err(rustix::io::Errno::INTR) => return Ok(Ready::default()),
+        Err(error) => return Err(error.into()),
+    }
+    let mut ready = set.iter().map(|it| !it.revents().is_empty());
+    Ok(Ready {
+        ended: ready.next() == Some(true),
+        interrupted: interrupt.is_some() && ready.next() == Some(true),
+        writes: output.is_some() && ready.next() == Some(true),
+    })
 }
 
 type Reader = thread::JoinHandle<Vec<u8>>;

@@ -3,6 +3,8 @@
 //! Names, files and a CA's words are a stranger's: in a chat they mention nobody, link to nothing
 //! and are no longer than the chat takes.
 
+use std::collections::BTreeMap;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
@@ -58,9 +60,9 @@ pub fn message(hook: &Hook, notice: &Notice, host: &str) -> Message {
 }
 
 /// What a command finds in its environment.
-pub fn environment(notice: &Notice, host: &str) -> Vec<(&'static str, String)> {
+pub fn environment(notice: &Notice, host: &str) -> BTreeMap<String, String> {
     let next_at = notice.next_at.and_then(|at| at.format(&Rfc3339).ok());
-    let environment = vec![
+    let environment = [
         ("VHOSTD_AT", notice.at.format(&Rfc3339).unwrap_or_default()),
         ("VHOSTD_EVENT", notice.event.word().to_owned()),
         ("VHOSTD_HOST", host.to_owned()),
@@ -74,7 +76,7 @@ pub fn environment(notice: &Notice, host: &str) -> Vec<(&'static str, String)> {
         ("VHOSTD_TYPE", notice.weight.word().to_owned()),
     ];
     // execve(2) takes none
-    let clean = |(key, value): (_, String)| (key, value.replace('\0', "\u{fffd}"));
+    let clean = |(key, value): (&str, String)| (key.to_owned(), value.replace('\0', "\u{fffd}"));
     environment.into_iter().map(clean).collect()
 }
 

@@ -18,7 +18,7 @@ use crate::certificate::http::{
 };
 use crate::certificate::words::one_line;
 use crate::command::CommandError;
-use crate::command::errand::Errand;
+use crate::command::program::{Background, Heard, Inherits, Program};
 use crate::settings::hooks::{Argv, Hook, Place, UrlSource};
 use crate::settings::origin::{HookUrl, UrlError};
 
@@ -229,25 +229,27 @@ fn judge(answer: &Response<Bytes>, secrets: &Secrets) -> Result<(), SendError> {
 }
 
 async fn run(argv: Argv, notice: &Notice, host: &str) -> Result<(), SendError> {
-    let (input, environment) = (message::data(notice, host), environment(notice, host));
-    let finished = spawn_blocking(move || {
-        let errand = Errand {
-            program: &argv.program,
-            arguments: &argv.arguments,
-            environment: &environment,
-            input: &input,
-        };
-        let finished = errand.run(COMMAND_LIMIT);
-        finished.map(|finished| (argv.program.display().to_string(), finished))
+    let command = Program {
+        path: argv.program,
+        arguments: argv.arguments,
+        variables: environment(notice, host),
+        input: message::data(notice, host),
+        inherits: Inherits::Everything,
+        heard: Heard::BeginningOfErrors,
+        background: Background::GoesOn,
+    };
+    let ended = spawn_blocking(move || {
+        let ended = command.run(COMMAND_LIMIT, None);
+        ended.map(|ended| (command.path.display().to_string(), ended))
     });
-    let (program, finished) = finished.await??;
-    if finished.status.success() {
+    let (program, ended) = ended.await??;
+    if ended.status.success() {
         return Ok(());
     }
-    let words = one_line(finished.stderr.as_bytes());
+    let words = one_line(&ended.output);
     Err(SendError::CommandFailed {
         program,
-        status: finished.status.to_string(),
+        status: ended.status.to_string(),
         words: match words.is_empty() {
             true => words,
             false => format!(": {words}"),

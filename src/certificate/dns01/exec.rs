@@ -12,7 +12,7 @@ use tokio::task::spawn_blocking;
 use super::record::Record;
 use super::{Changing, DnsProvider, ProviderError};
 use crate::certificate::words::one_line;
-use crate::command::hook::{self, Ended};
+use crate::command::program::{Background, Ended, Heard, Inherits, Program};
 use crate::command::{CommandError, Interrupt};
 use crate::settings::ExecSettings;
 
@@ -51,22 +51,34 @@ impl Exec {
         }
     }
 
-    /// Cancelled, it kills the program before anything else of the same provider is run.
+    /// Cancelled, it ends the program before anything else of the same provider is run.
     async fn run(&self, action: &'static str, record: &Record) -> Result<(), ExecError> {
         let turn = self.turn.clone().lock_owned().await;
         let interrupt = Arc::new(Interrupt::new().map_err(ExecError::Prepare)?);
         let _raised_when_dropped = Raised(interrupt.clone());
-        let program = self.settings.program.clone();
+        let program = self.program(action, record);
+        let limit = self.timeout;
+        let ended = spawn_blocking(move || {
+            let _turn = turn;
+            program.run(limit, Some(&interrupt))
+        });
+        self.judge(action, ended.await??)
+    }
+
+    fn program(&self, action: &str, record: &Record) -> Program {
         let mut arguments = self.settings.arguments.clone();
         arguments.extend(words(action, record));
         let mut variables = self.settings.environment.clone();
         variables.extend(told(action, record));
-        let limit = self.timeout;
-        let ended = spawn_blocking(move || {
-            let _turn = turn;
-            hook::run(&program, &arguments, &variables, limit, &interrupt)
-        });
-        self.judge(action, ended.await??)
+        Program {
+            path: self.settings.program.clone(),
+            arguments,
+            variables,
+            input: Vec::new(),
+            inherits: Inherits::Necessities,
+            heard: Heard::EndOfAll,
+            background: Background::Ends,
+        }
     }
 
     fn judge(&self, action: &'static str, ended: Ended) -> Result<(), ExecError> {
