@@ -15,6 +15,7 @@ mod renew;
 mod rollback;
 mod setup;
 mod status;
+mod stop; // R work that ends when the terminal or the service manager wants it to
 mod verdict; // P a report → last lines and exit status
 
 use std::path::{Path, PathBuf};

@@ -260,13 +260,19 @@ impl Session {
     async fn shown(&self, records: &[Record], limit: Duration) -> Result<(), Dns01Error> {
         let begin = Instant::now();
         let mut pause = FIRST_PAUSE;
+        let mut names = record::by_name(records);
         loop {
             let forgiving = begin.elapsed() >= SILENCE.min(limit / 2);
             let mut lacks = Vec::new();
-            // by the name: its CNAME may lead elsewhere by now
-            for (name, values) in record::by_name(records) {
+            for name in names.keys().copied().collect::<Vec<_>>() {
+                // by the name: its CNAME may lead elsewhere by now
                 let published = self.dns01.shared.dns.txt(name).await;
-                lacks.extend(propagation::lacking(name, &values, &published, forgiving));
+                let lacking = propagation::lacking(name, &names[name], &published, forgiving);
+                if lacking.is_empty() {
+                    // it is not asked about again
+                    names.remove(name);
+                }
+                lacks.extend(lacking);
             }
             if lacks.is_empty() {
                 return Ok(());

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use serde::de::DeserializeOwned;
 
+use super::stop::until_stopped;
 use super::{Exit, hooks, open, output, runtime, verdict};
 use crate::clock;
 use crate::control::{Line, Question, Request, client};
@@ -77,18 +78,18 @@ impl Reload {
             return Ok(applied.report);
         }
         let wanted = applied.wanted;
-        let summary = Obtaining::new(installation, clock::system()).and_then(|obtaining| {
-            if self.wait {
-                return runtime.block_on(obtain_due(&obtaining, &wanted));
-            }
-            let mut summary = CertificateSummary::default();
-            summary.add_failing(&obtaining, &wanted)?;
-            Ok(summary)
-        });
-        let summary = summary.map_err(|error| {
+        let failed = |error| {
             output::error(&format!("failed to {error}"));
             Exit::Failed
-        })?;
+        };
+        let obtaining = Obtaining::new(installation, clock::system()).map_err(failed)?;
+        let summary = if self.wait {
+            until_stopped(runtime, obtain_due(&obtaining, &wanted))?
+        } else {
+            let mut summary = CertificateSummary::default();
+            summary.add_failing(&obtaining, &wanted).map(|()| summary)
+        };
+        let summary = summary.map_err(failed)?;
         let mut report = match summary.ordered.is_empty() {
             true => applied.report,
             false => run(Reason::Certificate)?.report,

@@ -8,7 +8,8 @@ use clap::Args;
 
 use rehearsal::rehearse;
 
-use super::reload::{ask_daemon, failed, request};
+use super::reload::{self, ask_daemon, request};
+use super::stop::until_stopped;
 use super::{Exit, hooks, open, output, runtime};
 use crate::clock;
 use crate::control::{Line, RenewalResult, Renewed, Request};
@@ -117,7 +118,7 @@ impl Renew {
             let request = request(Reason::Certificate);
             let applied = reconcile::refresh(installation, &request, &mut quiet);
             news.reconciled(&applied);
-            applied.map_err(|error| failed(&error))
+            applied.map_err(|error| reload::failed(&error))
         };
         let applied = refresh()?;
         if !applied.report.succeeded() {
@@ -138,16 +139,14 @@ impl Renew {
                 output::error(&format!("there is no vhost or certificate `{name}`"));
                 Exit::Usage
             })?;
-        let renewed = Obtaining::new(installation, clock::system())
-            .and_then(|obtaining| {
-                runtime.block_on(renew(&obtaining, &applied.wanted, &selection, |risk| {
-                    output::warning(&risk)
-                }))
-            })
-            .map_err(|error| {
-                output::error(&format!("failed to {error}"));
-                Exit::Failed
-            })?;
+        let failed = |error| {
+            output::error(&format!("failed to {error}"));
+            Exit::Failed
+        };
+        let obtaining = Obtaining::new(installation, clock::system()).map_err(failed)?;
+        let warn = |risk: String| output::warning(&risk);
+        let renewing = renew(&obtaining, &applied.wanted, &selection, warn);
+        let renewed = until_stopped(runtime, renewing)?.map_err(failed)?;
         let any = renewed
             .certificates
             .iter()

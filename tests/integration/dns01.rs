@@ -1,5 +1,7 @@
 //! dns-01: a real name server is changed, a real CA looks, and nothing is left behind.
 
+mod stopped; // who is stopped while a hook runs
+
 use std::fs;
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -3,6 +3,7 @@
 use crate::atomic_file;
 use crate::certificate::Issuer;
 use crate::certificate::renew::Obtained;
+use crate::cli::stop::until_stopped;
 use crate::cli::{Exit, output};
 use crate::clock;
 use crate::control::{RenewalResult, Renewed, RenewedCertificate};
@@ -43,15 +44,15 @@ pub(super) fn rehearse(
     let scratch = atomic_file::temporary_beside(&scratch).map_err(|error| failed(&error))?;
     let obtaining = Obtaining::rehearsal(settings, directory, &scratch, clock::system());
     let ended = obtaining.map(|obtaining| {
-        let ended = runtime.block_on(obtaining.rehearse(&wanted)).into_iter();
+        let ended = until_stopped(runtime, obtaining.rehearse(&wanted))?.into_iter();
         let with_warnings = ended.map(|(name, obtained)| {
             let warnings = obtaining.warnings(&name);
             (name, obtained, warnings)
         });
-        with_warnings.collect::<Vec<_>>()
+        Ok(with_warnings.collect::<Vec<_>>())
     });
     atomic_file::remove(&scratch).map_err(|error| failed(&error))?;
-    let ended = ended.map_err(|error| failed(&error))?;
+    let ended = ended.map_err(|error| failed(&error))??;
     let certificates = ended
         .into_iter()
         .map(|(name, obtained, warnings)| RenewedCertificate {
