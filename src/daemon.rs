@@ -244,6 +244,7 @@ impl Daemon {
             Event::Read(done) => self.on_read(*done),
             Event::Applied(applied) => self.on_applied(applied),
             Event::Asked(name) => self.orders.answered(&name),
+            Event::CleanedUp => self.orders.cleaned_up(),
             Event::Obtained(name, obtained) => self.on_obtained(&name, &obtained),
             Event::Call(call) => self.on_call(call),
             Event::Reconfigure => {

@@ -8,7 +8,8 @@ use time::format_description::well_known::Rfc3339;
 
 use crate::certificate::Issuer;
 use crate::certificate::attempts::{Attempts, RetryAdvice};
-use crate::certificate::ledger::Ledger;
+use crate::certificate::dns01::record::certificate_of;
+use crate::certificate::ledger::{Ledger, LedgerError};
 use crate::certificate::renewal_info::Suggestion;
 use crate::certificate::schedule::{self, CertificateState, renew_at};
 use crate::certificate::{
@@ -34,6 +35,9 @@ pub struct Overview {
     pub nginx: NginxShown,
     pub vhosts: Vec<VhostStatus>,
     pub certificates: Vec<CertificateShown>,
+    /// What orders have put into DNS and nobody has taken out yet.
+    #[serde(default)]
+    pub texts_in_dns: Vec<TextShown>,
     pub warnings: Vec<String>,
     pub pinned: Option<u64>,
     pub error: Option<String>,
@@ -87,6 +91,21 @@ pub struct ServedShown {
     pub checked_at: Option<String>,
     /// Its names that show another one.
     pub differs: Vec<Difference>,
+}
+
+/// A TXT record of dns-01 (RFC 8555 §8.4).
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct TextShown {
+    /// That it was put there for.
+    pub certificate: String,
+    /// Where it is, at the end of the CNAMEs.
+    pub name: String,
+    pub zone: String,
+    pub value: String,
+    /// The one of the settings that has put it there.
+    pub provider: String,
+    /// Why it could not be taken out; `None`: its order is under way, or was killed.
+    pub error: Option<String>,
 }
 
 impl CertificateShown {
@@ -202,6 +221,7 @@ pub fn overview(installation: &Installation, failure: Option<&str>) -> Result<Ov
             running: master.is_some(),
         },
         certificates: certificates(installation)?,
+        texts_in_dns: texts_in_dns(&installation.ledger).map_err(|e| words(&e))?,
         vhosts,
         warnings,
         pinned: record.as_ref().and_then(|record| record.pinned),
@@ -255,6 +275,22 @@ fn certificates(installation: &Installation) -> Result<Vec<CertificateShown>, St
         renew_at: None,
         ..of_stored(stored, None)
     }));
+    Ok(shown)
+}
+
+fn texts_in_dns(ledger: &Ledger) -> Result<Vec<TextShown>, LedgerError> {
+    let mut shown = Vec::new();
+    for name in ledger.all_presented()? {
+        let presented = ledger.presented(&name)?.into_iter();
+        shown.extend(presented.map(|it| TextShown {
+            certificate: certificate_of(&name).to_owned(),
+            name: it.record.target,
+            zone: it.record.zone,
+            value: it.record.value,
+            provider: it.provider,
+            error: it.error,
+        }));
+    }
     Ok(shown)
 }
 

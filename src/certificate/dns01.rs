@@ -154,23 +154,46 @@ impl Dns01 {
         }
         let mut left = Vec::new();
         for presented in presented {
-            let provider = self.shared.providers.get(&presented.provider);
             let target = &presented.record.target;
-            let Some(provider) = provider else {
-                let value = &presented.record.value;
-                tracing::warn!(identifier = %name, "remove the TXT record {value} at {target} yourself: the settings have no DNS provider {} any more", presented.provider);
-                continue;
-            };
-            match provider.means.clean_up(&presented.record).await {
+            match self.take_out(&presented).await {
                 Ok(()) => tracing::debug!(identifier = %name, target, "removed a text"),
+                // it is told once
+                Err(error) if presented.error.as_ref() == Some(&error) => left.push(presented),
                 Err(error) => {
                     tracing::warn!(identifier = %name, "failed to remove a text at {target}, which will be tried again: failed to {error}");
-                    left.push(presented);
+                    let error = Some(error);
+                    left.push(Presented { error, ..presented });
                 }
             }
         }
         ledger.record_presented(name, &left)?;
         Ok(left.is_empty())
+    }
+}
+
+impl Dns01 {
+    /// The error fits "failed to …".
+    async fn take_out(&self, presented: &Presented) -> Result<(), String> {
+        let record = &presented.record;
+        match self.shared.providers.get(&presented.provider) {
+            Some(provider) => {
+                let changed = provider.means.clean_up(record).await;
+                changed.map_err(|error| error.to_string())
+            }
+            None if self.is_gone(record).await => Ok(()),
+            None => Err(format!(
+                "ask the DNS provider {} for it: the settings have none of that name any more",
+                presented.provider
+            )),
+        }
+    }
+
+    /// Whether somebody else has taken it out.
+    async fn is_gone(&self, record: &Record) -> bool {
+        match self.shared.dns.txt(&record.target).await {
+            Ok(published) => propagation::nobody_shows(&record.value, &published),
+            Err(error) => error.is_absence(),
+        }
     }
 }
 
@@ -246,13 +269,9 @@ impl Session {
         let ledger = &self.dns01.shared.ledger;
         let mut presented = ledger.presented(&self.name)?;
         for record in records {
-            let new = Presented {
-                provider: provider.to_owned(),
-                record: record.clone(),
-            };
-            if !presented.contains(&new) {
-                presented.push(new);
-            }
+            let new = Presented::new(provider, record);
+            presented.retain(|it| !it.is_same(&new));
+            presented.push(new);
         }
         ledger.record_presented(&self.name, &presented)
     }

@@ -1,11 +1,15 @@
 //! `vhostd status`
 
+use std::collections::BTreeMap;
+
 use clap::Args;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::renew::host;
 use super::{Exit, open, output, reload, verdict};
+use crate::certificate::CertificateName;
+use crate::certificate::words::first_few;
 use crate::clock;
 use crate::control::Question;
 use crate::overview::{CertificateShown, CertificateWord, Overview, overview};
@@ -75,13 +79,13 @@ fn on_disk(settings: &Settings) -> Result<Overview, Exit> {
 fn keep_only(shown: &mut Overview, name: &str) {
     let vhosts = &mut shown.vhosts;
     vhosts.retain(|vhost| verdict::matches(name, &vhost.name, &vhost.server_names));
-    shown.certificates.retain(|certificate| {
-        let theirs = |vhost: &VhostStatus| {
-            let name = vhost.certificate.as_ref();
-            name.is_some_and(|name| certificate.is_of(name))
-        };
-        vhosts.iter().any(theirs)
-    });
+    let is_theirs = |certificate: &str| {
+        let certificate = CertificateName::from_file_name(certificate);
+        let base = certificate.as_ref().map(CertificateName::base);
+        base.is_some() && vhosts.iter().any(|it| it.certificate.as_deref() == base)
+    };
+    shown.certificates.retain(|it| is_theirs(&it.name));
+    shown.texts_in_dns.retain(|it| is_theirs(&it.certificate));
 }
 
 fn print(shown: &Overview, now: OffsetDateTime) {
@@ -108,6 +112,7 @@ fn print(shown: &Overview, now: OffsetDateTime) {
     } else {
         print_vhosts(shown, now);
     }
+    print_texts(shown);
     for warning in &shown.warnings {
         output::warning(warning);
     }
@@ -179,6 +184,36 @@ fn print_vhosts(shown: &Overview, now: OffsetDateTime) {
     print_incidents(shown);
     print_differences(shown);
     print_remarks(shown);
+}
+
+/// What is still in DNS, by the certificate that it was for and by why it is there.
+fn print_texts(shown: &Overview) {
+    let mut groups: BTreeMap<(&str, Option<&str>), Vec<String>> = BTreeMap::new();
+    for text in &shown.texts_in_dns {
+        let texts = groups.entry((&text.certificate, text.error.as_deref()));
+        let record = format!("TXT {} at {}", text.value, text.name);
+        texts.or_default().push(record);
+    }
+    for ((certificate, error), texts) in groups {
+        let texts = first_few(&texts, ", ");
+        output::line("");
+        match error {
+            Some(error) => {
+                output::warning(&format!(
+                    "{certificate}: still in DNS: {texts}: failed to {error}"
+                ));
+                output::hint(Some(
+                    "`vhostd renew` tries again to take it out, or sees that you have",
+                ));
+            }
+            None => {
+                output::line(&format!("{certificate}: in DNS for its order: {texts}"));
+                output::hint(Some(
+                    "where no order is under way, one was killed: `vhostd renew` takes it out",
+                ));
+            }
+        }
+    }
 }
 
 /// Visitors are shown something else than what is stored.

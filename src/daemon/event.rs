@@ -18,6 +18,8 @@ pub(super) enum Event {
     Applied(Result<Applied, ReconcileError>),
     /// The CA was asked when to renew it.
     Asked(CertificateName),
+    /// What was left in DNS was looked for.
+    CleanedUp,
     Obtained(CertificateName, Obtained),
     Call(Call),
     /// SIGHUP.

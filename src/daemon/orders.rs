@@ -21,9 +21,9 @@ use crate::reconcile::report::{CertificateSummary, Report};
 use crate::status::StatusRecord;
 
 /// A clock may jump: however far away the next renewal is, it is looked for this often.
-const LOOK_AGAIN: Duration = Duration::from_secs(3600);
+const LOOK_AGAIN: Duration = CLEAN_UP_AGAIN;
 
-/// What could not be taken out of DNS, or only after a long time.
+/// What could not be taken out of DNS.
 const CLEAN_UP_AGAIN: Duration = Duration::from_secs(30 * 60);
 
 /// As long as others are being asked about, an answer waits for theirs.
@@ -41,6 +41,8 @@ pub(super) struct Orders {
     next_due: Option<Instant>,
     /// When to look next for what was left in DNS; `None`: nobody has looked.
     next_cleanup: Option<Instant>,
+    /// What was left in DNS is being taken out.
+    cleaning_up: bool,
     waiters: Vec<Waiter>,
     /// Of the last reconcile: what was stored may not be served.
     last: Option<Report>,
@@ -69,6 +71,7 @@ impl Orders {
             ended: BTreeMap::new(),
             next_due: None,
             next_cleanup: None,
+            cleaning_up: false,
             waiters: Vec::new(),
             last: None,
         }
@@ -104,7 +107,7 @@ impl Orders {
             Ok(obtaining) => obtaining,
             Err(error) => return tracing::error!("failed to prepare for orders: {error}"),
         };
-        self.clean_up_leftovers(&obtaining, now);
+        self.clean_up_leftovers(&obtaining, events, now);
         match obtaining.schedule(&self.wanted) {
             Ok(schedule) => {
                 if let Some(next) = schedule.next {
@@ -226,6 +229,8 @@ impl Orders {
             }
         };
         let started = self.obtaining(installation).and_then(|obtaining| {
+            self.next_cleanup = None;
+            self.clean_up_leftovers(&obtaining, events, Instant::now());
             let requests = selection.requests(&obtaining, &self.wanted)?;
             let risks = requests.iter().filter_map(|it| obtaining.risk(it));
             risks.for_each(|risk| answer.send(Line::Warning(risk)));
@@ -279,12 +284,14 @@ impl Orders {
         if !settled || self.waiters.is_empty() {
             return;
         }
-        let flying = |waiter: &Waiter, in_flight: &BTreeSet<CertificateName>| {
-            waiter.names.iter().any(|name| in_flight.contains(name))
+        let (in_flight, cleaning_up) = (&self.in_flight, self.cleaning_up);
+        let waits = |waiter: &Waiter| {
+            let renews = matches!(waiter.purpose, Purpose::Renew(_));
+            waiter.names.iter().any(|name| in_flight.contains(name)) || (renews && cleaning_up)
         };
         let (waiting, done): (Vec<_>, Vec<_>) = std::mem::take(&mut self.waiters)
             .into_iter()
-            .partition(|waiter| flying(waiter, &self.in_flight));
+            .partition(waits);
         self.waiters = waiting;
         for waiter in done {
             self.answer(waiter, installation);
@@ -405,12 +412,26 @@ impl Orders {
         }
     }
 
-    fn clean_up_leftovers(&mut self, obtaining: &Obtaining, now: Instant) {
-        if self.next_cleanup.is_none_or(|next| next <= now) {
-            self.next_cleanup = Some(now + CLEAN_UP_AGAIN);
-            let obtaining = obtaining.clone();
-            tokio::spawn(async move { obtaining.clean_up_leftovers().await });
+    fn clean_up_leftovers(
+        &mut self,
+        obtaining: &Obtaining,
+        events: &UnboundedSender<Event>,
+        now: Instant,
+    ) {
+        if self.cleaning_up || self.next_cleanup.is_some_and(|next| next > now) {
+            return;
         }
+        self.next_cleanup = Some(now + CLEAN_UP_AGAIN);
+        self.cleaning_up = true;
+        let (obtaining, events) = (obtaining.clone(), events.clone());
+        tokio::spawn(async move {
+            obtaining.clean_up_leftovers().await;
+            let _ = events.send(Event::CleanedUp);
+        });
+    }
+
+    pub(super) fn cleaned_up(&mut self) {
+        self.cleaning_up = false;
     }
 
     fn obtaining(&mut self, installation: &Installation) -> Result<Obtaining, ObtainingError> {

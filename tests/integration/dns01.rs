@@ -1,5 +1,6 @@
 //! dns-01: a real name server is changed, a real CA looks, and nothing is left behind.
 
+mod left; // what could not be taken out
 mod stopped; // who is stopped while a hook runs
 
 use std::fs;
@@ -51,6 +52,14 @@ impl Scene {
     }
 
     fn configure(&self, further: &[SocketAddr], provider: &str) {
+        self.configure_all(further, "p", provider);
+    }
+
+    fn configure_named(&self, name: &str, provider: &str) {
+        self.configure_all(&[], name, provider);
+    }
+
+    fn configure_all(&self, further: &[SocketAddr], named: &str, provider: &str) {
         let all = [self.knot.address()];
         let all: Vec<_> = all.iter().chain(further).map(ToString::to_string).collect();
         let own = OWN
@@ -61,7 +70,7 @@ impl Scene {
             .replace("{dir}", &self.host.path("").display().to_string());
         let provider = provider.replace("{key}", &self.host.path("tsig.key").display().to_string());
         self.host.configure(&format!(
-            "{}dns: {{resolvers: [{}], providers: {{p: {{{provider}}}}}}}\n",
+            "{}dns: {{resolvers: [{}], providers: {{{named}: {{{provider}}}}}}}\n",
             acme(&self.pebble),
             all.join(", "),
         ));
@@ -346,8 +355,7 @@ fn a_zone_that_the_server_does_not_have_is_said_as_what_it_is() {
     scene.drop_vhost("shop.test");
     assert_eq!(scene.host.vhostd(&["reload", "--wait"]).status, 4);
     let said = scene.error("shop.test");
-    let expected =
-        format!("change a record of shop.test at {server}, which does not have that zone");
+    let expected = format!("change a record of shop.test at {server}, which does not have that zone");
     assert!(said.ends_with(&expected), "{said}");
 }
 

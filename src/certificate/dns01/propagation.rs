@@ -65,6 +65,12 @@ pub fn lacking(
     lacks
 }
 
+/// Whether each server says that it has no such text.
+pub fn nobody_shows(value: &str, published: &Published) -> bool {
+    let lacks = |authority: &Authority| missing(authority, &[value]).is_some();
+    !published.servers.is_empty() && published.servers.iter().all(lacks)
+}
+
 /// Why a server says nothing at all; to say that there is no record is to answer.
 fn silence(authority: &Authority) -> Option<&NoAnswer> {
     let error = authority.values.as_ref().err();
@@ -182,6 +188,23 @@ mod tests {
         // everybody is silent
         assert_eq!(said(vec![silent("a", 1), silent("b", 2)], true).len(), 2);
         assert_eq!(said(Vec::new(), true), ["t.example: it has no such record"]);
+    }
+
+    #[test]
+    fn a_text_is_gone_only_where_each_server_says_so() {
+        let gone = |servers| {
+            let published = Published {
+                target: "t.example".into(),
+                zone: "example".into(),
+                servers,
+            };
+            nobody_shows("one", &published)
+        };
+        let none = || authority("a", 1, Err(NoAnswer::NoSuchName));
+        assert!(gone(vec![none(), authority("b", 2, Ok(vec!["two"]))]));
+        assert!(!gone(vec![none(), authority("b", 2, Ok(vec!["one"]))]));
+        assert!(!gone(vec![none(), silent("b", 2)]));
+        assert!(!gone(Vec::new()));
     }
 
     #[test]

@@ -25,6 +25,25 @@ pub struct Presented {
     /// The one of the settings that took it.
     pub provider: String,
     pub record: Record,
+    /// Why it could not be taken out, a lowercase fragment that fits "failed to …"; `None`: nobody
+    /// has tried yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+impl Presented {
+    pub fn new(provider: &str, record: &Record) -> Self {
+        Self {
+            provider: provider.to_owned(),
+            record: record.clone(),
+            error: None,
+        }
+    }
+
+    /// Whatever became of it.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        (&self.provider, &self.record) == (&other.provider, &other.record)
+    }
 }
 
 /// Where the CA looks for the text of an identifier, a wildcard's without its `*.`.
@@ -45,8 +64,16 @@ pub fn by_name(records: &[Record]) -> BTreeMap<&str, Vec<&str>> {
 /// Under which an order that installs nothing keeps what it puts into DNS: nothing of the
 /// certificate's own is touched. No identifier has such a name.
 pub(super) fn rehearsal_of(name: &CertificateName) -> Option<CertificateName> {
-    CertificateName::from_file_name(&format!("{name}_dry-run"))
+    CertificateName::from_file_name(&format!("{name}{REHEARSAL}"))
 }
+
+/// The certificate that something is kept under such a name for, or under its own.
+pub fn certificate_of(name: &CertificateName) -> &str {
+    let name = name.as_str();
+    name.strip_suffix(REHEARSAL).unwrap_or(name)
+}
+
+const REHEARSAL: &str = "_dry-run";
 
 #[cfg(test)]
 mod tests {

@@ -260,7 +260,8 @@ async fn what_cannot_be_taken_out_is_tried_again_by_whoever_comes_next() {
         .unwrap();
     fixture.fake.0.fail_cleanup.store(2, Ordering::Relaxed);
     session.clean_up().await;
-    assert_eq!(fixture.left(), 1);
+    let left = fixture.ledger.presented(&request("p").name).unwrap();
+    assert_eq!(left[0].error.as_deref(), Some("no network"));
     // somebody has the lock
     assert!(fixture.dns01.clean_up_leftovers().await.unwrap());
     drop(session);
@@ -271,7 +272,7 @@ async fn what_cannot_be_taken_out_is_tried_again_by_whoever_comes_next() {
 }
 
 #[tokio::test]
-async fn what_a_provider_that_is_gone_has_left_is_told_once() {
+async fn what_a_provider_that_is_gone_has_left_is_remembered_until_dns_shows_it_no_more() {
     let fixture = fixture();
     let session = fixture.session("p");
     session
@@ -281,6 +282,14 @@ async fn what_a_provider_that_is_gone_has_left_is_told_once() {
     drop(session);
     let dns = Arc::new(fixture.fake.clone());
     let without = Dns01::with(BTreeMap::new(), dns, &fixture.ledger);
+    assert!(without.clean_up_leftovers().await.unwrap());
+    let left = fixture.ledger.presented(&request("p").name).unwrap();
+    assert_eq!(
+        left[0].error.as_deref(),
+        Some("ask the DNS provider p for it: the settings have none of that name any more")
+    );
+    // by hand
+    fixture.fake.0.zone.lock().unwrap().clear();
     assert!(!without.clean_up_leftovers().await.unwrap());
     assert_eq!(fixture.left(), 0);
     let error = fixture

@@ -1,0 +1,100 @@
+//! What could not be taken out of DNS, and who is told.
+
+use std::fs;
+
+use serde_json::Value;
+
+use super::{KEY_NAME, Scene};
+
+fn left(scene: &Scene) -> Vec<Value> {
+    scene.host.status()["texts_in_dns"]
+        .as_array()
+        .unwrap()
+        .clone()
+}
+
+/// A scene whose hook takes nothing out while `broken` is there, and that has its certificate.
+fn broken() -> Scene {
+    let scene = Scene::new("{own}");
+    let knots = scene.knot.hook(&scene.host.path("knot.log"));
+    let broken = scene.host.path("broken");
+    let hook = scene.hook(&format!(
+        "test $1 = present || test ! -e {} || {{ echo no quota; exit 1; }}\nexec {} \"$@\"",
+        broken.display(),
+        knots.display(),
+    ));
+    scene.configure(&[], &format!("exec: {}", hook.display()));
+    scene.drop_vhost("shop.test");
+    fs::write(&broken, "").unwrap();
+    let reload = scene.host.vhostd(&["reload", "--wait"]);
+    assert_eq!(reload.status, 0, "{reload:?} {}", scene.error("shop.test"));
+    scene
+}
+
+#[test]
+fn what_is_left_in_dns_is_shown_until_renew_has_taken_it_out() {
+    for by_daemon in [false, true] {
+        let scene = broken();
+        let daemon = by_daemon.then(|| scene.host.daemon());
+        let [text] = &left(&scene)[..] else {
+            panic!("{:?}", left(&scene))
+        };
+        let ours = scene.texts("_acme-challenge.shop.test");
+        let ours = ours.iter().find(|it| *it != "somebody else's").unwrap();
+        assert_eq!(text["certificate"], "shop.test");
+        assert_eq!(text["name"], "_acme-challenge.shop.test");
+        assert_eq!(text["zone"], "shop.test");
+        assert_eq!(text["provider"], "p");
+        assert_eq!(text["value"], **ours);
+        let why = text["error"].as_str().unwrap();
+        assert!(why.ends_with("exit status: 1: no quota"), "{why}");
+        let status = scene.host.vhostd(&["status", "shop"]);
+        let said = format!("{}{}", status.stdout, status.stderr);
+        let expected = format!(
+            "shop.test: still in DNS: TXT {ours} at _acme-challenge.shop.test: failed to run"
+        );
+        assert!(said.contains(&expected), "{said}");
+        assert!(said.contains("`vhostd renew` tries again"), "{said}");
+        // the daemon has tried, and is asked by a person to try again
+        assert_eq!(scene.host.vhostd(&["renew"]).status, 0);
+        assert_eq!(left(&scene).len(), 1);
+        fs::remove_file(scene.host.path("broken")).unwrap();
+        assert_eq!(scene.host.vhostd(&["renew"]).status, 0);
+        assert_eq!(left(&scene), Vec::<Value>::new());
+        assert_eq!(
+            scene.texts("_acme-challenge.shop.test"),
+            ["somebody else's"]
+        );
+        let status = scene.host.vhostd(&["status"]);
+        let said = format!("{}{}", status.stdout, status.stderr);
+        assert!(!said.contains("in DNS"), "{said}");
+        if let Some(daemon) = daemon {
+            let log = daemon.log();
+            assert!(log.matches("failed to remove a text").count() <= 1, "{log}");
+        }
+    }
+}
+
+#[test]
+fn what_a_provider_that_is_gone_has_left_is_shown_until_somebody_has_removed_it() {
+    let mut scene = broken();
+    let knot = scene.knot.address();
+    let own = format!("rfc2136: {{server: '{knot}', key_name: {KEY_NAME}, secret_file: {{key}}}}");
+    scene.configure_named("other", &own);
+    scene.host.drop_file(
+        "shop.yml",
+        &format!(
+            "server_name: shop.test\nroot: {}\ntls: {{dns: other}}\n",
+            scene.root()
+        ),
+    );
+    assert_eq!(scene.host.vhostd(&["renew"]).status, 0);
+    let left_by_it = left(&scene);
+    assert_eq!(
+        left_by_it[0]["error"],
+        "ask the DNS provider p for it: the settings have none of that name any more"
+    );
+    scene.knot.rewrite("shop.test", "");
+    assert_eq!(scene.host.vhostd(&["renew"]).status, 0);
+    assert_eq!(left(&scene), Vec::<Value>::new());
+}
