@@ -183,13 +183,26 @@ fn vhosts(candidate: &Candidate<'_>, report: &Report, served: &Served) -> Vec<Vh
             });
         }
     }
-    let unserved = report.rejected.iter().filter(|rejected| !rejected.stale);
+    // nothing can be read any more of those whose very bytes are kept
+    let is_kept = |fault: &Rejected| {
+        let mut apps = candidate.apps.iter();
+        fault.stale && !apps.any(|app| app.name.as_str() == fault.name)
+    };
+    let others = report.rejected.iter();
+    let others = others.filter(|fault| !fault.stale || is_kept(fault));
     let mut named = std::collections::BTreeSet::new();
-    for fault in unserved.filter(|fault| named.insert(&fault.name)) {
-        let file = fault.file.clone();
+    for fault in others.filter(|fault| named.insert(&fault.name)) {
+        let state = match fault.stale {
+            true => VhostState::Stale,
+            false => VhostState::Rejected,
+        };
         all.push(VhostStatus {
             name: fault.name.clone(),
-            ..VhostStatus::blank(file, VhostState::Rejected, Some(fault))
+            certificate: match state {
+                VhostState::Stale => candidate.kept_certificate(&fault.name),
+                _ => None,
+            },
+            ..VhostStatus::blank(fault.file.clone(), state, Some(fault))
         });
     }
     all.sort_by(|a, b| a.name.cmp(&b.name));

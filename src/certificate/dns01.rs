@@ -114,6 +114,10 @@ impl Dns01 {
             dns01: self.clone(),
             name: request.name.clone(),
             provider,
+        if let Some(unknown) = provider.as_ref().filter(|it| !self.has(it)) {
+            // before a CA is asked for anything
+            return Err(Dns01Error::NoProvider(unknown.clone()));
+        }
             _lock: lock.clone(),
         };
         if self.rehearsal {
@@ -127,6 +131,10 @@ impl Dns01 {
             session.name = name;
         }
         Ok(Some(session))
+    }
+
+    fn has(&self, provider: &str) -> bool {
+        self.shared.providers.contains_key(provider)
     }
 
     /// Takes out what others have left: they were killed, or failed to. Returns whether something is
@@ -177,8 +185,14 @@ impl Dns01 {
         let record = &presented.record;
         match self.shared.providers.get(&presented.provider) {
             Some(provider) => {
-                let changed = provider.means.clean_up(record).await;
-                changed.map_err(|error| error.to_string())
+                let error = match provider.means.clean_up(record).await {
+                    Ok(()) => return Ok(()),
+                    Err(error) => error,
+                };
+                match error.is_outside() && self.is_gone(record).await {
+                    true => Ok(()),
+                    false => Err(error.to_string()),
+                }
             }
             None if self.is_gone(record).await => Ok(()),
             None => Err(format!(

@@ -1,6 +1,7 @@
 //! dns-01: a real name server is changed, a real CA looks, and nothing is left behind.
 
 mod left; // what could not be taken out
+mod refused; // providers and zones that are not there
 mod stopped; // who is stopped while a hook runs
 
 use std::fs;
@@ -355,7 +356,9 @@ fn a_zone_that_the_server_does_not_have_is_said_as_what_it_is() {
     scene.drop_vhost("shop.test");
     assert_eq!(scene.host.vhostd(&["reload", "--wait"]).status, 4);
     let said = scene.error("shop.test");
-    let expected = format!("change a record of shop.test at {server}, which does not have that zone");
+    let expected = format!(
+        "change _acme-challenge.shop.test in shop.test at {server}, which does not have that zone"
+    );
     assert!(said.ends_with(&expected), "{said}");
 }
 

@@ -46,6 +46,13 @@ pub enum ProviderError {
     Rfc2136(Rfc2136Error),
 }
 
+impl ProviderError {
+    /// Whether the provider could never have put the record there.
+    pub(super) fn is_outside(&self) -> bool {
+        matches!(self, Self::Rfc2136(Rfc2136Error::Outside { .. }))
+    }
+}
+
 impl Dns01Error {
     pub fn retry(&self) -> RetryAdvice {
         match self {

@@ -49,8 +49,18 @@ pub enum Rfc2136Error {
         #[source]
         source: TsigKeyError,
     },
-    #[error("change a record of {zone} at {server}, which does not have that zone")]
-    NoZone { server: SocketAddr, zone: String },
+    #[error("change {name} in {zone} at {server}, which does not have that zone")]
+    NoZone {
+        server: SocketAddr,
+        name: String,
+        zone: String,
+    },
+    #[error("change {name} at {server}: it is outside of the zone {zone}")]
+    Outside {
+        server: SocketAddr,
+        name: String,
+        zone: String,
+    },
     #[error("read the key in {}: {}", path.display(), fault(source))]
     ReadKey {
         path: PathBuf,
@@ -98,7 +108,10 @@ impl Rfc2136 {
         let server = self.settings.server;
         let signer = self.signer()?;
         let zone = self.settings.zone.as_ref().unwrap_or(&record.zone);
-        let mut message = update(change, record, zone)?;
+        let (name, zone) = (record.target.clone(), zone.clone());
+        let Some(mut message) = update(change, record, &zone)? else {
+            return Err(Rfc2136Error::Outside { server, name, zone });
+        };
         let now = self.now();
         let unsigned = |error: hickory_proto::ProtoError| Rfc2136Error::Sign(error.to_string());
         message.finalize(&signer, now).map_err(unsigned)?;
@@ -111,14 +124,12 @@ impl Rfc2136 {
         };
         match self.verified(&message, &reply, &signer)? {
             ResponseCode::NoError => Ok(()),
-            ResponseCode::NotAuth | ResponseCode::NotZone => Err(Rfc2136Error::NoZone {
-                server,
-                zone: zone.clone(),
-            }),
+            ResponseCode::NotAuth => Err(Rfc2136Error::NoZone { server, name, zone }),
+            ResponseCode::NotZone => Err(Rfc2136Error::Outside { server, name, zone }),
             code => Err(Rfc2136Error::Refused {
                 server,
-                name: record.target.clone(),
-                zone: zone.clone(),
+                name,
+                zone,
                 key: key_name(&signer),
                 code,
             }),
@@ -227,17 +238,18 @@ impl DnsProvider for Rfc2136 {
 }
 
 /// This one value and no other: others may have theirs at the same name (RFC 2136 §2.5.1, §2.5.4).
-fn update(change: Change, record: &Record, zone: &str) -> Result<Message, Rfc2136Error> {
+/// `None`: it is outside of the zone.
+fn update(change: Change, record: &Record, zone: &str) -> Result<Option<Message>, Rfc2136Error> {
     let (name, zone) = (absolute(&record.target)?, absolute(zone)?);
     if !zone.zone_of(&name) {
-        return Err(Rfc2136Error::BadName(record.target.clone()));
+        return Ok(None);
     }
     let text = TXT::new(vec![record.value.clone()]);
     let rrset = DnsRecord::from_rdata(name, TTL, RData::TXT(text)).into();
-    Ok(match change {
+    Ok(Some(match change {
         Change::Add => update_message::append(rrset, zone, false, false),
         Change::Delete => update_message::delete_by_rdata(rrset, zone, false),
-    })
+    }))
 }
 
 fn absolute(name: &str) -> Result<Name, Rfc2136Error> {
@@ -327,7 +339,7 @@ mod tests {
 
     #[tokio::test]
     async fn only_who_has_the_key_is_believed_that_the_zone_was_changed() {
-        use ResponseCode::{NoError, NotAuth, Refused};
+        use ResponseCode::{NoError, NotAuth, NotZone, Refused};
         assert_eq!(said(NoError, Some(b"secret"), NOW).await, "changed");
         for (code, secret, at, expected) in [
             (NoError, None, NOW, ": it is not signed"),
@@ -367,6 +379,12 @@ mod tests {
                 NOW,
                 "which does not have that zone",
             ),
+            (
+                NotZone,
+                Some(b"secret"),
+                NOW,
+                ": it is outside of the zone a.example",
+            ),
         ] {
             let said = said(code, secret, at).await;
             assert!(said.ends_with(expected), "{said}");
@@ -382,7 +400,8 @@ mod tests {
             value: "v".into(),
         };
         for (change, class, ttl) in [(Change::Add, 1, TTL), (Change::Delete, 254, 0)] {
-            let message = update(change, &record("x.a.example"), "a.example").unwrap();
+            let message = update(change, &record("x.a.example"), "a.example");
+            let message = message.unwrap().unwrap();
             let [change] = message.authorities.as_slice() else {
                 panic!("{message:?}")
             };
@@ -391,6 +410,7 @@ mod tests {
             assert!(matches!(&change.data, RData::TXT(_)), "{change:?}");
             assert!(message.answers.is_empty());
         }
-        assert!(update(Change::Add, &record("x.b.example"), "a.example").is_err());
+        let outside = update(Change::Add, &record("x.b.example"), "a.example");
+        assert!(outside.unwrap().is_none());
     }
 }

@@ -292,15 +292,17 @@ async fn what_a_provider_that_is_gone_has_left_is_remembered_until_dns_shows_it_
     fixture.fake.0.zone.lock().unwrap().clear();
     assert!(!without.clean_up_leftovers().await.unwrap());
     assert_eq!(fixture.left(), 0);
-    let error = fixture
-        .session("q")
-        .publish(&texts(&[("a.example", "one")]))
-        .await;
-    let error = error.unwrap_err();
-    assert_eq!(
-        error.retry(),
-        crate::certificate::attempts::RetryAdvice::Useless
-    );
+}
+
+#[tokio::test]
+async fn a_provider_that_is_not_there_is_missed_before_anybody_is_asked_for_anything() {
+    let fixture = fixture();
+    let request = request("q");
+    let lock = fixture.ledger.try_lock(&request.name).unwrap().unwrap();
+    let error = fixture.dns01.session(&request, &lock).unwrap_err();
+    assert!(matches!(&error, Dns01Error::NoProvider(name) if name == "q"));
+    let useless = crate::certificate::attempts::RetryAdvice::Useless;
+    assert_eq!(error.retry(), useless);
 }
 
 #[tokio::test]

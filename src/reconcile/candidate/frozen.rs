@@ -77,6 +77,16 @@ impl Candidate<'_> {
         manifest.logs.dedup();
     }
 
+    /// The certificate of an app whose bytes are kept.
+    pub(crate) fn kept_certificate(&self, app: &str) -> Option<String> {
+        let names = self.active.names.iter();
+        let mut names = names.filter(|name| name.vhost.app().as_str() == app);
+        let leaf = names.find_map(|name| name.leaf.as_ref())?;
+        let mut stored = self.inventory.certificates.values();
+        let stored = stored.find(|stored| fingerprint(&stored.leaf) == *leaf)?;
+        Some(stored.name.base().to_owned())
+    }
+
     /// What the default servers speak with for addresses of those apps.
     pub(super) fn kept_addresses(
         &self,

@@ -16,7 +16,11 @@ pub(super) fn of_vhost(
     let provider = dns
         .as_ref()
         .and_then(|dns| known(dns, &defaults.providers, problems));
-    match kind(word.as_ref(), problems)? {
+    let named = fields.given("dns");
+    let Some(kind) = kind(word.as_ref(), problems) else {
+        return Some(refused());
+    };
+    match kind {
         Kind::Http01 => {
             if let Some(dns) = dns {
                 let hint = "leave one of them out";
@@ -24,12 +28,12 @@ pub(super) fn of_vhost(
             }
             Some(Challenge::Http01)
         }
-        Kind::Dns01(_) if dns.is_some() => provider.map(dns01),
-        Kind::Dns01(at) => match defaults.dns() {
-            Some(provider) => Some(dns01(provider)),
-            None => which(at, &defaults.providers, problems),
-        },
-        Kind::Unsaid => provider.map(dns01),
+        Kind::Dns01(_) | Kind::Unsaid if named => Some(provider.map_or_else(refused, dns01)),
+        Kind::Dns01(at) => Some(match defaults.dns() {
+            Some(provider) => dns01(provider),
+            None => which(at, &defaults.providers, problems).unwrap_or_else(refused),
+        }),
+        Kind::Unsaid => None,
     }
 }
 
@@ -76,6 +80,11 @@ fn kind(word: Option<&Located<String>>, problems: &mut Problems) -> Option<Kind>
         other => problems.unknown_word(word.at, other, &["http-01", "dns-01"]),
     }
     None
+}
+
+/// What was said wrongly is not said again about each name that nothing else can prove.
+fn refused() -> Challenge {
+    dns01(String::new())
 }
 
 fn dns01(provider: String) -> Challenge {

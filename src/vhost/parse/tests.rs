@@ -464,6 +464,36 @@ fn a_wildcard_is_proven_by_dns_where_it_is_clear_through_whom() {
 }
 
 #[test]
+fn a_challenge_that_is_refused_is_refused_once_also_beside_wildcards() {
+    for (tls, line) in [
+        ("{dns: zzz}", "3:12: there is no DNS provider `zzz`"),
+        (
+            "{challenge: dns-01, dns: zzz}",
+            "3:31: there is no DNS provider `zzz`",
+        ),
+        (
+            "{challenge: dns-01}",
+            "3:18: dns-01 through which DNS provider?",
+        ),
+        (
+            "{challenge: tls-alpn-01}",
+            "3:18: tls-alpn-01 does not go through nginx, which has port 443",
+        ),
+    ] {
+        let names = "[a.example, '*.a.example', '*.b.example']";
+        let text = format!("server_name: {names}\nroot: /srv/a\ntls: {tls}\n");
+        let default_tls = TlsDefaults {
+            providers: vec!["a".into(), "b".into()],
+            ..TlsMode::Auto.into()
+        };
+        let (app, file) = ("hello".parse().unwrap(), Path::new("hello.yml"));
+        let refused = parse(&app, file, &text, &["/srv".into()], &default_tls).unwrap_err();
+        let refused: Vec<_> = refused.iter().map(ToString::to_string).collect();
+        assert_eq!(refused, [format!("hello.yml:{line}")]);
+    }
+}
+
+#[test]
 fn upstreams_of_one_vhost_have_one_scheme_and_are_different() {
     let text = "server_name: a.example\nproxy_pass_url:\n- http://127.0.0.1:1\n- ";
     assert_eq!(
