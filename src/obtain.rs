@@ -259,7 +259,10 @@ impl Obtaining {
             let me = self.clone();
             running.spawn(async move { (request.name.clone(), me.obtain(request).await) });
         }
-        running.join_all().await.into_iter().collect()
+        let obtained = running.join_all().await.into_iter().collect();
+        // a command ends with it, and would cut it short
+        self.dns01.tidied().await;
+        obtained
     }
 }
 

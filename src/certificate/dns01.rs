@@ -18,6 +18,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::RwLock;
 use tokio::time::{Instant, sleep};
 
 pub use self::error::{Dns01Error, ProviderError};
@@ -58,6 +59,8 @@ struct Shared {
     providers: BTreeMap<String, Provider>,
     dns: Arc<dyn Dns>,
     ledger: Ledger,
+    /// Shared by all who take something out beside other work.
+    tidying: Arc<RwLock<()>>,
 }
 
 /// What one order puts into DNS.
@@ -86,6 +89,7 @@ impl Dns01 {
                 providers,
                 dns,
                 ledger: ledger.clone(),
+                tidying: Arc::default(),
             }),
             rehearsal: false,
         }
@@ -110,14 +114,14 @@ impl Dns01 {
             Challenge::Http01 => None,
             Challenge::Dns01(provider) => Some(provider.to_string()),
         };
-        let mut session = Session {
-            dns01: self.clone(),
-            name: request.name.clone(),
-            provider,
         if let Some(unknown) = provider.as_ref().filter(|it| !self.has(it)) {
             // before a CA is asked for anything
             return Err(Dns01Error::NoProvider(unknown.clone()));
         }
+        let mut session = Session {
+            dns01: self.clone(),
+            name: request.name.clone(),
+            provider,
             _lock: lock.clone(),
         };
         if self.rehearsal {
@@ -131,6 +135,11 @@ impl Dns01 {
             session.name = name;
         }
         Ok(Some(session))
+    }
+
+    /// Returns once nothing is being taken out beside other work any more.
+    pub async fn tidied(&self) {
+        drop(self.shared.tidying.write().await);
     }
 
     fn has(&self, provider: &str) -> bool {
@@ -156,26 +165,31 @@ impl Dns01 {
     /// left.
     async fn clean_up(&self, name: &CertificateName) -> Result<bool, LedgerError> {
         let ledger = &self.shared.ledger;
-        let presented = ledger.presented(name)?;
-        if presented.is_empty() {
-            return Ok(true);
-        }
-        let mut left = Vec::new();
-        for presented in presented {
+        for presented in ledger.presented(name)? {
             let target = &presented.record.target;
-            match self.take_out(&presented).await {
-                Ok(()) => tracing::debug!(identifier = %name, target, "removed a text"),
-                // it is told once
-                Err(error) if presented.error.as_ref() == Some(&error) => left.push(presented),
-                Err(error) => {
-                    tracing::warn!(identifier = %name, "failed to remove a text at {target}, which will be tried again: failed to {error}");
-                    let error = Some(error);
-                    left.push(Presented { error, ..presented });
+            let error = match self.take_out(&presented).await {
+                Ok(()) => {
+                    tracing::debug!(identifier = %name, target, "removed a text");
+                    None
                 }
+                Err(error) => Some(error),
+            };
+            // it is told once
+            if let Some(error) = error.as_ref().filter(|_| error != presented.error) {
+                tracing::warn!(identifier = %name, "failed to remove a text at {target}, which will be tried again: failed to {error}");
             }
+            // the next order may have noted others meanwhile
+            let mut all = ledger.presented(name)?;
+            match &error {
+                Some(_) => all
+                    .iter_mut()
+                    .filter(|it| it.is_same(&presented))
+                    .for_each(|it| it.error.clone_from(&error)),
+                None => all.retain(|it| !it.is_same(&presented)),
+            }
+            ledger.record_presented(name, &all)?;
         }
-        ledger.record_presented(name, &left)?;
-        Ok(left.is_empty())
+        Ok(ledger.presented(name)?.is_empty())
     }
 }
 
@@ -255,6 +269,20 @@ impl Session {
         if let Err(error) = self.dns01.clean_up(&self.name).await {
             tracing::warn!(identifier = %self.name, "failed to {error}");
         }
+    }
+
+    /// As [`Session::clean_up`], beside other work: nobody should wait for it who has a certificate. It
+    /// keeps the lock meanwhile, and [`Dns01::tidied`] waits for it.
+    pub async fn clean_up_beside(self) {
+        let presented = self.dns01.shared.ledger.presented(&self.name);
+        if presented.is_ok_and(|presented| presented.is_empty()) {
+            return;
+        }
+        let tidying = self.dns01.shared.tidying.clone().read_owned().await;
+        tokio::spawn(async move {
+            self.clean_up().await;
+            drop(tidying);
+        });
     }
 
     fn provider(&self) -> Result<(&str, &Provider), Dns01Error> {

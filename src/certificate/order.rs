@@ -117,11 +117,14 @@ impl AcmeClient {
         let proofs = (preflight, session.as_ref());
         let work = self.order_without_deadline(request, ledger, lock, proofs);
         let outcome = timeout(limit, work).await;
+        let outcome = outcome.unwrap_or(Err(OrderError::TimedOut(limit)));
         // however it ended
-        if let Some(session) = &session {
-            session.clean_up().await;
+        match session {
+            Some(session) if outcome.is_ok() => session.clean_up_beside().await,
+            Some(session) => session.clean_up().await,
+            None => {}
         }
-        outcome.unwrap_or(Err(OrderError::TimedOut(limit)))
+        outcome
     }
 
     fn dns_session(

@@ -5,6 +5,8 @@ use std::fs;
 use serde_json::Value;
 
 use super::{KEY_NAME, Scene};
+use crate::support::client::Trust;
+use crate::support::wait_for;
 
 fn left(scene: &Scene) -> Vec<Value> {
     scene.host.status()["texts_in_dns"]
@@ -97,4 +99,34 @@ fn what_a_provider_that_is_gone_has_left_is_shown_until_somebody_has_removed_it(
     scene.knot.rewrite("shop.test", "");
     assert_eq!(scene.host.vhostd(&["renew"]).status, 0);
     assert_eq!(left(&scene), Vec::<Value>::new());
+}
+
+#[test]
+fn a_wildcard_is_served_while_what_proved_it_is_still_being_taken_out() {
+    let scene = Scene::new("{own}");
+    let knots = scene.knot.hook(&scene.host.path("knot.log"));
+    let held = scene.host.path("held");
+    let hook = scene.hook(&format!(
+        "while test $1 = cleanup -a -e {}; do sleep 0.05; done\nexec {} \"$@\"",
+        held.display(),
+        knots.display(),
+    ));
+    scene.configure(&[], &format!("exec: {}, timeout: 1h", hook.display()));
+    fs::write(&held, "").unwrap();
+    scene.host.page("shop", "hello");
+    let daemon = scene.host.daemon();
+    scene.drop_vhost("'*.shop.test'");
+    let trust = Trust::pem(&scene.pebble.issuing_root_pem(0));
+    let page = scene.host.wait_for_https("any.shop.test", "/", &trust);
+    assert_eq!(page.status, 200);
+    assert_eq!(scene.noted(), ["_wildcard.shop.test.dns.json"]);
+    fs::remove_file(&held).unwrap();
+    wait_for("the text to be gone", || {
+        scene.noted().is_empty().then_some(())
+    });
+    assert_eq!(
+        scene.texts("_acme-challenge.shop.test"),
+        ["somebody else's"]
+    );
+    assert_eq!(daemon.stop(), 0);
 }
