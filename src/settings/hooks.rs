@@ -189,6 +189,13 @@ fn list(node: Option<Node>, problems: &mut Problems) -> Vec<Hook> {
 }
 
 fn hook(node: Node, problems: &mut Problems) -> Option<Hook> {
+    let hint = "as in {slack: {url_file: /etc/vhostd/slack.url}}";
+    if let Value::String(text) = &node.value
+        && text.contains("://")
+    {
+        problems.add_unshown(node.at, "a URL is not a hook yet", hint);
+        return None;
+    }
     let mut fields = Fields::of(node, "a hook", problems)?;
     let at = fields.at;
     let mut found: Vec<(&str, Node)> = KINDS
@@ -197,7 +204,7 @@ fn hook(node: Node, problems: &mut Problems) -> Option<Hook> {
         .collect();
     let misspelt = KINDS.iter().any(|kind| fields.given(kind));
     fields.finish(&[], problems);
-    let hint = Some("as in {slack: {url_file: /etc/vhostd/slack.url}}");
+    let hint = Some(hint);
     match (found.pop(), found.is_empty()) {
         (Some((kind, node)), true) => of_kind(kind, node, problems),
         (Some(_), false) => {
@@ -217,15 +224,32 @@ fn of_kind(kind: &str, node: Node, problems: &mut Problems) -> Option<Hook> {
     if kind == "command" {
         return argv(node, problems).map(Hook::Command);
     }
+    // whoever knows the URL of one of these may write there: it does not belong into the settings
+    let is_secret = matches!(kind, "discord" | "slack");
+    if let Value::String(_) = node.value {
+        let reason = format!("expected `{kind}` (a mapping), found a string");
+        match is_secret {
+            true => problems.add_unshown(node.at, &reason, SECRET_URL),
+            false => {
+                let hint = format!("as in {kind}: {{url: URL}}");
+                problems.add_with_hint(node.at, reason, Some(hint));
+            }
+        }
+        return None;
+    }
     let mut fields = Fields::of(node, &format!("`{kind}`"), problems)?;
     let at = fields.at;
     let secret = match kind {
-        "ntfy" => secret(&mut fields, "token_file", "token_credential", problems),
-        "webhook" => secret(&mut fields, "secret_file", "secret_credential", problems),
+        "ntfy" => {
+            fields.refuse_secret("token", "token_file", problems);
+            secret(&mut fields, "token_file", "token_credential", problems)
+        }
+        "webhook" => {
+            fields.refuse_secret("secret", "secret_file", problems);
+            secret(&mut fields, "secret_file", "secret_credential", problems)
+        }
         _ => None,
     };
-    // whoever knows the URL of one of these may write there: it does not belong into the settings
-    let is_secret = matches!(kind, "discord" | "slack");
     let url = url(&mut fields, is_secret, problems);
     let ca_file = match is_secret {
         true => None,
@@ -265,9 +289,7 @@ fn url(fields: &mut Fields, is_secret: bool, problems: &mut Problems) -> Option<
         if fields.has("url")
             && let Some(node) = fields.take("url")
         {
-            let hint = "put it into a file that only root can read, and write `url_file: FILE`";
-            // its picture would be in whatever keeps the output
-            problems.add_unshown(node.at, "this URL is a secret", hint);
+            problems.add_unshown(node.at, "this URL is a secret", SECRET_URL);
         }
         return elsewhere.map(UrlSource::Secret);
     }
@@ -345,6 +367,8 @@ fn argv(node: Node, problems: &mut Problems) -> Option<Argv> {
     })
 }
 
+const SECRET_URL: &str =
+    "its URL is a secret: put it into a file that only root can read, and write `url_file: FILE`";
 const KINDS: [&str; 5] = ["slack", "discord", "ntfy", "webhook", "command"];
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! P: a mapping's keys, taken one by one. Every error of a file is collected, none is thrown.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use super::{Node, Value};
@@ -10,6 +11,8 @@ use crate::diagnostic::{Diagnostic, Located, Position};
 pub struct Problems {
     file: PathBuf,
     found: Vec<Diagnostic>,
+    /// Lines with a secret, whatever else is wrong in them.
+    unshown: BTreeSet<usize>,
 }
 
 impl Problems {
@@ -17,6 +20,7 @@ impl Problems {
         Self {
             file: file.to_path_buf(),
             found: Vec::new(),
+            unshown: BTreeSet::new(),
         }
     }
 
@@ -37,11 +41,20 @@ impl Problems {
         });
     }
 
-    /// As [`Self::add_with_hint`], of a line that is not to be shown.
+    /// As [`Self::add_with_hint`], of a line with a secret: no picture is drawn of it, since that
+    /// would be in whatever keeps the output.
     pub fn add_unshown(&mut self, at: Position, reason: &str, hint: &str) {
-        let reason = format!("line {}: {reason}", at.line);
-        let diagnostic = Diagnostic::new(&self.file, reason).hint(hint);
-        self.found.push(diagnostic);
+        self.unshown.insert(at.line);
+        self.add_with_hint(at, reason, Some(hint));
+    }
+
+    fn hide(&mut self) {
+        for diagnostic in &mut self.found {
+            if let Some(at) = diagnostic.at.filter(|at| self.unshown.contains(&at.line)) {
+                diagnostic.at = None;
+                diagnostic.reason = format!("line {}: {}", at.line, diagnostic.reason);
+            }
+        }
     }
 
     /// A word that is none of `known`.
@@ -63,6 +76,7 @@ impl Problems {
             _ => {
                 self.found
                     .sort_by_key(|diagnostic| diagnostic.at.map(|at| at.offset));
+                self.hide();
                 let more = self.found.len().saturating_sub(MAX_PROBLEMS);
                 self.found.truncate(MAX_PROBLEMS);
                 if more > 0 {
@@ -174,6 +188,17 @@ impl Fields {
     pub fn mapping(&mut self, key: &'static str, problems: &mut Problems) -> Option<Self> {
         let node = self.take(key)?;
         Self::of(node, &format!("`{key}`"), problems)
+    }
+
+    /// Refuses `key`, a secret that belongs into the file which `file` names.
+    pub fn refuse_secret(&mut self, key: &'static str, file: &str, problems: &mut Problems) {
+        if self.has(key)
+            && let Some(node) = self.take(key)
+        {
+            let hint =
+                format!("put it into a file that only root can read, and write `{file}: FILE`");
+            problems.add_unshown(node.at, "a secret in the settings", &hint);
+        }
     }
 
     /// Reports every key that nobody took. `planned`: named by the contract, not in this version.

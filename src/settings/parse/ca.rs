@@ -94,6 +94,7 @@ pub(super) fn external_account(node: Node, problems: &mut Problems) -> Option<Ex
             problems.add(at, format!("an external account without `{key}`"));
         }
     }
+    fields.refuse_secret("hmac_key", "hmac_key_file", problems);
     fields.finish(&[], problems);
     let key_id = key_id.and_then(|text| self::key_id(&text, problems));
     let file = file.and_then(|text| path(&text, problems));

@@ -135,15 +135,21 @@ fn environment(node: Option<Node>, problems: &mut Problems) -> BTreeMap<String, 
         let digit = name.value.starts_with(|c: char| c.is_ascii_digit());
         if name.value.is_empty() || digit || !name.value.bytes().all(plain) {
             let reason = format!("{}: not the name of a variable", quoted(&name.value));
-            problems.add(name.at, reason);
+            let hint = "letters, digits and `_`, and no digit first";
+            problems.add_unshown(name.at, &reason, hint);
         } else if name.value.starts_with("VHOSTD_") {
-            problems.add(name.at, "variables that begin with VHOSTD_ are vhostd's");
+            let reason = format!("{} is not yours to set", quoted(&name.value));
+            let hint = "variables that begin with VHOSTD_ are vhostd's";
+            problems.add_unshown(name.at, &reason, hint);
         }
-        if let Some(text) = yaml::string(node, "a string", problems) {
-            if text.value.contains('\0') {
-                problems.add(text.at, "a NUL in a variable");
+        match node.value {
+            Value::String(text) => _ = variables.insert(name.value, text),
+            other => {
+                let name = quoted(&name.value);
+                let reason = format!("{name}: expected a string, found {}", other.kind());
+                let hint = "put it in quotes if it is meant as text";
+                problems.add_unshown(node.at, &reason, hint);
             }
-            variables.insert(name.value, text.value);
         }
     }
     variables
@@ -185,13 +191,7 @@ fn rfc2136(mut fields: Fields, problems: &mut Problems) -> Option<Rfc2136Setting
             problems.add_with_hint(at, format!("`{key}` is missing"), Some(example));
         }
     }
-    // unlike the others, no key that is known
-    if fields.has("secret")
-        && let Some(node) = fields.take("secret")
-    {
-        let hint = "put it into a file that only root reads, and name that in `secret_file`";
-        problems.add_with_hint(node.at, "a secret in the settings", Some(hint));
-    }
+    fields.refuse_secret("secret", "secret_file", problems);
     fields.finish(&[], problems);
     Some(Rfc2136Settings {
         server: server?,

@@ -88,7 +88,7 @@ fn a_dns_provider_is_a_program_or_a_name_server_and_complete() {
         ),
         (
             "{exec: /a, environment: {VHOSTD_X: a}}",
-            "variables that begin with VHOSTD_ are",
+            "`VHOSTD_X` is not yours to set",
         ),
         (
             "{exec: /a, environment: {'A B': a}}",
@@ -374,4 +374,28 @@ fn what_cannot_be_meant_of_several_directories_is_refused_at_its_place() {
          vhostd.yml:9:7: `staging` of a CA that is not the first: only the first is rehearsed\n\
          vhostd.yml:9:89: an external account without `hmac_key_file`"
     );
+}
+
+#[test]
+fn no_error_draws_the_line_of_a_secret() {
+    for text in [
+        "hooks: {on_failure: [{slack: \"https://hooks.slack.com/hunter2\"}]}",
+        "hooks: {on_failure: \"https://hooks.slack.com/hunter2\"}",
+        "hooks: {on_failure: [{slack: {url: \"https://x/hunter2\", colour: red}}]}",
+        "hooks: {on_failure: [{ntfy: {url: \"https://ntfy.sh/t\", token: hunter2}}]}",
+        "hooks: {on_failure: [{webhook: {url: \"https://x/t\", secret: hunter2, more: 1}}]}",
+        "dns: {providers: {own: {rfc2136: {server: 192.0.2.1, secret: hunter2}}}}",
+        "dns: {providers: {own: {exec: /a, environment: {A B: hunter2}}}}",
+        "dns: {providers: {own: {exec: /a, environment: {VHOSTD_X: hunter2}}}}",
+        "dns: {providers: {own: {exec: /a, environment: {TOKEN: 4711}}}}",
+        "acme: {external_account: {key_id: a, hmac_key: hunter2}}",
+    ] {
+        let errors = parse(Path::new("vhostd.yml"), text).unwrap_err();
+        // where there is no place, the cli has no line to draw
+        let hidden = errors.iter().all(|error| error.at.is_none());
+        assert!(hidden, "{text}: {errors:?}");
+        let said = format!("{errors:?}");
+        assert!(!said.contains("hunter2") && !said.contains("4711"), "{said}");
+        assert!(errors.iter().all(|it| it.reason.contains("line 1: ")), "{said}");
+    }
 }
