@@ -37,7 +37,7 @@ use certificate_trial::CertificateTrial;
 use dump::Survey;
 use error_log::{Mark, Verdict};
 use footprint::{Footprint, Roots};
-use probe::{Answer, ProbeError, Prober, Question};
+use probe::{Answer, Knows, ProbeError, Prober, Question};
 use process::{Identity, Master, NoMaster, Workers};
 pub use trial::{Trial, scratch};
 
@@ -179,8 +179,13 @@ impl HostNginx {
     }
 
     /// The certificate that visitors of `host` are shown at `address`, DER.
-    pub fn show(&self, address: SocketAddr, host: &str) -> Result<Vec<u8>, ProbeError> {
-        self.prober.show(address, host)
+    pub fn show(
+        &self,
+        address: SocketAddr,
+        host: &str,
+        knows: Knows,
+    ) -> Result<Vec<u8>, ProbeError> {
+        self.prober.show(address, host, knows)
     }
 
     pub fn certificate_trial(&self) -> CertificateTrial {

@@ -17,7 +17,7 @@ use time::OffsetDateTime;
 use crate::certificate::glance::glance;
 use crate::generation::manifest::{Manifest, ServedName};
 use crate::installation::Installation;
-use crate::nginx::probe::{ProbeError, reachable};
+use crate::nginx::probe::{Knows, ProbeError, reachable};
 use crate::notice::change::Difference;
 use crate::reconcile::proof::{fingerprint, secure_sockets};
 
@@ -43,7 +43,7 @@ pub struct Looked {
 }
 
 /// Shows a name's certificate at an address.
-pub type Show<'a> = &'a dyn Fn(SocketAddr, &str) -> Result<Vec<u8>, ProbeError>;
+pub type Show<'a> = &'a dyn Fn(SocketAddr, &str, Knows) -> Result<Vec<u8>, ProbeError>;
 
 /// What `manifest` says of each name with TLS.
 pub fn expected(manifest: &Manifest) -> Expected {
@@ -68,24 +68,34 @@ pub fn look(
     let generations = &installation.generations;
     let words = |error: &dyn std::fmt::Display| error.to_string();
     let manifest = generations.active().map_err(|e| words(&e))?.manifest;
-    let show = |address, host: &str| installation.host_nginx.show(address, host);
+    let show = |address, host: &str, knows| installation.host_nginx.show(address, host, knows);
     let wanted = of(&expected(&manifest), names);
     let first = survey(&show, &wanted, Pace::Easy, now);
     if first.differences.is_empty() {
         return Ok(first);
     }
-    let _locked = generations.lock(LOCK_LIMIT).map_err(|e| words(&e))?;
-    let manifest = generations.active().map_err(|e| words(&e))?.manifest;
-    let doubted: BTreeSet<String> = first.differences.iter().map(|it| it.host.clone()).collect();
-    let wanted = of(&expected(&manifest), &doubted);
-    let second = survey(&show, &wanted, Pace::Fast, now);
-    let mut asked = first.asked;
-    asked.retain(|host, _| !doubted.contains(host));
-    asked.extend(second.asked);
-    Ok(Looked {
-        asked,
-        differences: second.differences,
-    })
+    let doubted: Vec<String> = first.differences.into_iter().map(|it| it.host).collect();
+    let mut looked = Looked {
+        asked: first.asked,
+        differences: Vec::new(),
+    };
+    looked.asked.retain(|host, _| !doubted.contains(host));
+    for some in doubted.chunks(DOUBTED_AT_ONCE) {
+        let locked = generations.lock(LOCK_LIMIT).map_err(|e| words(&e))?;
+        let manifest = generations.active().map_err(|e| words(&e))?.manifest;
+        let wanted = of(&expected(&manifest), &some.iter().cloned().collect());
+        let second = survey(&show, &wanted, Pace::Fast, now);
+        drop(locked);
+        let is_whole = second.asked.len() == wanted.len();
+        looked.asked.extend(second.asked);
+        looked.differences.extend(second.differences);
+        if !is_whole {
+            break;
+        }
+        // whoever wants to reconcile comes in between
+        thread::sleep(LONGEST_REST);
+    }
+    Ok(looked)
 }
 
 fn of(expected: &Expected, names: &BTreeSet<String>) -> Expected {
@@ -137,17 +147,33 @@ fn shown(
     leaves: &[String],
     now: OffsetDateTime,
 ) -> Result<Option<String>, ()> {
-    match show(address, host) {
-        Ok(der) if leaves.contains(&fingerprint(&der)) => Ok(None),
-        Ok(der) => Ok(Some(glance(&der, now))),
-        Err(ProbeError::Foreign(why)) => Ok(Some(format!("no certificate at all ({why})"))),
-        Err(ProbeError::Connect(_) | ProbeError::Talk(_)) => Err(()),
+    let kinds: &[(Knows, &str)] = match leaves.len() {
+        0 | 1 => &[(Knows::All, "")],
+        _ => &[
+            (Knows::EcdsaAlone, "to clients of ECDSA alone, "),
+            (Knows::RsaAlone, "to clients of RSA alone, "),
+        ],
+    };
+    let mut seen = BTreeSet::new();
+    for (knows, whom) in kinds {
+        match show(address, host, *knows) {
+            // each type of key has one of its own
+            Ok(der) if leaves.contains(&fingerprint(&der)) && seen.insert(fingerprint(&der)) => {}
+            Ok(der) => return Ok(Some(format!("{whom}{}", glance(&der, now)))),
+            Err(ProbeError::Foreign(why)) => {
+                return Ok(Some(format!("{whom}no certificate at all ({why})")));
+            }
+            Err(ProbeError::Connect(_) | ProbeError::Talk(_)) => return Err(()),
+        }
     }
+    Ok(None)
 }
 
 /// A handshake takes its time twice, here and in nginx: five parts of six are left to others.
 const REST_FACTOR: u32 = 5;
 const LONGEST_REST: Duration = Duration::from_millis(500);
+/// While nobody may activate anything.
+const DOUBTED_AT_ONCE: usize = 8;
 /// Whoever reconciles just now is not in anybody's way: it is looked again.
 const LOCK_LIMIT: Duration = Duration::from_secs(30);
 
@@ -161,7 +187,7 @@ mod tests {
 
     fn all(hosts: &[&str], listeners: &[&str]) -> Expected {
         let of = |host: &&str| Showing {
-            leaves: vec!["rsa".into(), fingerprint(host.as_bytes())],
+            leaves: vec![fingerprint(host.as_bytes())],
             at: listeners.iter().map(|it| it.parse().unwrap()).collect(),
         };
         let hosts = hosts.iter();
@@ -170,7 +196,7 @@ mod tests {
 
     #[test]
     fn a_name_that_shows_something_else_at_one_address_differs_there() {
-        let show = |address: SocketAddr, host: &str| match (host, address.is_ipv6()) {
+        let show = |address: SocketAddr, host: &str, _| match (host, address.is_ipv6()) {
             ("b.example", true) => Ok(b"other".to_vec()),
             ("c.example", _) => Err(ProbeError::Foreign("alert".to_owned())),
             _ => Ok(host.as_bytes().to_vec()),
@@ -186,8 +212,35 @@ mod tests {
     }
 
     #[test]
+    fn of_two_types_of_key_each_is_looked_for() {
+        let leaves = ["ecdsa", "rsa"].map(|leaf| fingerprint(leaf.as_bytes()));
+        let address = "127.0.0.1:443".parse().unwrap();
+        let found = |ecdsa: &'static str, rsa: &'static str| {
+            let show = |_: SocketAddr, _: &str, knows| match knows {
+                Knows::All => unreachable!("it chooses for us"),
+                Knows::EcdsaAlone => Ok(ecdsa.as_bytes().to_vec()),
+                Knows::RsaAlone if rsa.is_empty() => {
+                    Err(ProbeError::Foreign("TLS alert".to_owned()))
+                }
+                Knows::RsaAlone => Ok(rsa.as_bytes().to_vec()),
+            };
+            shown(&show, address, "a.example", &leaves, now()).unwrap()
+        };
+        assert_eq!(found("ecdsa", "rsa"), None);
+        for (ecdsa, rsa, whom) in [
+            ("other", "rsa", "to clients of ECDSA alone, "),
+            ("ecdsa", "other", "to clients of RSA alone, "),
+            ("ecdsa", "ecdsa", "to clients of RSA alone, "),
+            ("ecdsa", "", "to clients of RSA alone, no certificate"),
+        ] {
+            let found = found(ecdsa, rsa).unwrap();
+            assert!(found.starts_with(whom), "{found}");
+        }
+    }
+
+    #[test]
     fn an_nginx_that_does_not_answer_says_nothing_about_any_name() {
-        let show = |_: SocketAddr, host: &str| match host {
+        let show = |_: SocketAddr, host: &str, _| match host {
             "a.example" => Ok(host.as_bytes().to_vec()),
             _ => Err(ProbeError::Talk(std::io::ErrorKind::WouldBlock.into())),
         };

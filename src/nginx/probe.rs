@@ -47,6 +47,40 @@ pub enum ProbeError {
 pub struct Prober {
     path: String,
     tls: Arc<ClientConfig>,
+    ecdsa: Arc<ClientConfig>,
+    rsa: Arc<ClientConfig>,
+}
+
+/// What a client can verify: by that a server with two types of key chooses (RFC 8446 §4.2.3).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Knows {
+    All,
+    EcdsaAlone,
+    RsaAlone,
+}
+
+impl Knows {
+    fn takes(self, scheme: SignatureScheme) -> bool {
+        use SignatureScheme as Of;
+        let ecdsa = matches!(
+            scheme,
+            Of::ECDSA_NISTP256_SHA256 | Of::ECDSA_NISTP384_SHA384 | Of::ECDSA_NISTP521_SHA512
+        );
+        let rsa = matches!(
+            scheme,
+            Of::RSA_PKCS1_SHA256
+                | Of::RSA_PKCS1_SHA384
+                | Of::RSA_PKCS1_SHA512
+                | Of::RSA_PSS_SHA256
+                | Of::RSA_PSS_SHA384
+                | Of::RSA_PSS_SHA512
+        );
+        match self {
+            Self::All => true,
+            Self::EcdsaAlone => ecdsa,
+            Self::RsaAlone => rsa,
+        }
+    }
 }
 
 /// On loopback a listener answers in under a millisecond or is not there.
@@ -55,16 +89,22 @@ const LIMIT: Duration = Duration::from_secs(2);
 impl Prober {
     pub fn new(secret: &str) -> Result<Self, rustls::Error> {
         let provider = Arc::new(aws_lc_rs::default_provider());
-        let mut tls = ClientConfig::builder_with_provider(provider.clone())
-            .with_safe_default_protocol_versions()?
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Whatever(provider)))
-            .with_no_client_auth();
-        // each question must reach the worker afresh: a resumed session shows no certificate
-        tls.resumption = rustls::client::Resumption::disabled();
+        let client = |knows| {
+            let verifier = Whatever(provider.clone(), knows);
+            let mut tls = ClientConfig::builder_with_provider(provider.clone())
+                .with_safe_default_protocol_versions()?
+                .dangerous()
+                .with_custom_certificate_verifier(Arc::new(verifier))
+                .with_no_client_auth();
+            // each question must reach the worker afresh: a resumed session shows no certificate
+            tls.resumption = rustls::client::Resumption::disabled();
+            Ok::<_, rustls::Error>(Arc::new(tls))
+        };
         Ok(Self {
             path: format!("/.well-known/vhostd/{secret}"),
-            tls: Arc::new(tls),
+            tls: client(Knows::All)?,
+            ecdsa: client(Knows::EcdsaAlone)?,
+            rsa: client(Knows::RsaAlone)?,
         })
     }
 
@@ -76,7 +116,7 @@ impl Prober {
                 .map_err(ProbeError::Talk)?;
             return answer(&reply, None);
         }
-        let mut stream = StreamOwned::new(self.tls_to(&question.host)?, stream);
+        let mut stream = StreamOwned::new(self.tls_to(&question.host, Knows::All)?, stream);
         let reply = self
             .exchange(&mut stream, &question.host)
             .map_err(ProbeError::Talk)?;
@@ -89,9 +129,14 @@ impl Prober {
 
     /// The certificate that a visitor of `host` is shown, DER, by a handshake and no request.
     /// [`ProbeError::Foreign`]: a TLS server that shows none for this name.
-    pub fn show(&self, address: SocketAddr, host: &str) -> Result<Vec<u8>, ProbeError> {
+    pub fn show(
+        &self,
+        address: SocketAddr,
+        host: &str,
+        knows: Knows,
+    ) -> Result<Vec<u8>, ProbeError> {
         let mut stream = connect(address)?;
-        let mut connection = self.tls_to(host)?;
+        let mut connection = self.tls_to(host, knows)?;
         while connection.is_handshaking() {
             if let Err(error) = connection.complete_io(&mut stream) {
                 return Err(refused(error));
@@ -107,13 +152,18 @@ impl Prober {
     }
 
     /// For an address no name is sent (RFC 6066 §3).
-    fn tls_to(&self, host: &str) -> Result<ClientConnection, ProbeError> {
+    fn tls_to(&self, host: &str, knows: Knows) -> Result<ClientConnection, ProbeError> {
         let other = |error: Box<dyn std::error::Error + Send + Sync>| {
             ProbeError::Talk(io::Error::other(error))
         };
         let name = ServerName::try_from(unbracketed(host).to_owned())
             .map_err(|error| other(error.into()))?;
-        ClientConnection::new(self.tls.clone(), name).map_err(|error| other(error.into()))
+        let tls = match knows {
+            Knows::All => &self.tls,
+            Knows::EcdsaAlone => &self.ecdsa,
+            Knows::RsaAlone => &self.rsa,
+        };
+        ClientConnection::new(tls.clone(), name).map_err(|error| other(error.into()))
     }
 
     fn exchange(&self, mut stream: impl Read + Write, host: &str) -> io::Result<String> {
@@ -198,7 +248,7 @@ fn answer(reply: &str, leaf: Option<Vec<u8>>) -> Result<Answer, ProbeError> {
 /// check and works for placeholders too. The handshake's signature is still verified: the server
 /// must hold the key.
 #[derive(Debug)]
-struct Whatever(Arc<CryptoProvider>);
+struct Whatever(Arc<CryptoProvider>, Knows);
 
 impl ServerCertVerifier for Whatever {
     fn verify_server_cert(
@@ -241,7 +291,9 @@ impl ServerCertVerifier for Whatever {
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
+        let mut schemes = self.0.signature_verification_algorithms.supported_schemes();
+        schemes.retain(|scheme| self.1.takes(*scheme));
+        schemes
     }
 }
 

@@ -14,8 +14,8 @@ use crate::reconcile::report::Rejected;
 /// What the operator knows.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Told {
-    /// The serial of each certificate that serves or served.
-    pub versions: BTreeMap<CertificateName, String>,
+    /// The serial of each certificate that serves or served. `None`: nobody could look yet.
+    pub versions: Option<BTreeMap<CertificateName, String>>,
     /// What is wrong, by what it is about.
     pub standing: BTreeMap<Topic, BTreeMap<String, Standing>>,
 }
@@ -59,7 +59,7 @@ pub struct Observed {
     /// Those that are wanted.
     pub certificates: Option<Vec<CertificateSeen>>,
     /// Every certificate that is stored, wanted or not, and its newest serial.
-    pub stored: BTreeMap<CertificateName, String>,
+    pub stored: Option<BTreeMap<CertificateName, String>>,
     pub nginx_running: Option<bool>,
     pub applied: Option<Result<(), Unapplied>>,
     /// One for each app.
@@ -78,6 +78,8 @@ pub struct CertificateSeen {
     pub version: Option<Version>,
     /// Whether that has all of the names.
     pub is_covering: bool,
+    /// Whether that is all that is wanted, and another one is not due yet.
+    pub is_settled: bool,
     pub failing: Option<Failing>,
 }
 
@@ -85,7 +87,8 @@ pub struct CertificateSeen {
 pub struct Version {
     pub serial: String,
     pub validity: Validity,
-    pub renew_at: OffsetDateTime,
+    /// `None`: somebody else renews it.
+    pub renew_at: Option<OffsetDateTime>,
     /// Whether the active generation names it.
     pub is_served: bool,
 }
@@ -97,6 +100,8 @@ pub struct Failing {
     pub next: Option<OffsetDateTime>,
     /// Nothing helps but a change.
     pub is_useless: bool,
+    /// Before that it may be over in a moment, and is not told.
+    pub tell_at: OffsetDateTime,
 }
 
 /// Why the last change does not serve.
@@ -126,15 +131,15 @@ pub struct Comparison {
 /// Without `told`, nobody was told anything yet: what is wrong is told, what is right is not.
 pub fn compare(told: Option<&Told>, seen: &Observed, now: OffsetDateTime) -> Comparison {
     let mut comparing = Comparing {
-        // what is there at the first look is no news, wanted or not
-        told: told.cloned().unwrap_or_else(|| Told {
-            versions: seen.stored.clone(),
-            ..Told::default()
-        }),
+        told: told.cloned().unwrap_or_default(),
         notices: Vec::new(),
         next: None,
         now,
     };
+    // what is there at the first look is no news, wanted or not
+    if comparing.told.versions.is_none() {
+        comparing.told.versions.clone_from(&seen.stored);
+    }
     comparing.certificates(seen);
     comparing.nginx(seen);
     comparing.generation(seen);
@@ -159,6 +164,33 @@ pub fn expires_soon_at(validity: Validity) -> OffsetDateTime {
     validity.not_after - part
 }
 
+impl Told {
+    /// Whether what a notice tells of is still so; `false` of what was only told once.
+    pub fn stands(&self, notice: &Notice) -> bool {
+        let (topic, trouble) = match notice.event {
+            Event::CertificateExpired => (Topic::Certificate, Trouble::Expired),
+            Event::CertificateExpiring => (Topic::Certificate, Trouble::Expiring),
+            Event::CertificateFailing => (Topic::Certificate, Trouble::Failing),
+            Event::CertificateInvalid => (Topic::Certificate, Trouble::Invalid),
+            Event::NginxDown => (Topic::Nginx, Trouble::Down),
+            Event::ReloadFailed => (Topic::Generation, Trouble::Unapplied),
+            Event::ServedDiffers => (Topic::Served, Trouble::Differs),
+            Event::VhostRejected => (Topic::Vhost, Trouble::Rejected),
+            Event::CertificateObtained
+            | Event::CertificateRecovered
+            | Event::CertificateRenewed
+            | Event::NginxRecovered
+            | Event::ReloadRecovered
+            | Event::ServedRecovered
+            | Event::Test
+            | Event::VhostRecovered => return false,
+        };
+        let names = self.standing.get(&topic);
+        let standing = names.and_then(|names| names.get(&notice.subject.name));
+        standing.is_some_and(|standing| standing.troubles.contains(&trouble))
+    }
+}
+
 struct Comparing {
     told: Told,
     notices: Vec<Notice>,
@@ -171,8 +203,9 @@ impl Comparing {
         let Some(wanted) = &seen.certificates else {
             return;
         };
+        let mut versions = self.told.versions.take().unwrap_or_default();
         for certificate in wanted {
-            self.certificate(certificate);
+            self.certificate(certificate, &mut versions);
         }
         let names: BTreeSet<&str> = wanted.iter().map(|it| it.name.as_str()).collect();
         let standing = self.told.standing.entry(Topic::Certificate).or_default();
@@ -187,29 +220,41 @@ impl Comparing {
             self.tell(Event::CertificateRecovered, Weight::Success, subject, words);
         }
         // of what nobody wants for a while it is remembered what it was: to be wanted again is no news
-        let known = |name: &CertificateName| seen.stored.contains_key(name);
-        let versions = &mut self.told.versions;
+        let stored = seen.stored.as_ref();
+        let known = |name: &CertificateName| stored.is_some_and(|stored| stored.contains_key(name));
         versions.retain(|name, _| known(name) || names.contains(name.as_str()));
+        self.told.versions = Some(versions);
     }
 
-    fn certificate(&mut self, seen: &CertificateSeen) {
+    fn certificate(
+        &mut self,
+        seen: &CertificateSeen,
+        versions: &mut BTreeMap<CertificateName, String>,
+    ) {
         let name = seen.name.as_str();
         let served = seen.version.as_ref().filter(|version| version.is_served);
-        let known = self.told.versions.get(&seen.name).cloned();
+        let known = versions.get(&seen.name).cloned();
         let new = served.filter(|version| known.as_ref() != Some(&version.serial));
         let troubles = self.troubles(seen);
         let standing = self.take(Topic::Certificate, name);
-        let ended = standing.as_ref().is_some_and(|standing| {
+        let another = |standing: &Standing| {
             served.is_some_and(|version| standing.serial.as_ref() != Some(&version.serial))
-        });
+        };
+        // or nothing is asked for any more: the name that failed was taken out again
+        let settled = seen.is_settled && troubles.is_empty();
+        let ended = standing
+            .as_ref()
+            .is_some_and(|standing| another(standing) || settled);
         if let Some(version) = served {
-            let serial = version.serial.clone();
-            self.told.versions.insert(seen.name.clone(), serial);
+            versions.insert(seen.name.clone(), version.serial.clone());
         }
         let subject = || subject(SubjectKind::Certificate, name);
         if ended && troubles.is_empty() {
             if let Some(version) = served {
-                let words = words::stored(seen, version, "is well again");
+                let words = match standing.as_ref().is_some_and(another) {
+                    true => words::stored(seen, version, "is well again"),
+                    false => words::settled(seen, version),
+                };
                 self.tell(
                     Event::CertificateRecovered,
                     Weight::Success,
@@ -253,7 +298,9 @@ impl Comparing {
             true => Weight::Warning,
             false => Weight::Failure,
         };
-        if let Some(failing) = &seen.failing {
+        if let Some(failing) = &seen.failing
+            && self.is_time(failing.tell_at)
+        {
             troubles.push(match failing.is_useless {
                 true => {
                     let words = words::invalid(seen, failing, self.now);
@@ -305,10 +352,9 @@ impl Comparing {
                     since: self.now,
                     serial: None,
                 });
-                let tell_at = standing.since + seen.patience;
-                if self.now < tell_at {
-                    self.look_at(tell_at);
-                } else if standing.troubles.insert(Trouble::Down) {
+                if self.is_time(standing.since + seen.patience)
+                    && standing.troubles.insert(Trouble::Down)
+                {
                     let words = words::nginx_down();
                     self.tell(Event::NginxDown, Weight::Failure, subject, words);
                 }
@@ -412,6 +458,14 @@ impl Comparing {
     fn tell(&mut self, event: Event, weight: Weight, subject: Subject, words: Words) {
         let notice = Notice::new(event, weight, subject, words, self.now);
         self.notices.push(notice);
+    }
+
+    fn is_time(&mut self, at: OffsetDateTime) -> bool {
+        let is_time = at <= self.now;
+        if !is_time {
+            self.look_at(at);
+        }
+        is_time
     }
 
     fn look_at(&mut self, at: OffsetDateTime) {

@@ -279,11 +279,7 @@ impl Watchman {
             return;
         }
         let at = (self.clock)();
-        let seen = match observe(news, at, self.patience) {
-            Ok(seen) => seen,
-            // what cannot be read is the reconcile's to tell
-            Err(error) => return tracing::debug!("failed to {error}"),
-        };
+        let seen = observe(news, at, self.patience);
         self.look_took = now.elapsed();
         tracing::debug!("looked for changes in {:.1?}", self.look_took);
         let comparison = compare(self.memory.told.as_ref(), &seen, at);
@@ -334,10 +330,7 @@ impl Watchman {
         for (label, hook) in news.installation.settings.hooks.all() {
             let id = hook.id();
             let standing = self.hooks.entry(id.clone()).or_default();
-            if !standing.is_ready(now) {
-                continue;
-            }
-            let notices = self.memory.unsent_to(&id);
+            let notices = standing.ready(self.memory.unsent_to(&id), now);
             if notices.is_empty() {
                 continue;
             }

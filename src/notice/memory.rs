@@ -14,8 +14,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use time::{Duration, OffsetDateTime};
 
-use super::Notice;
 use super::change::Told;
+use super::{Event, Notice};
 use crate::atomic_file::{self, WriteError};
 use crate::settings::hooks::{HookId, HookSettings};
 
@@ -28,6 +28,9 @@ pub struct Memory {
     /// Why a hook took nothing when it was tried last; fragments that fit "failed to …".
     #[serde(default)]
     pub dead: BTreeMap<HookId, String>,
+    /// Those of the settings at the last look.
+    #[serde(default)]
+    pub hooks: BTreeSet<HookId>,
 }
 
 /// A notice, and who has yet to take it.
@@ -105,10 +108,7 @@ impl Memory {
     /// Adds notices for those of `hooks` who want them.
     pub fn add(&mut self, notices: Vec<Notice>, hooks: &HookSettings) {
         for notice in notices {
-            let about_failure = notice.event.is_about_failure();
-            let on_failure = hooks.on_failure.iter().filter(|_| about_failure);
-            let all = on_failure.chain(&hooks.on_change);
-            let hooks: BTreeSet<HookId> = all.map(|hook| hook.id()).collect();
+            let hooks = wanting(notice.event, hooks);
             if !hooks.is_empty() {
                 self.unsent.push(Unsent { notice, hooks });
             }
@@ -124,17 +124,33 @@ impl Memory {
         self.unsent.retain(|unsent| !unsent.hooks.is_empty());
     }
 
-    /// What nobody will take: for hooks that are gone, too old, or beyond what is kept. Returns how
-    /// many were given up that somebody still should have had.
+    /// What nobody will take: for hooks that are gone, too old while nothing of it is so any more, or
+    /// beyond what is kept. Returns how many were given up that somebody still should have had.
+    ///
+    /// What a hook that is gone had not taken is for those that came in its place: somebody has
+    /// corrected a URL.
     pub fn tidy(&mut self, hooks: &HookSettings, now: OffsetDateTime) -> usize {
         let known: BTreeSet<HookId> = hooks.all().iter().map(|(_, hook)| hook.id()).collect();
+        let came: BTreeSet<HookId> = match self.hooks.is_empty() {
+            true => BTreeSet::new(),
+            false => known.difference(&self.hooks).cloned().collect(),
+        };
         for unsent in &mut self.unsent {
+            let before = unsent.hooks.len();
             unsent.hooks.retain(|hook| known.contains(hook));
+            if unsent.hooks.len() < before {
+                let wanting = wanting(unsent.notice.event, hooks);
+                unsent.hooks.extend(wanting.intersection(&came).cloned());
+            }
         }
+        self.hooks = known.clone();
         self.unsent.retain(|unsent| !unsent.hooks.is_empty());
         self.dead.retain(|hook, _| known.contains(hook));
         let before = self.unsent.len();
-        self.unsent.retain(|unsent| unsent.notice.at + KEPT > now);
+        let told = &self.told;
+        let stands = |notice: &Notice| told.as_ref().is_some_and(|told| told.stands(notice));
+        self.unsent
+            .retain(|unsent| unsent.notice.at + KEPT > now || stands(&unsent.notice));
         let beyond = self.unsent.len().saturating_sub(MOST_UNSENT);
         self.unsent.drain(..beyond);
         before - self.unsent.len()
@@ -172,6 +188,14 @@ impl Memory {
     }
 }
 
+/// Who is told of it.
+fn wanting(event: Event, hooks: &HookSettings) -> BTreeSet<HookId> {
+    let on_failure = hooks.on_failure.iter();
+    let on_failure = on_failure.filter(|_| event.is_about_failure());
+    let all = on_failure.chain(&hooks.on_change);
+    all.map(|hook| hook.id()).collect()
+}
+
 /// Makes it where it is missing, but not the state directory: that may have been removed.
 pub(crate) fn directory(state_dir: &Path) -> Result<PathBuf, WriteError> {
     let directory = state_dir.join(DIRECTORY);
@@ -194,7 +218,7 @@ fn path(state_dir: &Path) -> PathBuf {
 
 pub(crate) const DIRECTORY: &str = "notices";
 
-/// An older alarm helps nobody.
+/// An older alarm helps nobody, unless it is still one.
 const KEPT: Duration = Duration::DAY;
 /// Of a queue that nobody takes anything from.
 const MOST_UNSENT: usize = 2000;
@@ -203,7 +227,7 @@ const MOST_UNSENT: usize = 2000;
 #[allow(clippy::disallowed_methods)]
 mod tests {
     use super::*;
-    use crate::notice::Event;
+    use crate::notice::change::{Observed, compare};
     use crate::settings::hooks::{Argv, Hook};
 
     fn command(program: &str) -> Hook {
@@ -258,6 +282,64 @@ mod tests {
         assert_eq!(memory.unsent.len(), 1);
         assert_eq!(memory.tidy(&failure_only, now + Duration::days(2)), 1);
         assert!(memory.unsent.is_empty());
+    }
+
+    #[test]
+    fn what_a_corrected_hook_had_not_taken_is_for_the_one_in_its_place_alone() {
+        let now = OffsetDateTime::UNIX_EPOCH;
+        let (right, wrong, mended) = (command("/right"), command("/wrong"), command("/mended"));
+        let settings = |hook: &Hook| HookSettings {
+            on_failure: vec![right.clone(), hook.clone()],
+            on_change: Vec::new(),
+        };
+        let notices = vec![
+            notice(Event::NginxDown, now),
+            notice(Event::VhostRejected, now),
+        ];
+        let mut memory = Memory::default();
+        memory.add(notices, &settings(&wrong));
+        memory.tidy(&settings(&wrong), now);
+        let sent = BTreeSet::from(["NginxDown".to_owned(), "VhostRejected".to_owned()]);
+        memory.note(&right.id(), &sent, None);
+        memory.tidy(&settings(&mended), now);
+        assert_eq!(memory.unsent_to(&mended.id()).len(), 2);
+        assert!(memory.unsent_to(&right.id()).is_empty());
+        // what nobody waited for is not told to who comes later
+        memory.note(&mended.id(), &sent, None);
+        memory.tidy(&settings(&command("/later")), now);
+        assert!(memory.unsent.is_empty());
+    }
+
+    #[test]
+    fn what_is_still_wrong_is_not_given_up() {
+        let now = OffsetDateTime::UNIX_EPOCH;
+        let hooks = HookSettings {
+            on_failure: vec![command("/tell")],
+            on_change: Vec::new(),
+        };
+        let seen = Observed {
+            nginx_running: Some(false),
+            ..Observed::default()
+        };
+        let comparison = compare(None, &seen, now);
+        let mut memory = Memory {
+            told: Some(comparison.told),
+            ..Memory::default()
+        };
+        memory.add(comparison.notices, &hooks);
+        memory.add(vec![notice(Event::VhostRejected, now)], &hooks);
+        assert_eq!(memory.tidy(&hooks, now + Duration::days(3)), 1);
+        let left = memory.unsent_to(&hooks.on_failure[0].id());
+        assert!(
+            left.len() == 1 && left[0].event == Event::NginxDown,
+            "{left:?}"
+        );
+        let seen = Observed {
+            nginx_running: Some(true),
+            ..Observed::default()
+        };
+        memory.told = Some(compare(memory.told.as_ref(), &seen, now).told);
+        assert_eq!(memory.tidy(&hooks, now + Duration::days(3)), 1);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde_json::json;
 use time::format_description::well_known::Rfc3339;
 
-use super::{Notice, Weight};
+use super::{Event, Notice, Weight};
 use crate::settings::hooks::Hook;
 
 /// What is sent by HTTP POST.
@@ -81,16 +81,26 @@ pub fn environment(notice: &Notice, host: &str) -> BTreeMap<String, String> {
 }
 
 /// Many notices of one kind that would be as many messages in a chat: the first ones, and one that
-/// says how many more there are. Returns each with the notices that it stands for.
+/// says how many more there are, in the place of the last: what came after the others is read after
+/// them. Returns each with the notices that it stands for.
 pub fn digest<'a>(notices: &[&'a Notice]) -> Vec<(Notice, Vec<&'a Notice>)> {
     let mut messages = Vec::new();
-    let mut rest: Vec<&Notice> = notices.to_vec();
-    while let Some(first) = rest.first().copied() {
-        let (alike, others): (Vec<_>, Vec<_>) =
-            rest.into_iter().partition(|it| it.event == first.event);
-        rest = others;
+    let mut kinds: BTreeMap<Event, Vec<&Notice>> = BTreeMap::new();
+    for notice in notices {
+        kinds.entry(notice.event).or_default().push(notice);
+    }
+    for notice in notices {
+        let Some(alike) = kinds.get(&notice.event) else {
+            continue;
+        };
         if alike.len() <= SEPARATE {
-            messages.extend(alike.iter().map(|it| ((*it).clone(), vec![*it])));
+            messages.push(((*notice).clone(), vec![*notice]));
+            continue;
+        }
+        let (Some(first), Some(last)) = (alike.first(), alike.last()) else {
+            continue;
+        };
+        if !std::ptr::eq(*last, *notice) {
             continue;
         }
         let names: Vec<&str> = alike.iter().map(|it| it.subject.name.as_str()).collect();
@@ -102,9 +112,9 @@ pub fn digest<'a>(notices: &[&'a Notice]) -> Vec<(Notice, Vec<&'a Notice>)> {
         let together = Notice {
             title: format!("{} × {}", alike.len(), first.event.word().replace('_', " ")),
             happened: format!("{shown}{more}; of the first: {}", first.happened),
-            ..first.clone()
+            ..(*first).clone()
         };
-        messages.push((together, alike));
+        messages.push((together, alike.clone()));
     }
     messages
 }

@@ -9,8 +9,8 @@ use time::{Duration, OffsetDateTime};
 
 use super::change::{CertificateSeen, Failing, Observed, Unapplied, Version};
 use crate::certificate::attempts::{Attempts, RetryAdvice};
-use crate::certificate::schedule::{Memory, renew_at};
-use crate::certificate::{StoredCertificate, WantedCertificate};
+use crate::certificate::schedule::{CertificateState, Memory, renew_at};
+use crate::certificate::{Issuer, StoredCertificate, Terms, WantedCertificate};
 use crate::installation::Installation;
 use crate::reconcile::report::Report;
 use crate::reconcile::{Applied, ReconcileError};
@@ -103,14 +103,17 @@ impl News {
     }
 }
 
-pub fn observe(news: &News, now: OffsetDateTime, patience: Duration) -> Result<Observed, String> {
+pub fn observe(news: &News, now: OffsetDateTime, patience: Duration) -> Observed {
     let state_dir = &news.installation.settings.state_dir;
     let mut seen = Observed {
         patience,
         served: ServedRecord::read(state_dir).map(|record| record.differences),
         ..Observed::default()
     };
-    certificates(news, now, &mut seen)?;
+    if let Err(error) = certificates(news, now, &mut seen) {
+        // the reconcile fails of that, too, and this is told all the same
+        tracing::debug!("failed to {error}");
+    }
     match &news.reconciled {
         None => {}
         Some(Reconciled::Failed(message)) => {
@@ -132,7 +135,7 @@ pub fn observe(news: &News, now: OffsetDateTime, patience: Duration) -> Result<O
             seen.rejected = read_files.then(|| report.rejected.clone());
         }
     }
-    Ok(seen)
+    seen
 }
 
 fn certificates(news: &News, now: OffsetDateTime, seen: &mut Observed) -> Result<(), String> {
@@ -143,9 +146,8 @@ fn certificates(news: &News, now: OffsetDateTime, seen: &mut Observed) -> Result
         .inventory()
         .map_err(|e| words(&e))?;
     let stored = inventory.certificates.iter();
-    seen.stored = stored
-        .map(|(name, stored)| (name.clone(), stored.serial.clone()))
-        .collect();
+    let stored = stored.map(|(name, stored)| (name.clone(), stored.serial.clone()));
+    seen.stored = Some(stored.collect());
     let wanted = match &news.wanted {
         Some(wanted) => wanted.clone(),
         None => match StatusRecord::read(&installation.settings.state_dir) {
@@ -156,6 +158,7 @@ fn certificates(news: &News, now: OffsetDateTime, seen: &mut Observed) -> Result
     let memories = installation.ledger.memories().map_err(|e| words(&e))?;
     let active = installation.generations.active().map_err(|e| words(&e))?;
     let served: BTreeSet<_> = active.manifest.certificates.iter().collect();
+    let terms = Terms::from(&installation.settings.acme);
     let nothing = Memory::default();
     let certificates = wanted.iter().map(|wanted| {
         let stored = inventory.certificates.get(&wanted.name);
@@ -164,23 +167,32 @@ fn certificates(news: &News, now: OffsetDateTime, seen: &mut Observed) -> Result
             let directory = stored.chain.parent().map(Path::to_path_buf);
             directory.is_some_and(|directory| served.contains(&directory))
         };
+        let attempts = memory.attempts.as_ref();
+        let failing = attempts.and_then(|it| failing(it, wanted, now, seen.patience));
+        let by_files = wanted.issuer == Issuer::File;
         CertificateSeen {
             name: wanted.name.clone(),
             identifiers: wanted.identifiers.iter().map(ToString::to_string).collect(),
             version: stored.map(|stored| Version {
                 serial: stored.serial.clone(),
                 validity: stored.validity,
-                renew_at: renew_at(stored.validity, memory.suggestion(&stored.serial)),
+                renew_at: (!by_files)
+                    .then(|| renew_at(stored.validity, memory.suggestion(&stored.serial))),
                 is_served: is_served(stored),
             }),
             is_covering: stored.is_some_and(|stored| stored.covers(&wanted.identifiers)),
-            failing: memory
-                .attempts
-                .as_ref()
-                .and_then(|attempts| failing(attempts, wanted, now)),
+            is_settled: match by_files {
+                true => failing.is_none() && stored.is_some_and(|it| it.validity.is_usable(now)),
+                false => {
+                    let state = CertificateState::of(wanted, stored, memory, &terms, now);
+                    matches!(state, CertificateState::Valid { .. })
+                }
+            },
+            failing,
         }
     });
-    seen.certificates = Some(certificates.collect());
+    let certificates = certificates.collect();
+    seen.certificates = Some(certificates);
     Ok(())
 }
 
@@ -190,12 +202,18 @@ fn failing(
     attempts: &Attempts,
     wanted: &WantedCertificate,
     now: OffsetDateTime,
+    patience: Duration,
 ) -> Option<Failing> {
     let mine = attempts.is_about(&wanted.identifiers, wanted.issuer, &wanted.challenge);
     mine.then(|| Failing {
         error: attempts.last_error.clone().unwrap_or_default(),
         next: attempts.next.filter(|next| *next > now),
         is_useless: attempts.retry == RetryAdvice::Useless,
+        tell_at: match wanted.issuer {
+            // two files are replaced one after the other, by hand or over a network
+            Issuer::File if attempts.failed_at <= now => attempts.failed_at + patience * 3,
+            _ => now,
+        },
     })
 }
 

@@ -31,7 +31,7 @@ pub(super) fn failing(seen: &CertificateSeen, failing: &Failing, now: OffsetDate
                 "vhostd tries again at {}; `vhostd renew {name}` tries now",
                 clock(next)
             ),
-            None => "vhostd tries again".to_owned(),
+            None => "vhostd looks again at every change, and every half minute".to_owned(),
         },
         next_at: failing.next,
         names: seen.identifiers.clone(),
@@ -71,6 +71,7 @@ pub(super) fn expiring(seen: &CertificateSeen, version: &Version) -> Words {
         happened: format!("little is left of its life, and {why}"),
         next: match next {
             Some(next) => format!("vhostd tries again at {}", clock(next)),
+            None if version.renew_at.is_none() => FILES.to_owned(),
             None => format!("`vhostd renew {name}` tries now, `vhostd status` says more"),
         },
         next_at: next.or(Some(version.validity.not_after)),
@@ -101,8 +102,23 @@ pub(super) fn stored(seen: &CertificateSeen, version: &Version, what: &str) -> W
             "a new one serves, valid until {}",
             clock(version.validity.not_after)
         ),
-        next: format!("vhostd renews it at {}", clock(version.renew_at)),
-        next_at: Some(version.renew_at),
+        ..settled(seen, version)
+    }
+}
+
+/// It was well, and is all that is wanted again.
+pub(super) fn settled(seen: &CertificateSeen, version: &Version) -> Words {
+    Words {
+        title: format!("certificate {} is well again", seen.name),
+        happened: format!(
+            "the one that serves has all that is wanted, and is valid until {}",
+            clock(version.validity.not_after)
+        ),
+        next: match version.renew_at {
+            Some(at) => format!("vhostd renews it at {}", clock(at)),
+            None => FILES.to_owned(),
+        },
+        next_at: version.renew_at,
         names: seen.identifiers.clone(),
     }
 }
@@ -254,6 +270,7 @@ fn state(seen: &CertificateSeen, now: OffsetDateTime) -> String {
     }
 }
 
+const FILES: &str = "whoever writes its files renews it; vhostd takes what is there at once";
 const NOTHING: &str = "nothing, all is well";
 const MINUTE: &[BorrowedFormatItem<'_>] =
     format_description!("[year]-[month]-[day] [hour]:[minute] UTC");

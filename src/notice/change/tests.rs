@@ -12,27 +12,27 @@ fn version(serial: &str, days: i64) -> Version {
     Version {
         serial: serial.to_owned(),
         validity,
-        renew_at: start() + Duration::days(days) * 2 / 3,
+        renew_at: Some(start() + Duration::days(days) * 2 / 3),
         is_served: true,
     }
 }
 
 fn certificate(version: Option<Version>, failing: Option<&str>) -> Observed {
     let name = CertificateName::from_file_name("a.example").unwrap();
-    let stored = version
-        .iter()
-        .map(|it| (name.clone(), it.serial.clone()))
-        .collect();
+    let stored = version.iter().map(|it| (name.clone(), it.serial.clone()));
+    let stored = Some(stored.collect());
     Observed {
         certificates: Some(vec![CertificateSeen {
             name,
             identifiers: vec!["a.example".to_owned()],
             version,
             is_covering: true,
+            is_settled: false,
             failing: failing.map(|error| Failing {
                 error: error.to_owned(),
                 next: Some(start() + Duration::days(61)),
                 is_useless: error.contains("useless"),
+                tell_at: start(),
             }),
         }]),
         stored,
@@ -42,7 +42,10 @@ fn certificate(version: Option<Version>, failing: Option<&str>) -> Observed {
 
 /// Looks at one state after the other; the events of each look.
 fn events(states: &[(Observed, OffsetDateTime)]) -> Vec<Vec<&'static str>> {
-    let mut told = Told::default();
+    let mut told = Told {
+        versions: Some(BTreeMap::new()),
+        ..Told::default()
+    };
     let mut all = Vec::new();
     for (seen, now) in states {
         let comparison = compare(Some(&told), seen, *now);
@@ -157,13 +160,16 @@ fn the_next_look_is_when_time_alone_changes_something() {
 fn who_is_told_for_the_first_time_hears_what_is_wrong_and_not_what_is_well() {
     let seen = certificate(Some(version("1", 90)), None);
     assert!(compare(None, &seen, start()).notices.is_empty());
-    // also where at the very first look nobody knew what is wanted
-    let unknown = Observed {
-        certificates: None,
-        ..seen.clone()
-    };
-    let nothing = compare(None, &unknown, start()).told;
-    assert!(compare(Some(&nothing), &seen, start()).notices.is_empty());
+    // also where at the very first look nobody knew what is wanted, or what there is
+    for stored in [seen.stored.clone(), None] {
+        let unknown = Observed {
+            certificates: None,
+            stored,
+            ..seen.clone()
+        };
+        let nothing = compare(None, &unknown, start()).told;
+        assert!(compare(Some(&nothing), &seen, start()).notices.is_empty());
+    }
     let seen = certificate(Some(version("1", 90)), Some("reach it"));
     let notices = compare(None, &seen, start()).notices;
     assert_eq!(notices[0].event, Event::CertificateFailing);
@@ -308,4 +314,83 @@ fn what_is_not_known_ends_nothing() {
         &["reload_recovered", "vhost_recovered", "served_recovered"],
     ];
     assert_eq!(events(&states), expected);
+}
+
+/// `certificate`, as one of which everything is there that is wanted.
+fn settled(version: Version) -> Observed {
+    let mut seen = certificate(Some(version), None);
+    for certificate in seen.certificates.iter_mut().flatten() {
+        certificate.is_settled = true;
+    }
+    seen
+}
+
+#[test]
+fn a_failure_that_ended_without_another_certificate_does_not_hide_the_next_one() {
+    let day = |days| start() + Duration::days(days);
+    let good = || version("1", 90);
+    let states = [
+        (settled(good()), day(1)),
+        // a name was added that nobody answers for
+        (certificate(Some(good()), Some("reach it")), day(2)),
+        // and taken out again
+        (settled(good()), day(3)),
+        (settled(good()), day(4)),
+        (certificate(Some(good()), Some("reach it")), day(60)),
+    ];
+    let expected: &[&[&str]] = &[
+        &["certificate_obtained"],
+        &["certificate_failing"],
+        &["certificate_recovered"],
+        &[],
+        &["certificate_failing"],
+    ];
+    assert_eq!(events(&states), expected);
+}
+
+#[test]
+fn files_that_are_just_being_replaced_are_no_news() {
+    let mut half = certificate(Some(version("1", 90)), Some("pair them"));
+    for seen in half.certificates.iter_mut().flatten() {
+        let failing = seen.failing.as_mut().unwrap();
+        (failing.next, failing.tell_at) = (None, start() + Duration::seconds(30));
+    }
+    let at = |seconds| start() + Duration::seconds(seconds);
+    let states = [
+        (settled(version("1", 90)), at(0)),
+        (half.clone(), at(1)),
+        (settled(version("2", 90)), at(3)),
+    ];
+    let expected: &[&[&str]] = &[&["certificate_obtained"], &[], &["certificate_renewed"]];
+    assert_eq!(events(&states), expected);
+    // but what stays so is
+    let first = compare(None, &half, at(1));
+    assert_eq!((first.notices.len(), first.next), (0, Some(at(30))));
+    let notices = compare(Some(&first.told), &half, at(30)).notices;
+    assert_eq!(notices[0].event, Event::CertificateFailing);
+}
+
+#[test]
+fn of_what_somebody_else_renews_no_renewal_is_promised() {
+    let mut by_files = version("1", 80);
+    by_files.renew_at = None;
+    let told = Told {
+        versions: Some(BTreeMap::new()),
+        ..Told::default()
+    };
+    for (days, event) in [
+        (1, Event::CertificateObtained),
+        (75, Event::CertificateExpiring),
+        (81, Event::CertificateExpired),
+    ] {
+        let seen = certificate(Some(by_files.clone()), None);
+        let now = start() + Duration::days(days);
+        let last = compare(Some(&told), &seen, now).notices.pop().unwrap();
+        assert_eq!(last.event, event);
+        let next = &last.next;
+        assert!(
+            next.starts_with("whoever writes its files renews it"),
+            "{next}"
+        );
+    }
 }

@@ -118,12 +118,34 @@ fn a_thousand_renewals_are_one_message_in_a_chat() {
     let all: Vec<&Notice> = notices.iter().collect();
     let messages = digest(&all);
     let counts: Vec<usize> = messages.iter().map(|(_, stands)| stands.len()).collect();
-    assert_eq!(counts, [999, 1]);
-    assert_eq!(messages[0].0.title, "999 × certificate failing");
-    let said = &messages[0].0.happened;
+    assert_eq!(counts, [1, 999]);
+    assert_eq!(messages[1].0.title, "999 × certificate failing");
+    let said = &messages[1].0.happened;
     assert!(
         said.starts_with("0.example, 1.example") && said.contains("and 991 more; of the first"),
         "{said}"
     );
     assert_eq!(digest(&all[..3]).len(), 3);
+}
+
+#[test]
+fn what_happened_last_is_read_last() {
+    let of = |(index, event): (usize, &Event)| Notice {
+        id: index.to_string(),
+        event: *event,
+        ..notice("it failed")
+    };
+    let (down, up) = (Event::NginxDown, Event::NginxRecovered);
+    let read = |events: &[Event]| {
+        let notices: Vec<Notice> = events.iter().enumerate().map(of).collect();
+        let messages = digest(&notices.iter().collect::<Vec<_>>());
+        messages
+            .into_iter()
+            .map(|it| it.0.event)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(read(&[down, up, down]), [down, up, down]);
+    let flapping = [down, up].repeat(4);
+    assert_eq!(read(&flapping), [down, up]);
+    assert_eq!(read(&flapping[1..]), [down, down, down, up]);
 }
