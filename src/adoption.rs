@@ -171,9 +171,9 @@ fn rewrite(lineage: &Lineage, text: &str, renews: bool) -> Result<(), AdoptError
     if parsed.renews() != renews {
         return Err(failed(ConfError::Autorenew { line: 1 }));
     }
-    let mode = read_file(&path)?.mode;
+    let before = read_file(&path)?.metadata;
     atomic_file::sweep_dead(&lineage.config_dir.join("renewal"))?;
-    Ok(atomic_file::write(&path, text.as_bytes(), mode)?)
+    Ok(atomic_file::rewrite(&path, text.as_bytes(), &before)?)
 }
 
 fn lock(ledger: &Ledger, name: &CertificateName) -> Result<CertificateLock, AdoptError> {

@@ -11,7 +11,7 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -36,6 +36,28 @@ pub fn write(path: &Path, contents: &[u8], mode: u32) -> Result<(), WriteError> 
     let (directory, temporary) = beside(path)?;
     clear(&temporary)?;
     let written = create(&temporary, contents, mode)
+        .and_then(|()| fs::rename(&temporary, path).map_err(failed("rename to", path)));
+    if written.is_err() {
+        let _ = fs::remove_file(&temporary);
+    }
+    written?;
+    sync_directory(&directory)
+}
+
+/// [`write()`]s somebody else's file, which keeps its mode and its owner.
+pub fn rewrite(path: &Path, contents: &[u8], before: &fs::Metadata) -> Result<(), WriteError> {
+    let (directory, temporary) = beside(path)?;
+    clear(&temporary)?;
+    let owned = |()| {
+        std::os::unix::fs::chown(&temporary, Some(before.uid()), Some(before.gid()))
+            .map_err(failed("restrict", &temporary))
+    };
+    let written = create(&temporary, contents, 0o600)
+        .and_then(owned)
+        .and_then(|()| {
+            let mode = fs::Permissions::from_mode(before.mode() & 0o7777);
+            fs::set_permissions(&temporary, mode).map_err(failed("restrict", &temporary))
+        })
         .and_then(|()| fs::rename(&temporary, path).map_err(failed("rename to", path)));
     if written.is_err() {
         let _ = fs::remove_file(&temporary);
@@ -363,6 +385,25 @@ fn failed<'a>(operation: &'static str, path: &'a Path) -> impl Fn(io::Error) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_that_is_rewritten_keeps_its_mode_and_its_owner() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a.conf");
+        fs::write(&path, "old").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+        let as_root = nix::unistd::geteuid().is_root();
+        if as_root {
+            std::os::unix::fs::chown(&path, Some(4711), Some(4712)).unwrap();
+        }
+        let before = fs::metadata(&path).unwrap();
+        rewrite(&path, b"new", &before).unwrap();
+        let after = fs::metadata(&path).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "new");
+        assert_eq!(after.mode() & 0o7777, 0o640);
+        assert_eq!((after.uid(), after.gid()), (before.uid(), before.gid()));
+        assert!(!as_root || after.uid() == 4711);
+    }
 
     #[test]
     fn what_cannot_be_serialized_leaves_the_file_as_it_was() {

@@ -6,7 +6,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
@@ -79,7 +79,7 @@ pub enum LineageError {
 #[derive(Debug)]
 pub(super) struct ReadFile {
     pub(super) text: String,
-    pub(super) mode: u32,
+    pub(super) metadata: fs::Metadata,
 }
 
 /// The names of all lineages, sorted.
@@ -104,6 +104,8 @@ impl Lineage {
         if name.is_empty() || name.starts_with('.') || name.contains('/') || is_absent(&path) {
             return Err(LineageError::None(config_dir));
         }
+        // what is written there must not land elsewhere
+        own_directory(&config_dir.join("renewal"))?;
         let conf = RenewalConf::parse(&read_file(&path)?.text)
             .map_err(|source| LineageError::Conf { path, source })?;
         Ok(Self {
@@ -190,11 +192,7 @@ impl Lineage {
             &self.config_dir.join("archive"),
             &archive,
         ] {
-            let metadata = fs::symlink_metadata(directory).map_err(unread(directory))?;
-            if !metadata.is_dir() {
-                let (path, what) = (directory.clone(), "a directory of certbot's");
-                return Err(LineageError::Kind { path, what });
-            }
+            own_directory(directory)?;
         }
         let path = self.live().join(format!("{what}.pem"));
         let target = match fs::read_link(&path) {
@@ -216,6 +214,18 @@ impl Lineage {
             Some(file_name) if parent.as_ref() == Some(&archive) => Ok(archive.join(file_name)),
             _ => Err(LineageError::Link { path, archive }),
         }
+    }
+}
+
+/// No link to one.
+fn own_directory(path: &Path) -> Result<(), LineageError> {
+    let metadata = fs::symlink_metadata(path).map_err(unread(path))?;
+    match metadata.is_dir() {
+        true => Ok(()),
+        false => Err(LineageError::Kind {
+            path: path.to_path_buf(),
+            what: "a directory of certbot's",
+        }),
     }
 }
 
@@ -245,10 +255,7 @@ pub(super) fn read_file(path: &Path) -> Result<ReadFile, LineageError> {
     // one byte more than the parsers take
     let mut limited = file.take(MAXIMUM_BYTES as u64 + 1);
     limited.read_to_string(&mut text).map_err(unread(path))?;
-    Ok(ReadFile {
-        text,
-        mode: metadata.mode() & 0o7777,
-    })
+    Ok(ReadFile { text, metadata })
 }
 
 /// `path` with its directory's links resolved, but not its own.

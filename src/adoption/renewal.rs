@@ -99,11 +99,14 @@ impl RenewalConf {
     pub fn turned_off(&self, undo: &str) -> String {
         let mut lines: Vec<String> = self.lines();
         let known = self.entries.iter().find(|it| it.is(PARAMETERS, AUTORENEW));
+        // a comment ends with its line
+        let undo = undo.replace(char::is_control, "?");
         let mut ours = vec![format!(
             "{MARK} vhostd renews this certificate; to undo: {undo}\n"
         )];
         let (from, to) = known.map_or((self.header + 1, self.header + 1), |entry| entry.lines);
-        let before = lines[from..to].iter().map(|line| line.trim_end());
+        let before = lines[from..to].iter();
+        let before = before.map(|line| line.strip_suffix('\n').unwrap_or(line));
         ours.extend(before.map(|line| format!("{MARK}{WAS}{line}\n")));
         ours.push(format!("{AUTORENEW} = False\n"));
         lines.splice(from..to, ours);
@@ -289,7 +292,13 @@ server = /var/www
 
     #[test]
     fn renewal_is_turned_off_and_on_again_to_the_byte() {
-        for before in ["", "autorenew = True\n", "\"autorenew\" = yes  # please\n"] {
+        for before in [
+            "",
+            "autorenew = True\n",
+            "\"autorenew\" = yes  # please\n",
+            "autorenew = on \t \n",
+            "autorenew = True\r\n",
+        ] {
             let text = TEXT.replace("authenticator", &format!("{before}authenticator"));
             let off = conf(&text).turned_off("vhostd adopt --undo a.example");
             let parsed = conf(&off);
@@ -298,6 +307,13 @@ server = /var/www
             assert_eq!(parsed.hooks(), conf(&text).hooks());
             assert_eq!(parsed.turned_on().unwrap(), text);
         }
+    }
+
+    #[test]
+    fn what_is_in_a_path_adds_no_line() {
+        let off = conf(TEXT).turned_off("vhostd adopt --undo 'a\nserver = x'");
+        assert_eq!(off.lines().count(), TEXT.lines().count() + 2);
+        assert_eq!(conf(&off).turned_on().unwrap(), TEXT);
     }
 
     #[test]

@@ -81,12 +81,22 @@ fn command(found: &Found, option: &str) -> String {
     let Lineage {
         config_dir, name, ..
     } = &found.lineage;
+    let name = word(name);
     match config_dir == Path::new(CERTBOT) {
         true => format!("vhostd adopt{option} {name}"),
         false => {
-            let config_dir = config_dir.display();
+            let config_dir = word(&shown(config_dir));
             format!("vhostd adopt{option} --config-dir {config_dir} {name}")
         }
+    }
+}
+
+/// As a shell reads it: who copies the command means this one word.
+fn word(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "@%+=:,./_-".contains(c);
+    match !text.is_empty() && text.chars().all(plain) {
+        true => text.to_owned(),
+        false => format!("'{}'", text.replace('\'', "'\\''")),
     }
 }
 
@@ -354,4 +364,17 @@ fn listed(identifiers: &[Identifier]) -> String {
     let names = identifiers.iter().map(ToString::to_string);
     // a name in a certificate can hold any ASCII
     one_line(names.collect::<Vec<_>>().join(", ").as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_printed_command_is_read_by_a_shell_as_it_is_meant() {
+        assert_eq!(word("/srv/le-1"), "/srv/le-1");
+        assert_eq!(word("/srv/my certs"), "'/srv/my certs'");
+        assert_eq!(word("a'b$(c)"), r"'a'\''b$(c)'");
+        assert_eq!(word(""), "''");
+    }
 }
