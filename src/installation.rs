@@ -8,7 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use time::OffsetDateTime;
+use time::{Duration, OffsetDateTime};
 
 use crate::atomic_file::{self, WriteError};
 use crate::certificate::account::{AccountError, AccountKey};
@@ -72,6 +72,8 @@ pub enum OpenError {
 pub enum PruneError {
     #[error(transparent)]
     Generation(#[from] GenerationError),
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -310,9 +312,14 @@ impl Installation {
         for removed in self.certificates.prune(&keep, &names, now)? {
             tracing::debug!("removed {}, which nothing needs", removed.display());
         }
-        Ok(())
+        let (inventory, _) = self.certificates.inventory()?;
+        names.extend(inventory.certificates.into_keys());
+        Ok(self.ledger.prune(&names, now - FAILURES_ARE_KEPT)?)
     }
 }
+
+/// Of a vhost that is gone: longer than any limit of a CA counts.
+const FAILURES_ARE_KEPT: Duration = Duration::days(30);
 
 fn reserved_certificate() -> WantedCertificate {
     let first = Identifier::Dns(RESERVED_NAME.into());

@@ -18,6 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
 
 use crate::atomic_file::{self, TEMPORARY_PREFIX, WriteError};
 use crate::certificate::account::home_name;
@@ -299,6 +300,33 @@ impl Ledger {
             };
             if let Some(_lock) = self.try_lock(&name)? {
                 atomic_file::remove(&self.directory.join(file_name))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets what was remembered of certificates that nobody wants and that are not there: at once
+    /// what the CA said and what looked odd, failures only after `failures_until`, lest a vhost
+    /// file that comes and goes be tried without end.
+    pub fn prune(
+        &self,
+        needed: &BTreeSet<CertificateName>,
+        failures_until: OffsetDateTime,
+    ) -> Result<(), LedgerError> {
+        for file_name in file_names(&self.directory)? {
+            let suffixes = [ATTEMPTS, REMARKS, RENEWAL].into_iter();
+            let found = suffixes.filter_map(|suffix| {
+                let name = CertificateName::from_file_name(file_name.strip_suffix(suffix)?)?;
+                Some((name, suffix))
+            });
+            let mut found = found.filter(|(name, _)| !needed.contains(name));
+            let Some((name, suffix)) = found.next() else {
+                continue;
+            };
+            let recent = |attempts: &Attempts| attempts.failed_at > failures_until;
+            let keep = suffix == ATTEMPTS && self.attempts_of(&name)?.as_ref().is_some_and(recent);
+            if !keep && let Some(_lock) = self.try_lock(&name)? {
+                atomic_file::remove(&self.path(&name, suffix))?;
             }
         }
         Ok(())

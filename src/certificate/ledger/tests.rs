@@ -161,3 +161,31 @@ fn the_sweep_removes_what_a_crash_left_but_nothing_of_a_locked_certificate() {
     assert!(!left.exists() && !budget.exists());
     assert_eq!(ledger.memories().unwrap().len(), 1);
 }
+
+#[test]
+fn what_was_remembered_of_what_is_gone_is_forgotten_and_its_failures_a_month_later() {
+    let directory = tempfile::tempdir().unwrap();
+    let ledger = Ledger::new(directory.path());
+    let (kept, gone) = ("kept.example", "gone.example");
+    let name = |text: &str| CertificateName::from_file_name(text).unwrap();
+    let path = |of: &str, what: &str| directory.path().join(format!("orders/{of}.{what}.json"));
+    for of in [kept, gone] {
+        ledger.record_failure(&name(of), &failure()).unwrap();
+        fs::write(path(of, "renewal"), "{}").unwrap();
+        fs::write(path(of, "remarks"), "{}").unwrap();
+    }
+    let needed = BTreeSet::from([name(kept)]);
+    let failed_at = failure().failed_at;
+    let there = |of: &str| ["attempts", "remarks", "renewal"].map(|it| path(of, it).exists());
+    let held = ledger.try_lock(&name(gone)).unwrap();
+    ledger.prune(&needed, failed_at).unwrap();
+    assert_eq!(there(gone), [true; 3]);
+    drop(held);
+    ledger
+        .prune(&needed, failed_at - time::Duration::DAY)
+        .unwrap();
+    assert_eq!(there(gone), [true, false, false]);
+    ledger.prune(&needed, failed_at).unwrap();
+    assert_eq!(there(gone), [false; 3]);
+    assert_eq!(there(kept), [true; 3]);
+}
