@@ -15,7 +15,6 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use hickory_proto::op::Message;
 use hickory_proto::rr::{Name, RData, RecordType};
@@ -23,6 +22,7 @@ use tokio::sync::Semaphore;
 
 use crate::settings::DnsSettings;
 use message::{Question, Said};
+use resolv_conf::Patience;
 
 /// The seam between decisions and DNS. Names are A-labels, without a last dot.
 pub trait Dns: Send + Sync {
@@ -147,26 +147,27 @@ impl Resolver {
         }
     }
 
-    fn servers(&self) -> Arc<[SocketAddr]> {
+    fn servers(&self) -> (Arc<[SocketAddr]>, Patience) {
         match &self.servers {
-            Servers::Set(servers) => servers.clone(),
+            Servers::Set(servers) => (servers.clone(), Patience::default()),
             // a host without the file asks itself, as resolv.conf(5) says
             Servers::File(path) => {
                 let text = fs::read_to_string(path).unwrap_or_default();
-                resolv_conf::name_servers(&text).into()
+                let servers = resolv_conf::name_servers(&text);
+                (servers.into(), resolv_conf::patience(&text))
             }
         }
     }
 
     /// The first reply of a resolver that knows. Who fails or is silent passes the question on, and
-    /// all are asked twice: a datagram may be lost.
+    /// all are asked again: a datagram may be lost.
     async fn reply(&self, question: &Question) -> Lookup<(Message, SocketAddr)> {
         // never closed: an error cannot come
         let _turn = self.at_once.acquire().await;
-        let servers = self.servers();
+        let (servers, Patience { timeout, attempts }) = self.servers();
         let mut last = Err(NoAnswer::NoData);
-        for server in [&servers, &servers].into_iter().flat_map(|all| all.iter()) {
-            match exchange::ask(*server, question, TRY).await {
+        for server in (0..attempts).flat_map(|_| servers.iter()) {
+            match exchange::ask(*server, question, timeout).await {
                 Ok(reply) => {
                     let said = message::read(question, &reply, *server, |_| Some(()));
                     let reply = (reply, *server);
@@ -287,7 +288,5 @@ impl Addresses {
 }
 
 const RESOLV_CONF: &str = "/etc/resolv.conf";
-/// For one server to answer once; a resolver asks far away itself.
-const TRY: Duration = Duration::from_millis(1500);
 /// Each has a socket.
 const QUESTIONS_AT_ONCE: usize = 32;

@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::message::{self, Question, Said};
-use super::{Authority, Lookup, NoAnswer, Published, Resolver, TRY, exchange, resolv_conf};
+use super::{Authority, Lookup, NoAnswer, Published, Resolver, exchange, resolv_conf};
 
 /// A name where it really is, and what each of its servers said.
 struct Found<T> {
@@ -81,7 +81,7 @@ impl Resolver {
             .records(&zone, RecordType::NS, message::name_server)
             .await?;
         let mut asked = JoinSet::new();
-        for server in names {
+        for server in names.into_iter().take(MOST_SERVERS) {
             let (me, target) = (self.clone(), target.clone());
             asked.spawn(async move { me.said_by(server, &target, kind, pick).await });
         }
@@ -160,7 +160,7 @@ impl Resolver {
 
     /// Where the settings name this address with a port, that is where its server is.
     fn socket_of(&self, address: IpAddr) -> SocketAddr {
-        let servers = self.servers();
+        let (servers, _) = self.servers();
         let set = servers.iter().find(|server| server.ip() == address);
         set.copied()
             .unwrap_or(SocketAddr::new(address, resolv_conf::PORT))
@@ -194,5 +194,9 @@ async fn said_at<T>(
     }
 }
 
+/// The root has 13; who publishes thousands wants our questions to go somewhere.
+const MOST_SERVERS: usize = 32;
+/// For one server to answer once.
+const TRY: Duration = Duration::from_millis(1500);
 /// An order waits for it. Some networks let nobody but their own resolver ask outside.
 const CONFIRMATION: Duration = Duration::from_millis(1500);
