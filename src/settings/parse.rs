@@ -82,6 +82,9 @@ fn settings(mut fields: Fields, problems: &mut Problems) -> Settings {
             .filter_map(|root| path(root, problems))
             .collect();
     }
+    for (section, keys) in SECTIONS {
+        fields.belong_below(section, keys);
+    }
     fields.finish(&[], problems);
     settings
 }
@@ -191,6 +194,12 @@ fn section(fields: &mut Fields, key: &'static str, problems: &mut Problems) -> O
     let node = fields.take(key)?;
     match node.value {
         Value::Null => None,
+        Value::Sequence(_) if key == "hooks" => {
+            let reason = "expected `hooks` (a mapping), found a list";
+            let hint = "hooks are listed below `on_failure` or `on_change`";
+            problems.add_with_hint(node.at, reason, Some(hint));
+            None
+        }
         _ => Fields::of(node, &format!("`{key}`"), problems),
     }
 }
@@ -319,6 +328,40 @@ fn email(text: &Located<String>, problems: &mut Problems) -> Option<String> {
     );
     None
 }
+
+/// What is written at the top by whoever forgets the section.
+const SECTIONS: &[(&str, &[&str])] = &[
+    (
+        "acme",
+        &[
+            "ca_file",
+            "challenge",
+            "directory",
+            "email",
+            "external_account",
+            "key_type",
+            "profile",
+            "reuse_key",
+            "staging",
+        ],
+    ),
+    ("dns", &["providers", "resolvers"]),
+    ("hooks", &["on_change", "on_failure"]),
+    ("internal_ca", &["permit"]),
+    (
+        "nginx",
+        &[
+            "binary",
+            "config",
+            "default_server",
+            "http_port",
+            "https_port",
+            "include",
+            "listen",
+            "pid_file",
+        ],
+    ),
+];
 
 #[cfg(test)]
 mod tests;

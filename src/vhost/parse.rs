@@ -162,6 +162,7 @@ impl Reading<'_> {
                 Some(hint),
             );
         }
+        fields.belong_below("tls", tls::KEYS);
         fields.finish(PLANNED_KEYS, problems);
         let names = || server_names.iter().chain(&redirect_from);
         let asked = tls.or(self.default_tls);

@@ -98,6 +98,8 @@ pub struct Fields {
     known: Vec<&'static str>,
     /// Those of them that were there.
     present: Vec<&'static str>,
+    /// Sections below, and the keys that belong there.
+    below: Vec<(&'static str, &'static [&'static str])>,
 }
 
 impl Fields {
@@ -110,6 +112,7 @@ impl Fields {
                 entries,
                 known: Vec::new(),
                 present: Vec::new(),
+                below: Vec::new(),
             }),
             other => {
                 let reason = format!("expected {what} (a mapping), found {}", other.kind());
@@ -190,6 +193,11 @@ impl Fields {
         Self::of(node, &format!("`{key}`"), problems)
     }
 
+    /// Whoever writes one of `keys` here meant it below `section`.
+    pub fn belong_below(&mut self, section: &'static str, keys: &'static [&'static str]) {
+        self.below.push((section, keys));
+    }
+
     /// Refuses `key`, a secret that belongs into the file which `file` names.
     pub fn refuse_secret(&mut self, key: &'static str, file: &str, problems: &mut Problems) {
         if self.has(key)
@@ -214,9 +222,14 @@ impl Fields {
                 problems.add(key.at, format!("`{name}` is not supported by this version"));
                 continue;
             }
-            let hint = match nearest(name, &self.known) {
-                Some(known) => format!("did you mean `{known}`?"),
-                None => format!("the keys are {}", self.known.join(", ")),
+            let mut below = self.below.iter();
+            let below = below.find(|(_, keys)| keys.contains(&name));
+            let hint = match (below, nearest(name, &self.known)) {
+                (Some((section, _)), _) => {
+                    format!("it belongs below `{section}`, as in {section}: {{{name}: …}}")
+                }
+                (None, Some(known)) => format!("did you mean `{known}`?"),
+                (None, None) => format!("the keys are {}", self.known.join(", ")),
             };
             problems.add_with_hint(key.at, format!("unknown key {}", quoted(name)), Some(hint));
         }

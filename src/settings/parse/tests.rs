@@ -395,7 +395,27 @@ fn no_error_draws_the_line_of_a_secret() {
         let hidden = errors.iter().all(|error| error.at.is_none());
         assert!(hidden, "{text}: {errors:?}");
         let said = format!("{errors:?}");
-        assert!(!said.contains("hunter2") && !said.contains("4711"), "{said}");
-        assert!(errors.iter().all(|it| it.reason.contains("line 1: ")), "{said}");
+        assert!(
+            !said.contains("hunter2") && !said.contains("4711"),
+            "{said}"
+        );
+        assert!(
+            errors.iter().all(|it| it.reason.contains("line 1: ")),
+            "{said}"
+        );
+    }
+}
+
+#[test]
+fn a_key_at_the_top_that_belongs_below_says_where() {
+    for (text, hint) in [
+        ("email: a@b.example", "below `acme`, as in acme: {email: …}"),
+        ("on_failure: []", "below `hooks`"),
+        ("listen: [\"0.0.0.0\"]", "below `nginx`"),
+        ("resolvers: [192.0.2.53]", "below `dns`"),
+    ] {
+        let errors = parse(Path::new("vhostd.yml"), text).unwrap_err();
+        let said = errors[0].hint.as_deref().unwrap_or_default();
+        assert!(said.contains(hint), "{text}: {said}");
     }
 }

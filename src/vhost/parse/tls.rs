@@ -164,4 +164,13 @@ fn key_type(text: &Located<String>, problems: &mut Problems) -> Option<KeyType> 
     found
 }
 
+/// All that a mapping takes.
+pub(super) const KEYS: &[&str] = &[
+    "certificate",
+    "certificate_key",
+    "challenge",
+    "dns",
+    "key_type",
+    "profile",
+];
 const PLANNED_KEYS: &[&str] = &["hsts", "min_version"];
