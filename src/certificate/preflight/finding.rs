@@ -112,6 +112,52 @@ impl Finding {
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::CaaCritical { .. }
+            | Self::CaaDenies { .. }
+            | Self::CaaNarrows { .. }
+            | Self::CaaUnknown { .. } => self.fmt_caa(f),
+            Self::Clock { ahead } => write!(
+                f,
+                "this host's clock is {} the CA's: set it (timedatectl set-ntp true), or \
+                 certificates count as not yet valid, or are renewed at the wrong time",
+                apart(*ahead)
+            ),
+            Self::Foreign { name, address, why } => foreign(f, name, *address, why.as_deref()),
+            Self::NoAddress { name, should } => write!(
+                f,
+                "{name} has no A or AAAA record: add {}, then `vhostd renew {name}`",
+                records(should)
+            ),
+            Self::NoName { name, should } => write!(
+                f,
+                "{name} does not exist in DNS: add {}, then `vhostd renew {name}`",
+                records(should)
+            ),
+            Self::OtherAnswer {
+                name,
+                address,
+                what,
+            } => write!(
+                f,
+                "challenges for {name} are answered by something else at {address}: {what}; \
+                 /.well-known/acme-challenge/ on port 80 has to lead to this host's nginx"
+            ),
+            Self::Unanswered { name, address, why } => write!(
+                f,
+                "challenges for {name} are not answered at {address}, which is this host: {why}; \
+                 the CA needs port 80"
+            ),
+            Self::Unresolved { name, why } => {
+                write!(f, "the addresses of {name} cannot be looked up: {why}")
+            }
+        }
+    }
+}
+
+impl Finding {
+    /// Of CAA records; nothing of anything else.
+    fn fmt_caa(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
             Self::CaaCritical { name, at, tag } => write!(
                 f,
                 "the CAA record `{tag}` at {at} forbids every CA that does not know it: remove it, \
@@ -153,60 +199,32 @@ impl fmt::Display for Finding {
                 "the CAA records at {at}, which may speak for {name}, cannot be looked up ({why}): \
                  a CA that cannot either must refuse"
             ),
-            Self::Clock { ahead } => write!(
-                f,
-                "this host's clock is {} the CA's: set it (timedatectl set-ntp true), or \
-                 certificates count as not yet valid, or are renewed at the wrong time",
-                apart(*ahead)
-            ),
-            Self::Foreign { name, address, why } => {
-                let kind = kind(*address);
-                write!(
-                    f,
-                    "{name} has the {kind} record {address}, which is no address of this host"
-                )?;
-                match why {
-                    Some(why) => write!(f, ", and no challenge is answered there: {why}")?,
-                    None => f.write_str(", and nobody could look in time whether it leads here")?,
-                }
-                match address {
-                    IpAddr::V6(_) => f.write_str(
-                        "; Let's Encrypt tries IPv6 first: remove the record unless it leads here",
-                    ),
-                    IpAddr::V4(_) => f.write_str(
-                        "; from within a network behind NAT that may be so, else correct the record",
-                    ),
-                }
-            }
-            Self::NoAddress { name, should } => write!(
-                f,
-                "{name} has no A or AAAA record: add {}, then `vhostd renew {name}`",
-                records(should)
-            ),
-            Self::NoName { name, should } => write!(
-                f,
-                "{name} does not exist in DNS: add {}, then `vhostd renew {name}`",
-                records(should)
-            ),
-            Self::OtherAnswer {
-                name,
-                address,
-                what,
-            } => write!(
-                f,
-                "challenges for {name} are answered by something else at {address}: {what}; \
-                 /.well-known/acme-challenge/ on port 80 has to lead to this host's nginx"
-            ),
-            Self::Unanswered { name, address, why } => write!(
-                f,
-                "challenges for {name} are not answered at {address}, which is this host: {why}; \
-                 the CA needs port 80"
-            ),
-            Self::Unresolved { name, why } => {
-                write!(f, "the addresses of {name} cannot be looked up: {why}")
-            }
+            _ => Ok(()),
         }
     }
+}
+
+fn foreign(
+    f: &mut fmt::Formatter<'_>,
+    name: &str,
+    address: IpAddr,
+    why: Option<&str>,
+) -> fmt::Result {
+    let kind = kind(address);
+    write!(
+        f,
+        "{name} has the {kind} record {address}, which is no address of this host"
+    )?;
+    match why {
+        Some(why) => write!(f, ", and no challenge is answered there: {why}")?,
+        None => f.write_str(", and nobody could look in time whether it leads here")?,
+    }
+    f.write_str(match address {
+        IpAddr::V6(_) => "; Let's Encrypt tries IPv6 first: remove the record unless it leads here",
+        IpAddr::V4(_) => {
+            "; from within a network behind NAT that may be so, else correct the record"
+        }
+    })
 }
 
 /// Of this host's addresses, those that the internet can reach: what a record should be.
