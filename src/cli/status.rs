@@ -175,11 +175,13 @@ fn print_vhosts(shown: &Overview, now: OffsetDateTime) {
             1 => format!("{name}: 1 failed attempt: {error}"),
             more => format!("{name}: {more} failed attempts: {error}"),
         });
-        let next = certificate.renew_at.as_deref().unwrap_or("-");
-        output::hint(Some(&format!(
-            "tried again at {next}; `vhostd renew {}` tries now",
-            certificate.name
-        )));
+        output::hint(Some(&match certificate.renew_at.as_deref() {
+            _ if certificate.issuer == "file" => {
+                "mend its files: they are looked at as soon as they change".to_owned()
+            }
+            Some(next) => format!("tried again at {next}; `vhostd renew {name}` tries now"),
+            None => format!("`vhostd renew {name}` tries now"),
+        }));
     }
     print_incidents(shown);
     print_differences(shown);
