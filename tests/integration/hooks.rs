@@ -539,3 +539,20 @@ fn a_name_that_is_served_with_another_certificate_is_told_and_shown_until_it_is_
     assert_eq!(served["differs"], serde_json::json!([]));
     assert!(served["checked_at"].is_string(), "{served}");
 }
+
+#[test]
+fn what_cannot_be_read_of_certificates_keeps_no_other_message_back() {
+    let receiver = Receiver::start();
+    let host = Host::with_settings(&format!("tls: internal\n{}", webhook(&receiver)));
+    let app = App::start();
+    let _daemon = host.daemon();
+    host.drop_app("hello", NAME, &app);
+    receiver.wait_for_events(&["certificate_obtained"]);
+    fs::rename(host.path("state/orders"), host.path("orders")).unwrap();
+    fs::write(host.path("state/orders"), "no directory").unwrap();
+    host.drop_file("bad.yml", "server_nam: x\n");
+    wait_for("the word of a rejected file", || {
+        let events = receiver.events();
+        events.contains(&"vhost_rejected".to_owned()).then_some(())
+    });
+}

@@ -257,3 +257,36 @@ fn the_internal_ca_signs_both_types_before_the_vhost_serves() {
     });
     assert_ne!(served.ecdsa, served.rsa);
 }
+
+#[test]
+fn a_name_that_shows_one_of_two_certificates_only_differs_for_whom_it_shows_none() {
+    let host = Host::with_settings("tls: internal\nacme: {key_type: [ecdsa-p256, rsa-2048]}\n");
+    let app = App::start();
+    host.drop_app("hello", NAME, &app);
+    let _daemon = host.daemon();
+    let served = |is_right: &dyn Fn(&serde_json::Value) -> bool| {
+        wait_for("a look at what is served", || {
+            let served = host.certificate(NAME)?["served"].clone();
+            (served["checked_at"].is_string() && is_right(&served["differs"])).then_some(served)
+        })
+    };
+    served(&|differs| *differs == serde_json::json!([]));
+    // somebody takes the name, with the very certificate, but one
+    let stored = host.path(&format!("state/certificates/{NAME}/current"));
+    let site = format!(
+        "server {{\n  listen {} ssl;\n  server_name {NAME};\n  ssl_certificate {};\n  ssl_certificate_key {};\n}}\n",
+        host.nginx.https_port,
+        stored.join("fullchain.pem").display(),
+        stored.join("privkey.pem").display()
+    );
+    fs::write(host.path("conf.d/own.conf"), site).unwrap();
+    host.nginx.stop();
+    host.nginx.start();
+    host.vhostd(&["reload"]);
+    let served = served(&|differs| *differs != serde_json::json!([]));
+    let found = served["differs"][0]["found"].as_str().unwrap();
+    assert!(
+        found.starts_with("to clients of RSA alone, no certificate at all"),
+        "{served}"
+    );
+}

@@ -16,9 +16,11 @@ use time::OffsetDateTime;
 use super::support::app::App;
 use super::support::client::{self, Trust};
 use super::support::host::Host;
+use super::support::receiver::Receiver;
 use super::support::{wait_for, wait_within};
 
 const HELLO: &str = "hello.example.com";
+const NO_CA: &str = "acme: {directory: \"https://127.0.0.1:9/none\"}\n";
 
 /// A CA of somebody else's.
 struct Authority {
@@ -118,7 +120,7 @@ fn vhost(app: &App, chain: &Path, key: &Path) -> String {
 
 /// Nobody is there: an order would fail, and be told.
 fn host() -> Host {
-    Host::with_settings("acme: {directory: \"https://127.0.0.1:9/none\"}\n")
+    Host::with_settings(NO_CA)
 }
 
 /// The leaf that is served for the name, whoever signed it.
@@ -146,7 +148,11 @@ fn certificate(host: &Host) -> serde_json::Value {
 
 #[test]
 fn a_certificate_from_files_is_served_and_its_renewal_when_both_files_are_there() {
-    let (host, app, ca) = (host(), App::start(), Authority::new());
+    let (app, ca, receiver) = (App::start(), Authority::new(), Receiver::start());
+    let hook = receiver.url("/hook");
+    let host = Host::with_settings(&format!(
+        "{NO_CA}hooks: {{on_change: [{{webhook: {{url: \"{hook}\"}}}}]}}\n"
+    ));
     let lineage = Lineage::new(&host);
     let first = ca.pair(&[HELLO], 90);
     lineage.renew(1, &format!("{}{}", first.leaf, ca.pem), &first.key);
@@ -176,6 +182,10 @@ fn a_certificate_from_files_is_served_and_its_renewal_when_both_files_are_there(
         (leaf(&host) == Some(der(&second.leaf))).then_some(())
     });
     println!("served after {:?}\n{}", replaced.elapsed(), daemon.log());
+    // nobody is told of half a pair, nor that vhostd renews it
+    receiver.wait_for_events(&["certificate_obtained", "certificate_renewed"]);
+    let told = receiver.requests()[1].json();
+    assert_eq!(told["next_at"], serde_json::Value::Null, "{told}");
     assert!(certificate(&host)["last_error"].is_null());
     assert!(!daemon.log().contains("order"), "{}", daemon.log());
     let (status, renewed) = host.json(&["renew", "hello", "--force"]);
