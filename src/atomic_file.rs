@@ -13,11 +13,15 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::thread;
 
 use serde::Serialize;
 
 /// The prefix of everything unfinished; nothing that starts with it is ever read.
 pub const TEMPORARY_PREFIX: &str = ".vhostd-tmp-";
+
+/// More have been seen to gain nothing.
+const SYNCS_AT_ONCE: usize = 16;
 
 /// What could not be written, and where.
 #[derive(Debug, thiserror::Error)]
@@ -76,9 +80,10 @@ pub fn write_json(path: &Path, value: &impl Serialize, mode: u32) -> Result<(), 
 /// Opens a file to lock, and makes it where it is missing. It is never replaced: two processes that
 /// start together must lock the same file.
 pub fn lock_file(path: &Path) -> Result<File, WriteError> {
-    match create(path, b"", 0o600) {
-        Err(error) if error.source.kind() == io::ErrorKind::AlreadyExists => {}
-        created => created?,
+    match create_unsynced(path, b"", 0o600) {
+        Err(error) if error.source.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        // a power cut leaves nobody who holds it
+        _ => {}
     }
     File::open(path).map_err(failed("open", path))
 }
@@ -107,7 +112,7 @@ pub fn create_unsynced(path: &Path, contents: &[u8], mode: u32) -> Result<File, 
     Ok(file)
 }
 
-/// New files that are fsynced together: the first fsync carries most of their bytes to the disk.
+/// New files that are fsynced at the same time, since then they share the disk's work.
 #[derive(Debug, Default)]
 pub struct Batch(Vec<(File, PathBuf)>);
 
@@ -121,8 +126,18 @@ impl Batch {
 
     /// Their names are their directories' affair: [`sync_directory`].
     pub fn sync(&self) -> Result<(), WriteError> {
-        let mut files = self.0.iter();
-        files.try_for_each(|(file, path)| file.sync_all().map_err(failed("fsync", path)))
+        let share = self.0.len().div_ceil(SYNCS_AT_ONCE).max(1);
+        let sync = |(file, path): &(File, PathBuf)| file.sync_all().map_err(failed("fsync", path));
+        thread::scope(|scope| {
+            let shares = self.0.chunks(share);
+            let threads = shares.map(|files| scope.spawn(move || files.iter().try_for_each(sync)));
+            // all of them run before the first is waited for
+            let threads: Vec<_> = threads.collect();
+            threads.into_iter().try_for_each(|thread| {
+                let synced = thread.join();
+                synced.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            })
+        })
     }
 }
 
@@ -149,6 +164,13 @@ pub fn restrict(path: &Path, mode: u32, group: Option<u32>) -> Result<(), WriteE
 pub fn rename(from: &Path, to: &Path) -> Result<(), WriteError> {
     fs::rename(from, to).map_err(failed("rename to", to))?;
     sync_directory(parent(to))
+}
+
+/// Creates a directory inside of one that is itself still temporary, or will be fsynced.
+pub fn create_directory_unsynced(path: &Path, mode: u32) -> Result<(), WriteError> {
+    let made = fs::DirBuilder::new().mode(mode).create(path);
+    made.and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(mode)))
+        .map_err(failed("create", path))
 }
 
 /// Creates a directory with `mode` where it is missing (its parents with 0755), durably.
@@ -227,9 +249,21 @@ pub fn build<E: From<WriteError>>(
     path: &Path,
     fill: impl FnOnce(&Path) -> Result<(), E>,
 ) -> Result<(), E> {
+    build_unsynced(path, fill)?;
+    Ok(sync_directory(parent(path))?)
+}
+
+/// As [`build`]; its name is durable with the next fsync of the directory that it is in.
+pub fn build_unsynced<E: From<WriteError>>(
+    path: &Path,
+    fill: impl FnOnce(&Path) -> Result<(), E>,
+) -> Result<(), E> {
     let temporary = temporary_beside(path)?;
     remove(&temporary)?;
-    let built = fill(&temporary).and_then(|()| Ok(rename(&temporary, path)?));
+    let built = fill(&temporary).and_then(|()| {
+        let renamed = fs::rename(&temporary, path);
+        Ok(renamed.map_err(failed("rename to", path))?)
+    });
     if built.is_err() {
         let _ = remove(&temporary);
     }
@@ -245,15 +279,23 @@ pub fn hard_link(from: &Path, to: &Path) -> Result<(), WriteError> {
 ///
 /// A tree first loses its name: a crash in between leaves all of it, or what [`sweep`] removes.
 pub fn remove(path: &Path) -> Result<(), WriteError> {
+    match remove_unsynced(path)? {
+        true => sync_directory(parent(path)),
+        false => Ok(()),
+    }
+}
+
+/// As [`remove`], for what may come back after a power cut. Whether it was there.
+pub fn remove_unsynced(path: &Path) -> Result<bool, WriteError> {
     let gone = match fs::symlink_metadata(path) {
         Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(unnamed(path)?),
         Ok(_) => fs::remove_file(path),
         Err(error) => Err(error),
     };
     match gone {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(failed("remove", path)(error)),
-        Ok(()) => sync_directory(parent(path)),
+        Ok(()) => Ok(true),
     }
 }
 

@@ -79,7 +79,7 @@ pub fn run<S: AsRef<OsStr>>(
     arguments: &[S],
     limit: Duration,
 ) -> Result<Finished, CommandError> {
-    start(program, arguments)?.finish(limit, None)
+    start(program, arguments)?.finish(limit)
 }
 
 /// Starts `program` with what the calling thread has: its namespaces, its privileges.
@@ -111,17 +111,13 @@ pub fn start<S: AsRef<OsStr>>(program: &Path, arguments: &[S]) -> Result<Running
 }
 
 impl Running {
-    /// Waits for its end, at most for `limit` and not beyond `interrupt`, then kills it.
-    pub fn finish(
-        self,
-        limit: Duration,
-        interrupt: Option<&Interrupt>,
-    ) -> Result<Finished, CommandError> {
+    /// Waits for its end, at most for `limit`, then kills it.
+    pub fn finish(self, limit: Duration) -> Result<Finished, CommandError> {
         let Self { program, mut child } = self;
         let stdout = child.stdout.take().map(read_to_end);
         let stderr = child.stderr.take().map(read_to_end);
-        let waited = wait(child.id(), limit, interrupt);
-        if !matches!(waited, Ok(Waited::Ended)) {
+        let ended = ends_within(child.id(), limit);
+        if !matches!(ended, Ok(true)) {
             // our own child, not yet waited for: the id cannot be another's
             let _ = child.kill();
         }
@@ -130,14 +126,13 @@ impl Running {
             source,
         };
         let status = child.wait().map_err(wait_failed)?;
-        match waited.map_err(wait_failed)? {
-            Waited::Ended => Ok(Finished {
+        match ended.map_err(wait_failed)? {
+            true => Ok(Finished {
                 status,
                 stdout: join(stdout),
                 stderr: String::from_utf8_lossy(&join(stderr)).into_owned(),
             }),
-            Waited::Interrupted => Err(CommandError::Interrupted { program }),
-            Waited::TooLong => Err(CommandError::TimedOut { program, limit }),
+            false => Err(CommandError::TimedOut { program, limit }),
         }
     }
 }
@@ -148,14 +143,14 @@ enum Waited {
     TooLong,
 }
 
-fn wait(id: u32, limit: Duration, interrupt: Option<&Interrupt>) -> io::Result<Waited> {
+fn ends_within(id: u32, limit: Duration) -> io::Result<bool> {
     let handle = handle(id)?;
     let end = Instant::now() + limit;
     loop {
         let left = end.saturating_duration_since(Instant::now());
-        let ready = ready(&handle, interrupt, None, left)?;
+        let ready = ready(&handle, None, None, left)?;
         if let Some(waited) = ready.verdict(left) {
-            return Ok(waited);
+            return Ok(matches!(waited, Waited::Ended));
         }
     }
 }
@@ -252,21 +247,5 @@ mod tests {
         let error = run(Path::new("sleep"), &["60"], Duration::from_millis(50)).unwrap_err();
         assert!(matches!(error, CommandError::TimedOut { .. }), "{error}");
         assert!(begin.elapsed() < Duration::from_secs(10));
-    }
-
-    #[test]
-    fn a_child_whose_answer_nobody_needs_any_more_is_killed_at_once() {
-        let interrupt = Interrupt::new().unwrap();
-        let sleep = start(Path::new("sleep"), &["60"]).unwrap();
-        let begin = Instant::now();
-        let error = thread::scope(|scope| {
-            let waiting = scope.spawn(|| sleep.finish(Duration::from_secs(60), Some(&interrupt)));
-            assert!(!interrupt.is_raised());
-            interrupt.raise();
-            waiting.join().unwrap().unwrap_err()
-        });
-        assert!(matches!(error, CommandError::Interrupted { .. }), "{error}");
-        assert!(begin.elapsed() < Duration::from_secs(10));
-        assert!(interrupt.is_raised());
     }
 }

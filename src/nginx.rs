@@ -289,12 +289,12 @@ impl HostNginx {
                 }
                 started => {
                     let (running, open) = started?;
-                    return Ok((running.finish(TEST_LIMIT, None)?, open));
+                    return Ok((running.finish(TEST_LIMIT)?, open));
                 }
             }
         }
         let main = RewrittenMain::create(&self.config, &self.include, candidate)?;
-        let finished = self.start_dump(&main.path)?.finish(TEST_LIMIT, None)?;
+        let finished = self.start_dump(&main.path)?.finish(TEST_LIMIT)?;
         let open = touched.into_iter().map(|(directory, _)| directory);
         Ok((main.original_names(finished), open.collect()))
     }

@@ -263,8 +263,10 @@ impl Ledger {
         self.write(name, ORDER, &written, 0o600)
     }
 
+    /// One that comes back after a power cut is asked for once more, and ended by then.
     pub fn forget_order(&self, name: &CertificateName) -> Result<(), LedgerError> {
-        Ok(atomic_file::remove(&self.path(name, ORDER))?)
+        atomic_file::remove_unsynced(&self.path(name, ORDER))?;
+        Ok(())
     }
 
     /// The lock, or `None` while somebody else has it.

@@ -215,6 +215,7 @@ impl CertificateStore {
             Issuer::Internal | Issuer::Placeholder => false,
         });
         let stored = version::write(&directory, &chain, issued, request, sequence, judge)?;
+        // whose fsync makes the version durable, too
         let link = directory.join(CURRENT);
         atomic_file::symlink(&link, Path::new(&stored.serial))?;
         self.name_first_type(&request.name)?;

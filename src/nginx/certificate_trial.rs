@@ -119,7 +119,6 @@ impl CertificateTrial {
             modules: &[],
             log_dir: scratch,
             logs: &Logs::default(),
-            interrupt: None,
         };
         let main = trial.main_file(scratch, &self.temp_paths);
         let finished = match trial::run_in_sandbox(&self.binary, scratch, &main, &trial) {

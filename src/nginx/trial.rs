@@ -13,7 +13,7 @@ use super::Logs;
 use super::candidate::CandidateError;
 use super::namespace::{self, Mounts, Walls};
 use crate::atomic_file::{self, WriteError};
-use crate::command::{self, CommandError, Finished, Interrupt, Running};
+use crate::command::{self, CommandError, Finished, Running};
 
 /// What is tried.
 #[derive(Debug)]
@@ -27,8 +27,6 @@ pub struct Trial<'a> {
     pub log_dir: &'a Path,
     /// The files' logs.
     pub logs: &'a Logs,
-    /// When nobody needs to know any more.
-    pub interrupt: Option<&'a Interrupt>,
 }
 
 /// The directory of the tried files. On disk it is empty, unless there are no namespaces.
@@ -98,7 +96,7 @@ pub(super) fn run_in_sandbox(
         namespace::give_up_privileges(KEPT)?;
         Ok::<_, CandidateError>(start(binary, scratch)?)
     })?;
-    Ok(running.finish(LIMIT, trial.interrupt)?)
+    Ok(running.finish(LIMIT)?)
 }
 
 /// Where there are no namespaces to have.
@@ -112,7 +110,7 @@ pub(super) fn run_in_directory(
     atomic_file::remove(scratch)?;
     atomic_file::create_directory(scratch, 0o700)?;
     trial.write(scratch, main)?;
-    let finished = start(binary, scratch)?.finish(LIMIT, trial.interrupt);
+    let finished = start(binary, scratch)?.finish(LIMIT);
     atomic_file::remove(scratch)?;
     atomic_file::create_directory(scratch, 0o700)?;
     Ok(finished?)

@@ -58,7 +58,8 @@ impl Stamp {
     }
 }
 
-/// Writes the version into `directory`, complete or not at all, durably. `chain` was checked.
+/// Writes the version into `directory`, complete or not at all; its name is durable with the next
+/// fsync of `directory`. `chain` was checked.
 pub(super) fn write(
     directory: &Path,
     chain: &Chain,
@@ -93,8 +94,8 @@ pub(super) fn write(
     } else {
         // a damaged one of the same serial serves nobody
         atomic_file::remove(&path)?;
-        atomic_file::build(&path, |temporary| {
-            atomic_file::create_directory(temporary, 0o700)?;
+        atomic_file::build_unsynced(&path, |temporary| {
+            atomic_file::create_directory_unsynced(temporary, 0o700)?;
             let mut batch = Batch::default();
             batch.create(
                 temporary.join(KEY),

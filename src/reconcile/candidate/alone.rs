@@ -1,9 +1,8 @@
-//! X: changed apps are tried by themselves before all are tested together.
+//! X: where nginx refuses all together, changed apps are tried by themselves.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::command::Interrupt;
 use crate::generation::manifest::Manifest;
 use crate::installation::Installation;
 use crate::nginx::{Logs, TestError, Trial, scratch};
@@ -23,20 +22,18 @@ pub(super) struct Refused {
 /// An app and its file in the rendered configuration.
 pub(super) type Changed<'a> = (&'a AppName, &'a Path);
 
-/// Tries `changed` together, and as long as nginx refuses one, the others without it; until
-/// `interrupt`, when nobody looks at what is returned.
+/// Tries `changed` together, and as long as nginx refuses one, the others without it.
 pub(super) fn refused(
     installation: &Installation,
     active: &Manifest,
     rendered: &RenderedConfig,
     draft: &Manifest,
     changed: &[Changed<'_>],
-    interrupt: Option<&Interrupt>,
 ) -> Vec<Refused> {
     let logs = &installation.settings.log_dir;
     let mut refused = Vec::new();
-    // the test of the whole says so
-    if !logs.is_dir() {
+    // the test of the whole has said so
+    if changed.is_empty() || !logs.is_dir() {
         return refused;
     }
     let attempt = Attempt {
@@ -44,12 +41,11 @@ pub(super) fn refused(
         modules: &draft.survey.load_modules,
         rendered,
         logs: draft.logs_beside(active),
-        interrupt,
     };
     let mut groups = vec![changed];
     let begin = Instant::now();
     while let Some(group) = groups.pop() {
-        if begin.elapsed() > LIMIT || attempt.is_interrupted() {
+        if begin.elapsed() > LIMIT {
             break;
         }
         let Some(Complaint { message, place }) = attempt.complaint_about(group) else {
@@ -92,7 +88,7 @@ pub(super) fn refused(
     refused
 }
 
-/// The test of the whole judges what was not tried by then.
+/// What was not tried by then is found by other means.
 const LIMIT: Duration = Duration::from_secs(30);
 
 struct Attempt<'a> {
@@ -100,7 +96,6 @@ struct Attempt<'a> {
     modules: &'a [String],
     rendered: &'a RenderedConfig,
     logs: Logs,
-    interrupt: Option<&'a Interrupt>,
 }
 
 struct Complaint {
@@ -110,10 +105,6 @@ struct Complaint {
 }
 
 impl Attempt<'_> {
-    fn is_interrupted(&self) -> bool {
-        self.interrupt.is_some_and(Interrupt::is_raised)
-    }
-
     fn complaint_about(&self, group: &[Changed<'_>]) -> Option<Complaint> {
         let apps: Vec<&AppName> = group.iter().map(|(app, _)| *app).collect();
         let files = self.rendered.only(&apps);
@@ -129,7 +120,6 @@ impl Attempt<'_> {
             modules: self.modules,
             log_dir,
             logs: &self.logs,
-            interrupt: self.interrupt,
         };
         match self.installation.nginx().try_alone(&trial) {
             Ok(()) => None,
@@ -140,7 +130,6 @@ impl Attempt<'_> {
                     (relative.to_path_buf(), line)
                 }),
             }),
-            Err(_) if self.is_interrupted() => None,
             // the test of the whole decides
             Err(error) => {
                 tracing::info!("failed to try changed vhosts alone: {error}");

@@ -1,10 +1,9 @@
-//! X: attempts, until nginx accepts one: render, stage, test the whole and what changed alone.
+//! X: attempts, until nginx accepts one: render, stage, test the whole; if it is refused, what
+//! changed alone.
 
 use super::alone::{self, Changed, Refused};
 use super::lesson::Lesson;
 use super::{Candidate, Judgement};
-use crate::command::Interrupt;
-use crate::generation::manifest::Manifest;
 use crate::generation::{LockedStore, StagedGeneration, TestedGeneration};
 use crate::nginx::{Accepted, TestError};
 use crate::reconcile::plan::{Plan, configs, plan};
@@ -15,9 +14,6 @@ use crate::vhost::AppName;
 
 /// Each attempt withholds apps or learns what changed in the hand-written files.
 const ATTEMPTS: usize = 12;
-/// More changed apps than that are tried alone only if nginx refuses them together: the trial would
-/// cost what the test costs.
-const TRIED_FIRST: usize = 32;
 
 /// Accepted, or back with the reason.
 type WholeTest = Result<(TestedGeneration, Accepted), Box<(StagedGeneration, TestError)>>;
@@ -63,8 +59,9 @@ impl Candidate<'_> {
                 },
                 Plan::Activate => {}
             }
-            let (refused, tested) = self.test(locked, &rendered, draft);
-            if let Some(judgement) = self.weigh(locked, &rendered, refused, tested?, progress)? {
+            let staged = locked.stage(&rendered, draft)?;
+            let tested = locked.test(staged, self.active, self.installation.nginx());
+            if let Some(judgement) = self.weigh(locked, &rendered, tested, progress)? {
                 return Ok(judgement);
             }
         }
@@ -83,7 +80,6 @@ impl Candidate<'_> {
         &mut self,
         locked: &LockedStore,
         rendered: &RenderedConfig,
-        refused: Vec<Refused>,
         tested: WholeTest,
         progress: &mut Progress<'_>,
     ) -> Result<Option<Judgement>, ReconcileError> {
@@ -108,44 +104,15 @@ impl Candidate<'_> {
         self.refused = Some(error.to_string());
         let words = format!("nginx refuses generation {}", draft.number);
         progress.finished(StepName::Test, words);
+        // who is to blame, all at once; while the whole is accepted, nobody has to know
+        let changed = self.changed(rendered);
+        let refused = alone::refused(self.installation, self.active, rendered, &draft, &changed);
         if self.withhold_certain(rendered, refused) {
             return Ok(None);
         }
         Ok(match self.learn(locked, rendered, &draft, error)? {
             Lesson::TryAgain => None,
             Lesson::GiveUp { error, hint } => Some(Judgement::Refused { error, hint }),
-        })
-    }
-
-    /// Stages and tests the whole, while nginx tries what changed alone: who it refuses there. Once
-    /// the whole is accepted, nobody has to know.
-    fn test(
-        &self,
-        locked: &LockedStore,
-        rendered: &RenderedConfig,
-        draft: Manifest,
-    ) -> (Vec<Refused>, Result<WholeTest, ReconcileError>) {
-        let changed = self.changed(rendered);
-        let (installation, active, before) = (self.installation, self.active, draft.clone());
-        let interrupt = Interrupt::new().ok();
-        let interrupt = interrupt.as_ref();
-        std::thread::scope(|scope| {
-            let few = changed.len() <= TRIED_FIRST || self.refused.is_some();
-            let trial = (few && !changed.is_empty()).then(|| {
-                let changed = changed.as_slice();
-                let before = &before;
-                scope.spawn(move || {
-                    alone::refused(installation, active, rendered, before, changed, interrupt)
-                })
-            });
-            let tested = locked
-                .stage(rendered, draft)
-                .map(|staged| locked.test(staged, active, installation.nginx()));
-            if let (Ok(Ok(_)), Some(interrupt)) = (&tested, interrupt) {
-                interrupt.raise();
-            }
-            let refused = trial.and_then(|trial| trial.join().ok());
-            (refused.unwrap_or_default(), tested.map_err(Into::into))
         })
     }
 
