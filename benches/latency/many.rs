@@ -118,7 +118,8 @@ fn obtain_all(host: &Host, files: usize) -> Duration {
     for (path, text) in texts {
         fs::write(path, text).unwrap();
     }
-    assert!(nginx.test().status.success());
+    let tested = nginx.test();
+    assert!(tested.status.success(), "{tested:?}");
     nginx.reload();
     let address = SocketAddr::from(([127, 0, 0, 1], nginx.https_port));
     let trust = Trust::Root(pebble.issuing_root());
