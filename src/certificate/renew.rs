@@ -5,6 +5,7 @@ mod remarks; // W what looked odd, told once
 mod turn; // W nobody else obtains it meanwhile, nor another of the same names
 
 use std::fmt;
+use std::fs;
 use std::time::Duration;
 
 use time::OffsetDateTime;
@@ -131,6 +132,9 @@ pub async fn obtain(request: &CertificateRequest, tools: Tools<'_>) -> Obtained 
     if request.by_age && is_too_early(request, tools).await {
         return Obtained::Postponed;
     }
+    if let Err(error) = forget_finished(request, tools) {
+        return failed(request, tools, &error, None, true);
+    }
     let allowance = Allowance::of(request, tools);
     match allowance.as_ref().map(Allowance::admit).transpose() {
         Ok(Some(Some(wait))) => return postponed(request, tools, &wait),
@@ -239,6 +243,23 @@ fn done_by_another(
                 retry: attempts.retry,
             })
         }))
+}
+
+/// An order whose certificate is stored, and whose record a kill has left, would pass for one that
+/// was counted. Where the key is kept, it says nothing of which order it is.
+fn forget_finished(request: &CertificateRequest, tools: Tools<'_>) -> Result<(), ObtainError> {
+    if request.reuse_key.is_some() {
+        return Ok(());
+    }
+    let pending = tools.ledger.pending(&request.name)?;
+    let Some((pending, newest)) = pending.zip(tools.store.newest(&request.name)?) else {
+        return Ok(());
+    };
+    let is_its_key = fs::read_to_string(&newest.key).is_ok_and(|key| key == pending.key.expose());
+    if is_its_key {
+        tools.ledger.forget_order(&request.name)?;
+    }
+    Ok(())
 }
 
 impl Attempt<'_> {

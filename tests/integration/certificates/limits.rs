@@ -1,9 +1,11 @@
 //! What the CA allows is known before it is asked, and what it refuses is not asked for again.
 
 use std::cell::Cell;
+use std::fs;
 
 use serde_json::json;
 use vhostd::certificate::budget::LETS_ENCRYPT;
+use vhostd::certificate::key::PrivateKeyPem;
 
 use super::*;
 use crate::support::mock_ca::wire::Reply;
@@ -151,6 +153,32 @@ async fn the_sixth_certificate_for_the_same_names_in_a_week_waits_unless_a_perso
     let insisted = |request: &mut CertificateRequest| request.insisted = true;
     stored(limited.obtain_at(&["a.example"], begin, insisted).await);
     assert_eq!(limited.orders(), orders + 1);
+}
+
+#[tokio::test]
+async fn the_record_of_an_order_whose_certificate_is_stored_lets_no_further_one_pass() {
+    let limited = Limited::new();
+    let begin = now();
+    let mut last = None;
+    for _ in 0..5 {
+        last = Some(stored(
+            limited.obtain_at(&["a.example"], begin, |_| {}).await,
+        ));
+    }
+    let (last, ledger, orders) = (last.unwrap(), limited.host.ledger(), limited.orders());
+    // as a kill leaves it between storing the one and removing the other
+    let left = PendingOrder {
+        directory: limited.ca.directory_url(),
+        url: limited.ca.url(&format!("order/{}", orders - 1)),
+        identifiers: last.identifiers.clone(),
+        profile: None,
+        key: PrivateKeyPem::new(fs::read_to_string(&last.key).unwrap()),
+    };
+    ledger.record_order(&last.name, &left).unwrap();
+    let (error, ..) = failure(limited.obtain_at(&["a.example"], begin, |_| {}).await);
+    assert!(error.contains("5 certificates a week"), "{error}");
+    assert_eq!(limited.orders(), orders);
+    assert!(ledger.pending(&last.name).unwrap().is_none());
 }
 
 #[tokio::test]

@@ -3,6 +3,8 @@
 //! The host lives on an ext4 of its own (`noauto_da_alloc`: nothing is written early out of
 //! kindness; no journal commit by the clock), so what is durable changes only when vhostd says so.
 
+mod order; // the machine starts again, and the CA goes on
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -36,6 +38,7 @@ impl Disk {
             .args(options)
             .arg(disk.path("live.img")));
         assert!(made.status.success(), "{made:?}");
+        fs::create_dir(disk.path("live")).unwrap();
         let mounted = disk.mount("live");
         if !mounted.status.success() {
             eprintln!("SKIPPED: no file system can be mounted here: {mounted:?}");
@@ -50,7 +53,6 @@ impl Disk {
 
     fn mount(&self, name: &str) -> Output {
         let image = self.path(&format!("{name}.img"));
-        fs::create_dir(self.path(name)).unwrap();
         run(Command::new("mount")
             .args(["-o", "loop,noauto_da_alloc,commit=600"])
             .args([image, self.path(name)]))
@@ -64,6 +66,26 @@ impl Disk {
 
     /// What a machine finds whose power was cut now.
     fn cut(&self) -> Cut<'_> {
+        let name = self.copy();
+        fs::create_dir(self.path(&name)).unwrap();
+        let mounted = self.mount(&name);
+        assert!(mounted.status.success(), "{mounted:?}");
+        Cut { disk: self, name }
+    }
+
+    /// The power fails and comes back, and nginx starts again.
+    fn cut_power(&self, host: &Host) {
+        let copy = self.path(&format!("{}.img", self.copy()));
+        host.nginx.stop();
+        self.umount();
+        fs::rename(copy, self.path("live.img")).unwrap();
+        let mounted = self.mount("live");
+        assert!(mounted.status.success(), "{mounted:?}");
+        host.nginx.start();
+    }
+
+    /// An image of what is durable; its name.
+    fn copy(&self) -> String {
         // a name of its own: somebody's mount namespace may hold on to the one before
         let name = format!("cut{}", self.cuts.fetch_add(1, Ordering::Relaxed));
         let images = ["live.img".to_owned(), format!("{name}.img")].map(|name| self.path(&name));
@@ -75,16 +97,18 @@ impl Disk {
             let same = run(Command::new("cmp").arg("--silent").args(&images));
             same.status.success().then_some(())
         });
-        let mounted = self.mount(&name);
-        assert!(mounted.status.success(), "{mounted:?}");
-        Cut { disk: self, name }
+        name
+    }
+
+    fn umount(&self) {
+        // lazily: nginx is told to end, and may still have its log open
+        run(Command::new("umount").arg("--lazy").arg(self.path("live")));
     }
 }
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        // lazily: nginx is told to end, and may still have its log open
-        run(Command::new("umount").arg("--lazy").arg(self.path("live")));
+        self.umount();
     }
 }
 

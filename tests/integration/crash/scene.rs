@@ -31,16 +31,19 @@ pub trait Scene: Sync {
         call.effect.changes()
     }
 
-    /// No temporary file, no mount, and no generation that never served is left.
     fn assert_clean(&self, at: &str) {
-        let directory = self.host().path("");
-        assert_eq!(temporaries(&directory), [""; 0], "{at}");
-        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
-        let state = self.host().path("state/generations");
-        assert!(!mounts.contains(state.to_str().unwrap()), "{at}");
-        for store in ["certificates", "placeholders"] {
-            assert_whole_versions(&self.host().path("state").join(store), at);
-        }
+        assert_left_clean(self.host(), at);
+    }
+}
+
+/// No temporary file and no mount is left, and no half of a pair.
+pub fn assert_left_clean(host: &Host, at: &str) {
+    assert_eq!(temporaries(&host.path("")), [""; 0], "{at}");
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let state = host.path("state/generations");
+    assert!(!mounts.contains(state.to_str().unwrap()), "{at}");
+    for store in ["certificates", "placeholders"] {
+        assert_whole_versions(&host.path("state").join(store), at);
     }
 }
 

@@ -107,6 +107,11 @@ impl MockCa {
         format!("{}/directory", self.shared.origin)
     }
 
+    /// Of one of its resources.
+    pub fn url(&self, path: &str) -> String {
+        format!("{}/{path}", self.shared.origin)
+    }
+
     /// For `acme.ca_file`.
     pub fn ca_file(&self) -> PathBuf {
         self.directory.path().join("ca.pem")
