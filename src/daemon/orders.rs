@@ -17,7 +17,7 @@ use crate::installation::Installation;
 use crate::obtain::{Obtaining, ObtainingError, Selection, is_good, outcome};
 use crate::reconcile::intent::Intent;
 use crate::reconcile::neighbours;
-use crate::reconcile::report::{CertificateSummary, Report};
+use crate::reconcile::report::{CertificateSummary, Outcome, Report};
 use crate::status::StatusRecord;
 
 /// A clock may jump: however far away the next renewal is, it is looked for this often.
@@ -276,6 +276,15 @@ impl Orders {
                 report.certificates = self.summary(installation);
                 call.answer.send(Line::Report(Box::new(report)));
             }
+        }
+    }
+
+    /// Notes that nothing was reconciled: what was obtained meanwhile is not served.
+    pub(super) fn not_served(&mut self, error: &str, hint: Option<&str>) {
+        if let Some(last) = &mut self.last {
+            last.outcome = Outcome::Unchanged;
+            last.error = Some(format!("failed to {error}"));
+            last.hint = hint.map(str::to_owned);
         }
     }
 

@@ -249,6 +249,7 @@ impl Daemon {
         }
         self.view
             .send_modify(|view| view.failure = Some(message.clone()));
+        self.orders.not_served(&message, error.hint());
         self.last_failure = Some(message);
         self.next_rescan = Instant::now() + RESCAN_SOON.max(RESCAN / 10);
         self.say_ready();

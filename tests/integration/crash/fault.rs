@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::sync::{Arc, Mutex};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -200,23 +201,54 @@ const ILLS: [Ill; 9] = [
     },
 ];
 
-#[test]
-fn what_fails_for_ever_is_said_and_when_it_is_over_the_next_reload_converges() {
-    if !is_possible() {
-        return;
-    }
-    let mut scene = Reload::new();
+/// Each ill from the beginning of a run to its end.
+fn fail_for_ever(scene: &mut impl Scene) {
     for ill in &ILLS {
         scene.prepare();
-        let home = scene.host.path("state");
+        let home = scene.host().path("state");
         let judge = |call: &Call| match call.path.starts_with(home.to_str().unwrap()) {
             true if (ill.call)(call) => Fate::Fail(ill.errno),
             _ => Fate::Pass,
         };
-        let traced = trace(&scene.host.command(&["reload"]), judge);
+        let traced = trace(&scene.host().command(scene.arguments()), judge);
         let at = format!("{}: {:?} {}", ill.name, traced.exit, traced.stderr);
         assert!(traced.fired > 0, "{at}");
-        assert_outcome(&mut scene, &traced, &at);
+        assert_outcome(scene, &traced, &at);
+    }
+}
+
+#[test]
+fn what_fails_for_ever_is_said_and_when_it_is_over_the_next_reload_converges() {
+    if is_possible() {
+        fail_for_ever(&mut Reload::new());
+    }
+}
+
+#[test]
+fn what_fails_for_ever_in_a_setup_is_said_and_the_next_one_converges() {
+    if is_possible() {
+        fail_for_ever(&mut Setup::new());
+    }
+}
+
+#[test]
+fn what_fails_for_ever_in_a_renewal_is_said_and_the_next_one_converges() {
+    if is_possible() {
+        fail_for_ever(&mut Renewal::internal());
+    }
+}
+
+#[test]
+fn what_fails_for_ever_in_an_order_is_said_and_the_next_one_converges() {
+    if is_possible() {
+        fail_for_ever(&mut Renewal::acme());
+    }
+}
+
+#[test]
+fn what_fails_for_ever_in_a_rollback_is_said_and_the_next_one_converges() {
+    if is_possible() {
+        fail_for_ever(&mut Rollback::new());
     }
 }
 
@@ -365,4 +397,61 @@ fn a_daemon_whose_disk_fails_says_so_within_a_second_and_recovers_without_a_pers
     let ended = daemon.running.take().unwrap().end(Signal::SIGTERM);
     assert_eq!(ended.exit, Some(0), "{ended:?}");
     assert!(!log_of(&host).contains("panicked"));
+}
+
+/// The command asks a daemon whose disk fails until it has its answer.
+fn fail_under_a_daemon(scene: &mut impl Scene) {
+    let mut daemon = IllDaemon::start(scene.host());
+    for ill in &ILLS {
+        scene.prepare();
+        let host = scene.host();
+        let before = log_of(host).len();
+        let new = || log_of(host)[before..].to_owned();
+        daemon.fall_ill(ill);
+        let (ended, late) = thread::scope(|threads| {
+            let command = threads.spawn(|| host.vhostd(scene.arguments()));
+            while !new().contains("failed to ") && !command.is_finished() {
+                thread::sleep(Duration::from_millis(2));
+            }
+            let late = daemon.ill_for();
+            (command.join().unwrap(), late)
+        });
+        daemon.recover();
+        let at = format!("{}, {late:?}: {ended:?} {}", ill.name, new());
+        // it fired, and was said
+        assert!(late.is_some_and(|it| it < Duration::from_secs(1)), "{at}");
+        match ended.status {
+            0 => {
+                assert!(new().contains("failed to "), "{at}");
+                scene.assert_done(&at);
+            }
+            _ => assert!(ended.stderr.contains("error: "), "{at}"),
+        }
+        scene.assert_safe(&at);
+        // it looks again by itself
+        wait_within(Duration::from_secs(30), &at, || {
+            host.status()["error"].is_null().then_some(())
+        });
+        scene.converge(&at);
+        scene.assert_clean(&at);
+    }
+    let ended = daemon.running.take().unwrap().end(Signal::SIGTERM);
+    assert_eq!(ended.exit, Some(0), "{ended:?}");
+    assert!(!log_of(scene.host()).contains("panicked"));
+}
+
+#[test]
+fn a_daemon_whose_disk_fails_says_within_a_second_what_a_renewal_lacks_and_the_next_one_converges()
+{
+    if is_possible() {
+        fail_under_a_daemon(&mut Renewal::internal());
+    }
+}
+
+#[test]
+fn a_daemon_whose_disk_fails_says_within_a_second_what_a_rollback_lacks_and_the_next_one_converges()
+{
+    if is_possible() {
+        fail_under_a_daemon(&mut Rollback::new());
+    }
 }
