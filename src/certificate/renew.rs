@@ -132,10 +132,10 @@ pub async fn obtain(request: &CertificateRequest, tools: Tools<'_>) -> Obtained 
     if request.by_age && is_too_early(request, tools).await {
         return Obtained::Postponed;
     }
+    let allowance = Allowance::of(request, tools);
     if let Err(error) = forget_finished(request, tools) {
         return failed(request, tools, &error, None, true);
     }
-    let allowance = Allowance::of(request, tools);
     match allowance.as_ref().map(Allowance::admit).transpose() {
         Ok(Some(Some(wait))) => return postponed(request, tools, &wait),
         Ok(_) => {}
