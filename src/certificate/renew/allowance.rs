@@ -52,14 +52,23 @@ impl<'a> Allowance<'a> {
         let open = pending.is_some_and(|pending| pending.directory == self.directory());
         let (planned, now) = (self.planned(), (self.tools.clock)());
         let limits = self.tools.limits.filter(|_| !open);
-        self.update(|budget| match self.request.insisted {
-            true => {
+        let mut counted = false;
+        let admitted = self.update(|budget| {
+            if self.request.insisted {
                 budget.forgive(&planned);
                 budget.count(&planned, limits, now);
-                None
+                counted = true;
+                return None;
             }
-            false => budget.admit(&planned, limits, now).err(),
-        })
+            let wait = budget.admit(&planned, limits, now).err();
+            counted = wait.is_none();
+            wait
+        });
+        if admitted.is_err() && counted {
+            // it is remembered, and no order follows: on a full disk they would soon be used up
+            let _ = self.update(|budget| budget.returned(&planned, limits, false));
+        }
+        admitted
     }
 
     /// What whoever insists on it is told before it is made; `None` too where nothing is known.

@@ -88,6 +88,48 @@ async fn a_lock_that_cannot_be_made_is_not_tried_again_at_once() {
 }
 
 #[tokio::test(flavor = "current_thread")]
+#[allow(clippy::disallowed_methods)]
+async fn an_order_that_a_full_disk_kept_from_being_made_is_not_counted() {
+    let fixture = fixture();
+    let directory = "https://127.0.0.1:1/directory";
+    let settings = crate::settings::AcmeSettings {
+        directory: directory.into(),
+        ..Default::default()
+    };
+    let acme = AcmeClient::new(&settings, fixture.directory.path()).unwrap();
+    let home = crate::certificate::account::home_name(directory);
+    let orders = fixture.directory.path().join("orders");
+    let budget = orders.join(format!("{home}.budget.json"));
+    // nothing can be written there
+    let temporary = crate::atomic_file::temporary_beside(&budget).unwrap();
+    std::fs::create_dir_all(&temporary).unwrap();
+    let tools = Tools {
+        acme: Some(&acme),
+        limits: Some(&crate::certificate::budget::LETS_ENCRYPT),
+        ..fixture.tools()
+    };
+    let mut request = request(Issuer::Acme);
+    for failures in 0..6 {
+        request.failures = failures;
+        let name = request.name.clone();
+        let known = fixture.ledger.attempts_of(&name).unwrap();
+        assert_eq!(known.map_or(0, |known| known.failures), failures);
+        let obtained = obtain(&request, tools).await;
+        let Obtained::Failed { error, .. } = obtained else {
+            panic!("{obtained:?}")
+        };
+        assert!(error.contains("budget.json"), "{error}");
+    }
+    let planned = crate::certificate::budget::Planned {
+        identifiers: &request.identifiers,
+        renewing: crate::certificate::budget::Renewing::Nothing,
+    };
+    std::fs::remove_dir(&temporary).unwrap();
+    let known = fixture.ledger.budget(directory).unwrap();
+    assert_eq!(known.wait(&planned, tools.limits, now()), None);
+}
+
+#[tokio::test(flavor = "current_thread")]
 async fn a_success_ends_the_failures() {
     let fixture = fixture();
     let mut request = request(Issuer::Internal);
