@@ -188,7 +188,10 @@ impl OrderError {
                 .all(|problem| !is_about_the_name(&problem.problem)),
             Self::Invalid(problem) => !is_about_the_name(problem),
             Self::Http { source, .. } => match source {
-                HttpError::Problem(problem) => !is_about_the_name(problem),
+                HttpError::Problem(problem) => {
+                    // said to a request it is about us: Boulder, of an account that was closed
+                    !is_about_the_name(problem) || problem.short_kind() == "unauthorized"
+                }
                 _ => true,
             },
             // what its names in CAA records are, is its own
@@ -377,6 +380,20 @@ mod tests {
             assert!(!refused(kind, status).ends_order(), "{kind}");
         }
         assert!(!OrderError::TimedOut(Duration::ZERO).ends_order());
+    }
+
+    #[test]
+    fn an_account_that_the_ca_has_closed_is_the_cas_affair_and_what_it_saw_of_a_name_is_not() {
+        // Boulder, of a deactivated account
+        assert!(refused("unauthorized", 403).is_the_cas());
+        for kind in ["connection", "dns", "incorrectResponse", "tls"] {
+            assert!(!refused(kind, 400).is_the_cas(), "{kind}");
+        }
+        let seen = Problem {
+            kind: "urn:ietf:params:acme:error:unauthorized".into(),
+            ..Problem::default()
+        };
+        assert!(!OrderError::Invalid(seen).is_the_cas());
     }
 
     #[test]
