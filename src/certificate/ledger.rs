@@ -91,8 +91,8 @@ impl Ledger {
         }
     }
 
-    /// What is remembered of every certificate. A file that cannot be parsed is as none: the worst
-    /// that follows is one attempt, or one question, too early.
+    /// What is remembered of every certificate. A file that cannot be read or parsed is as none: the
+    /// worst that follows is one attempt, or one question, too early, of that certificate alone.
     pub fn memories(&self) -> Result<BTreeMap<CertificateName, Memory>, LedgerError> {
         let mut names: BTreeSet<CertificateName> = self.unwritten().keys().cloned().collect();
         for file_name in file_names(&self.directory)? {
@@ -102,10 +102,14 @@ impl Ledger {
             names.extend(name.and_then(CertificateName::from_file_name));
         }
         let memories = names.into_iter().map(|name| {
-            let memory = self.memory_of(&name)?;
-            Ok((name, memory))
+            let memory = Memory {
+                attempts: or_none(&name, self.attempts_of(&name)),
+                renewal_info: or_none(&name, self.renewal_info_of(&name)),
+                remarks: or_none(&name, self.remarks_of(&name)),
+            };
+            (name, memory)
         });
-        memories.collect()
+        Ok(memories.collect())
     }
 
     pub fn memory_of(&self, name: &CertificateName) -> Result<Memory, LedgerError> {
@@ -399,6 +403,13 @@ fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, LedgerError> {
             }
         },
     }
+}
+
+fn or_none<T>(name: &CertificateName, read: Result<Option<T>, LedgerError>) -> Option<T> {
+    read.unwrap_or_else(|error| {
+        tracing::warn!(identifier = %name, "taken as absent: failed to {error}");
+        None
+    })
 }
 
 fn file_names(directory: &Path) -> Result<Vec<String>, LedgerError> {

@@ -361,10 +361,14 @@ fn checked(name: &CertificateName) -> Result<&CertificateName, StoreError> {
 }
 
 fn entries(directory: &Path) -> Result<Vec<String>, StoreError> {
-    visible_names(directory).map_err(|source| StoreError::Read {
-        path: directory.to_path_buf(),
-        source,
-    })
+    match visible_names(directory) {
+        // somebody's file: there is no version in it
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => Ok(Vec::new()),
+        names => names.map_err(|source| StoreError::Read {
+            path: directory.to_path_buf(),
+            source,
+        }),
+    }
 }
 
 const CURRENT: &str = "current";

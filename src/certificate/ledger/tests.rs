@@ -57,6 +57,22 @@ fn a_failure_that_cannot_be_written_counts_until_it_is_forgotten() {
 }
 
 #[test]
+fn a_record_that_cannot_be_read_hides_that_of_no_other_certificate() {
+    let directory = tempfile::tempdir().unwrap();
+    let ledger = Ledger::new(directory.path());
+    let name = wanted().name;
+    ledger.record_failure(&name, &failure()).unwrap();
+    for suffix in [ATTEMPTS, REMARKS, RENEWAL] {
+        let unreadable = directory.path().join(format!("orders/b.example{suffix}"));
+        fs::create_dir(unreadable).unwrap();
+    }
+    let memories = ledger.memories().unwrap();
+    assert_eq!(memories[&name].attempts, Some(failure()));
+    let other = CertificateName::from_file_name("b.example").unwrap();
+    assert_eq!(memories[&other], Memory::default());
+}
+
+#[test]
 fn a_damaged_record_is_as_none() {
     let directory = tempfile::tempdir().unwrap();
     let ledger = Ledger::new(directory.path());

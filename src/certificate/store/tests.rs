@@ -66,6 +66,25 @@ fn a_stored_certificate_is_current_and_only_its_owner_can_read_the_key() {
 }
 
 #[test]
+fn a_file_that_somebody_has_left_in_the_store_hides_no_certificate() {
+    let Fixture {
+        directory,
+        store,
+        now,
+    } = fixture();
+    let request = request(&["a.example"]);
+    let issued = self_signed(&request, now).unwrap();
+    let stored = store.store(&issued, &request, now).unwrap();
+    fs::write(directory.path().join("certificates/backup.tar.gz"), "x").unwrap();
+    let (inventory, _) = store.inventory().unwrap();
+    assert_eq!(inventory.certificates[&request.name], stored);
+    store.sweep(&Ledger::new(directory.path())).unwrap();
+    let wanted = std::collections::BTreeSet::from([request.name]);
+    let removed = store.prune(&Default::default(), &wanted, now).unwrap();
+    assert!(removed.is_empty());
+}
+
+#[test]
 fn a_chain_for_another_key_is_refused_and_nothing_is_stored() {
     let Fixture {
         directory,
