@@ -127,12 +127,13 @@ impl AccountKey {
         Self::of(self.path.clone(), &self.directory, written)
     }
 
-    /// The same key at another CA: what nginx answers is right for both.
+    /// The same key at another CA, where a renewal is rehearsed: what nginx answers is right for both.
+    /// Beside the account that we may have there for real.
     pub fn at(&self, state_dir: &Path, directory: &str) -> Result<Self, AccountError> {
         let home = state_dir.join("accounts").join(home_name(directory));
         atomic_file::create_directory(&home, 0o700)?;
         let other = Self {
-            path: home.join("account.json"),
+            path: home.join("rehearsal.json"),
             directory: directory.to_owned(),
             successor: None,
             former: false,
@@ -291,11 +292,14 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let first = AccountKey::open(directory.path(), DIRECTORY).unwrap();
         let other = "https://staging.example/dir";
-        // one of its own, from before
-        let old = AccountKey::open(directory.path(), other).unwrap();
-        old.record_registration(Some(Registration::default()))
+        // one of its own: the CA may be asked for real, too
+        let own = AccountKey::open(directory.path(), other).unwrap();
+        own.record_registration(Some(Registration::default()))
             .unwrap();
         let staging = first.at(directory.path(), other).unwrap();
+        let kept = AccountKey::open(directory.path(), other).unwrap();
+        assert_eq!(kept.thumbprint(), own.thumbprint());
+        assert!(kept.registration().unwrap().is_some());
         assert_eq!(staging.thumbprint(), first.thumbprint());
         assert_eq!(staging.directory(), other);
         assert_eq!(staging.registration().unwrap(), None);
