@@ -182,6 +182,11 @@ fn delay(failures: u32, retry: RetryAdvice, left: Option<Duration>, chance: f64)
         RetryAdvice::After(wait) => {
             let wait = Duration::try_from(wait).unwrap_or(LONGEST_WAIT);
             let wait = wait.clamp(Duration::SECOND, LONGEST_WAIT);
+            // what is a limit is kept by the budget; who is only busy must not outlast the certificate
+            let wait = match left {
+                Some(left) if left.is_positive() => wait.min((left / 4_i32).max(Duration::HOUR)),
+                _ => wait,
+            };
             match failures <= BELIEVED || wait >= Duration::MINUTE {
                 // the CA has said when: not a second later for our sake
                 true => wait,
@@ -277,6 +282,23 @@ mod tests {
     fn the_cas_own_delay_is_kept_to_the_second_but_never_for_more_than_a_week() {
         assert_eq!(waits_of(0, 1), [1]);
         assert_eq!(waits_of(7200, 6), [7200; 6]);
+        assert_eq!(waits_of(u64::MAX, 1), [604_800]);
+    }
+
+    #[test]
+    fn a_ca_that_asks_for_more_than_is_left_of_the_certificate_is_asked_before_that_ends() {
+        let advice = RetryAdvice::After(std::time::Duration::from_secs(604_800));
+        let (mut now, ends) = (start(), start() + Duration::hours(80));
+        let (request, mut last) = (request(Some(ends)), None);
+        let mut attempts = 0;
+        while now < ends {
+            let busy = "busy".to_owned();
+            let failed = Attempts::after_failure(last.as_ref(), &request, busy, advice, now, 0.0);
+            now = failed.next.unwrap();
+            last = Some(failed);
+            attempts += 1;
+        }
+        assert!((5..50).contains(&attempts), "{attempts}");
         assert_eq!(waits_of(u64::MAX, 1), [604_800]);
     }
 
