@@ -267,6 +267,12 @@ impl Ledger {
         self.write(name, ORDER, &written, 0o600)
     }
 
+    /// When the order that is under way was made; `None` where there is none.
+    pub fn order_written_at(&self, name: &CertificateName) -> Option<OffsetDateTime> {
+        let written = fs::metadata(self.path(name, ORDER)).and_then(|it| it.modified());
+        written.ok().map(OffsetDateTime::from)
+    }
+
     /// One that comes back after a power cut is asked for once more, and ended by then.
     pub fn forget_order(&self, name: &CertificateName) -> Result<(), LedgerError> {
         atomic_file::remove_unsynced(&self.path(name, ORDER))?;

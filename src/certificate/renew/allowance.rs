@@ -1,6 +1,6 @@
 //! W: what the CA allows, asked before an order and kept after it.
 
-use time::OffsetDateTime;
+use time::{Duration, OffsetDateTime};
 
 use super::{ObtainError, Tools};
 use crate::certificate::budget::{Budget, Limits, Planned, Refusal, Renewing, Wait};
@@ -48,9 +48,10 @@ impl<'a> Allowance<'a> {
     /// Counts the order, or says until when it has to wait. Who insists does not wait; an order that
     /// is under way was counted.
     pub(super) fn admit(&self) -> Result<Option<Wait>, LedgerError> {
+        let (planned, now) = (self.planned(), (self.tools.clock)());
+        self.give_up_endless_order(now)?;
         let pending = self.tools.ledger.pending(&self.request.name)?;
         let open = pending.is_some_and(|pending| pending.directory == self.directory());
-        let (planned, now) = (self.planned(), (self.tools.clock)());
         let limits = self.tools.limits.filter(|_| !open);
         let mut counted = false;
         let admitted = self.update(|budget| {
@@ -69,6 +70,22 @@ impl<'a> Allowance<'a> {
             let _ = self.update(|budget| budget.returned(&planned, limits, false));
         }
         admitted
+    }
+
+    /// One that the CA never finishes would be resumed until the certificate has ended.
+    fn give_up_endless_order(&self, now: OffsetDateTime) -> Result<(), LedgerError> {
+        let (ledger, name) = (self.tools.ledger, &self.request.name);
+        let left = self.request.expires.map(|expires| expires - now);
+        let patience = left.map_or(3 * Duration::DAY, |left| {
+            (left / 4_i32).clamp(Duration::DAY, Duration::WEEK)
+        });
+        match ledger.order_written_at(name) {
+            Some(begun) if now - begun > patience => {
+                tracing::warn!(identifier = %name, "giving up the order of {begun}, which the CA does not finish: making another");
+                ledger.forget_order(name)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// What whoever insists on it is told before it is made; `None` too where nothing is known.

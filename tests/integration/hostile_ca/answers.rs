@@ -1,13 +1,15 @@
 //! What the CA says on the way to a certificate.
 
+use std::fs::File;
 use std::io::ErrorKind;
 use std::net::TcpListener;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 use vhostd::certificate::attempts::RetryAdvice;
 use vhostd::certificate::key::PrivateKeyPem;
 use vhostd::certificate::ledger::{Ledger, PendingOrder};
+use vhostd::certificate::renew::Obtained;
 use vhostd::certificate::{CertificateName, Identifier};
 use vhostd::settings::KeyType;
 
@@ -382,6 +384,34 @@ async fn an_absurd_delay_neither_holds_an_order_nor_ends_the_process() {
         });
         fixture.issues().await;
     }
+}
+
+#[tokio::test]
+async fn an_order_that_the_ca_never_finishes_is_given_up_in_time_for_another() {
+    let fixture = Fixture::new();
+    fixture.ca.answer_otherwise(at(Resource::Order, |reply| {
+        edit(reply, |it| {
+            if it["finalize"].as_str().unwrap().ends_with("/0") {
+                it["status"] = "processing".into();
+            }
+        });
+    }));
+    for _ in 0..2 {
+        let obtained = fixture.obtain(true).await;
+        let Obtained::Failed { error, .. } = obtained else {
+            panic!("{obtained:?}")
+        };
+        assert!(error.contains("the order stays open"), "{error}");
+        assert_eq!(fixture.ca.asked(Resource::NewOrder), 1);
+    }
+    let path = format!("orders/{NAME}.order.json");
+    let path = fixture.directory.path().join(path);
+    let order = File::options().append(true).open(path).unwrap();
+    let long_ago = SystemTime::now() - 4 * 24 * Duration::from_secs(3600);
+    order.set_modified(long_ago).unwrap();
+    let obtained = fixture.obtain(true).await;
+    assert!(matches!(obtained, Obtained::Stored(_)), "{obtained:?}");
+    assert_eq!(fixture.ca.asked(Resource::NewOrder), 2);
 }
 
 #[tokio::test]
