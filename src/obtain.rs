@@ -140,7 +140,10 @@ impl Obtaining {
     pub fn schedule(&self, wanted: &[WantedCertificate]) -> Result<Schedule, ObtainingError> {
         let (inventory, _) = self.store.inventory()?;
         let memories = self.ledger.memories()?;
-        let schedule = due(wanted, &inventory, &memories, &self.terms, self.now());
+        let mut schedule = due(wanted, &inventory, &memories, &self.terms, self.now());
+        // unanswered, one that cannot be asked would be due again at once
+        let can_be_asked = |it: &Inquiry| self.ca(&it.directory).is_some();
+        schedule.inquiries.retain(can_be_asked);
         // one root for all who have none, instead of one for each
         let internal = schedule
             .due

@@ -30,14 +30,30 @@ impl Ca {
         }]
     }
 
+    /// The first, and those fallbacks whose account can be opened.
     pub(super) fn all(settings: &Settings, dns01: &Dns01) -> Result<Vec<Self>, AcmeClientError> {
-        let clients = AcmeClient::all(settings)?.into_iter();
-        let cas = clients.zip(settings.acme.cas()).map(|(client, ca)| Self {
-            client: client.with_dns01(dns01.clone()),
-            limits: Limits::of(&ca.directory),
-            profile: ca.profile,
-        });
-        Ok(cas.collect())
+        let mut cas: Vec<Self> = Vec::new();
+        for (client, ca) in AcmeClient::each(settings)
+            .into_iter()
+            .zip(settings.acme.cas())
+        {
+            let client = match client {
+                Err(error) if !cas.is_empty() => {
+                    let directory = ca.directory;
+                    tracing::error!(
+                        "{directory} will not be asked where the first CA keeps failing: failed to {error}; put a backup of it there or remove it, then `systemctl restart vhostd`"
+                    );
+                    continue;
+                }
+                client => client?,
+            };
+            cas.push(Self {
+                client: client.with_dns01(dns01.clone()),
+                limits: Limits::of(&ca.directory),
+                profile: ca.profile,
+            });
+        }
+        Ok(cas)
     }
 }
 

@@ -176,6 +176,37 @@ fn a_ca_that_allows_no_order_for_hours_is_passed_over_at_once_where_nothing_good
 }
 
 #[test]
+fn a_first_ca_that_has_closed_our_account_is_replaced_by_the_second() {
+    let nginx = NginxHost::new();
+    let (ca, second) = (
+        MockCa::start(nginx.http_port),
+        Pebble::start(nginx.http_port),
+    );
+    ca.answer_otherwise(|asked: &Asked, reply| {
+        if asked.resource == Resource::NewOrder {
+            // Boulder's words
+            let closed = serde_json::json!({
+                "type": "urn:ietf:params:acme:error:unauthorized",
+                "detail": "Account is not valid, has status \"deactivated\"",
+            });
+            reply.body = closed.to_string().into_bytes();
+            reply.status = 403;
+            reply.set("Content-Type", "application/problem+json");
+        }
+    });
+    let (directory, ca_file) = (ca.directory_url(), ca.ca_file());
+    let first = format!("{{directory: {directory}, ca_file: {}}}", ca_file.display());
+    let host = Host::on(nginx, &several(&first, &second));
+    let app = App::start();
+    host.drop_app("hello", NAME, &app);
+    assert_eq!(host.vhostd(&["reload", "--wait"]).status, 4);
+    let_the_next_attempt_come(&host);
+    let renew = host.vhostd(&["renew"]);
+    assert_eq!(renew.status, 0, "{renew:?}");
+    second.verify(&chain(&host), NAME);
+}
+
+#[test]
 fn a_name_that_nobody_answers_for_is_no_reason_to_ask_another_ca() {
     let nginx = NginxHost::new();
     // nobody answers challenges there

@@ -77,6 +77,11 @@ impl AcmeClient {
 
     /// One for each CA, in the order in which they are tried. nginx answers by itself for the first.
     pub fn all(settings: &Settings) -> Result<Vec<Self>, AcmeClientError> {
+        Self::each(settings).into_iter().collect()
+    }
+
+    /// As [`AcmeClient::all`], where one whose account cannot be opened is to hinder no other.
+    pub fn each(settings: &Settings) -> Vec<Result<Self, AcmeClientError>> {
         let cas = settings.acme.cas();
         let several = cas.len() > 1;
         let clients = cas.iter().enumerate().map(|(nth, ca)| {

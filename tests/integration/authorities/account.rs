@@ -66,3 +66,28 @@ fn show_tells_who_we_are_and_which_caa_records_let_nobody_else_issue() {
     assert_eq!(told.stdout, format!("{}\n{}\n", records[0], records[1]));
     assert!(!told.stdout.contains("PRIVATE") && !told.stderr.contains("PRIVATE"));
 }
+
+#[test]
+fn a_damaged_account_of_a_fallback_keeps_nobody_from_the_first_ca() {
+    let nginx = NginxHost::new();
+    let first = Pebble::start(nginx.http_port);
+    let second = Pebble::start(nginx.http_port);
+    let host = Host::on(nginx, &several(&of(&first), &second));
+    let url = second.directory_url();
+    let host_of = url.trim_start_matches("https://").trim_end_matches("/dir");
+    let home = host_of.replace(':', "_");
+    let accounts = host.path("state/accounts");
+    let app = App::start();
+    host.drop_app("hello", NAME, &app);
+    assert_eq!(host.vhostd(&["reload", "--wait"]).status, 0);
+    let mut homes = fs::read_dir(&accounts).unwrap().map(|it| it.unwrap());
+    let home = homes.find(|it| it.file_name().to_string_lossy().starts_with(&home));
+    let account = home.unwrap().path().join("account.json");
+    fs::write(&account, "{").unwrap();
+    host.drop_app("more", "more.example.com", &app);
+    let reload = host.vhostd(&["reload", "--wait"]);
+    assert_eq!(reload.status, 0, "{reload:?}");
+    assert_eq!(first.finalized(), 2);
+    assert!(reload.stderr.contains("account.json"), "{reload:?}");
+    assert_eq!(fs::read_to_string(&account).unwrap(), "{");
+}
