@@ -17,6 +17,7 @@ use time::{Duration, OffsetDateTime};
 pub use self::refusal::Refusal;
 use crate::certificate::Identifier;
 use crate::certificate::attempts::RetryAdvice;
+use crate::certificate::fallback::Trouble;
 
 /// So much at once, and one more after each pause.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -105,11 +106,14 @@ pub struct Wait {
     pub of_failures: bool,
 }
 
-/// What was used at one CA, and what it refused.
+/// What was used at one CA, what it refused, and whether it is there at all.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Budget {
     used: BTreeMap<String, Moment>,
     refused: BTreeMap<String, Refused>,
+    /// It was out of reach for whoever asked last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    outage: Option<Trouble>,
 }
 
 /// When a bucket is full again.
@@ -269,6 +273,17 @@ impl Budget {
         for subject in subjects(planned) {
             self.refused.remove(&subject.to_string());
         }
+    }
+
+    /// Whether the CA answered at all.
+    pub fn reached(&mut self, reached: bool, now: OffsetDateTime) {
+        let outage = || Trouble::outage(self.outage.as_ref(), now);
+        self.outage = (!reached).then(outage);
+    }
+
+    /// Since when nobody has reached it.
+    pub fn outage(&self) -> Option<&Trouble> {
+        self.outage.as_ref()
     }
 
     fn tidy(&mut self, now: OffsetDateTime) {

@@ -4,6 +4,9 @@
 //! answers nonsense, refuses us or the name. What the next one would meet too (nobody answers the
 //! challenge) is no reason. With a good certificate there is time to wait for the first; without
 //! one there is none. Whatever was obtained, the next certificate begins with the first again.
+//!
+//! That a CA is out of reach is nothing that each certificate has to find out for itself: what others
+//! have met for a while counts for one that has no time, too.
 
 use serde::{Deserialize, Serialize};
 use time::{Duration, OffsetDateTime};
@@ -48,6 +51,18 @@ impl Trouble {
             until: asked.map(|wait| now + wait.min(Duration::WEEK)),
             hopeless: retry == RetryAdvice::Useless,
         }
+    }
+
+    /// After whoever asked has found the CA out of reach once more.
+    pub fn outage(previous: Option<&Self>, now: OffsetDateTime) -> Self {
+        let same = previous.filter(|previous| now - previous.failed_at < ANOTHER_OUTAGE);
+        Self::after(same, true, RetryAdvice::Retry, now)
+    }
+
+    /// Of an outage: it is no moment's, and it was met a moment ago.
+    fn is_under_way(&self, now: OffsetDateTime) -> bool {
+        let lasted = self.failed_at - self.since >= Duration::MINUTE;
+        self.is_believable(now) && lasted && now - self.failed_at < SHORT_WAIT
     }
 
     /// One from the future was written under a wrong clock.
@@ -102,6 +117,20 @@ impl Need {
 /// One CA, in its place of the order: what it did wrong.
 pub type Candidate<'a> = Option<&'a Trouble>;
 
+/// What counts for one certificate: its own trouble, or an outage that others have met where there is
+/// no time to find out.
+pub fn candidate<'a>(
+    own: Option<&'a Trouble>,
+    outage: Option<&'a Trouble>,
+    need: Need,
+    now: OffsetDateTime,
+) -> Candidate<'a> {
+    match need {
+        Need::Insisted | Need::Now => outage.filter(|it| it.is_under_way(now)).or(own),
+        Need::Within(_) => own,
+    }
+}
+
 /// Which CA is asked: the first that was not given up, else the one that failed longest ago. `None`
 /// only where there is no candidate at all. (One that the names' CAA records refuse is not sent the
 /// order, which is trouble, too.)
@@ -120,8 +149,11 @@ pub fn is_usable(candidate: Candidate<'_>, need: Need, now: OffsetDateTime) -> b
     !candidate.is_some_and(|trouble| trouble.is_given_up(need, now))
 }
 
-/// As long is waited for a CA that says when, also while nothing good is served.
+/// As long is waited for a CA that says when, also while nothing good is served; and so long after a
+/// failure somebody tries whether an outage is over.
 const SHORT_WAIT: Duration = Duration::minutes(10);
+/// Failures that are so far apart are of two outages.
+const ANOTHER_OUTAGE: Duration = Duration::HOUR;
 /// After so long a CA that was given up is tried before the next.
 const RECOVERED: Duration = Duration::WEEK;
 
@@ -186,6 +218,34 @@ mod tests {
         assert_eq!(chosen(&[hours, None], GOOD, 0), 0);
         let days = failed_at(&[0], limited(3 * 86400));
         assert_eq!(chosen(&[days, None], GOOD, 0), 1);
+    }
+
+    #[test]
+    fn an_outage_that_others_met_counts_for_who_has_nothing_good_and_is_tried_every_ten_minutes() {
+        let met = |minutes: &[i64]| {
+            let moments = minutes
+                .iter()
+                .map(|minute| start() + Duration::minutes(*minute));
+            moments.fold(None, |outage, now| {
+                Some(Trouble::outage(outage.as_ref(), now))
+            })
+        };
+        let chosen = |minutes: &[i64], need, minute| {
+            let (outage, now) = (met(minutes), start() + Duration::minutes(minute));
+            let first = candidate(None, outage.as_ref(), need, now);
+            choose(&[first, None], need, now).unwrap()
+        };
+        // many at once are one moment's
+        assert_eq!(chosen(&[0, 0, 0, 0], Need::Now, 0), 0);
+        assert_eq!(chosen(&[0, 0, 1], Need::Now, 2), 1);
+        assert_eq!(chosen(&[0, 0, 1], Need::Insisted, 2), 1);
+        assert_eq!(chosen(&[0, 0, 1], GOOD, 2), 0);
+        assert_eq!(chosen(&[0, 1], Need::Now, 11), 0);
+        assert_eq!(chosen(&[0, 1, 11], Need::Now, 12), 1);
+        // another one, two hours later
+        assert_eq!(chosen(&[0, 1, 120], Need::Now, 120), 0);
+        let future = met(&[500, 501]);
+        assert_eq!(candidate(None, future.as_ref(), Need::Now, start()), None);
     }
 
     #[test]

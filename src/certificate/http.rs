@@ -349,6 +349,16 @@ impl HttpError {
         }
     }
 
+    /// Whether it was there, and able to answer; `None`: that was not seen.
+    pub(super) fn has_reached_the_ca(&self) -> Option<bool> {
+        match self {
+            Self::Answer { status, .. } => Some(*status < 500),
+            Self::Problem(problem) => Some(problem.status < 500),
+            Self::TimedOut(_) | Self::Transport(_) => Some(false),
+            _ => None,
+        }
+    }
+
     /// Will asking again help?
     pub fn retry(&self) -> RetryAdvice {
         match self {

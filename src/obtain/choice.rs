@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 
 use super::Obtaining;
-use crate::certificate::budget::Limits;
+use crate::certificate::budget::{Budget, Limits};
 use crate::certificate::dns01::Dns01;
-use crate::certificate::fallback::{Candidate, Need, choose, is_usable};
+use crate::certificate::fallback::{Candidate, Need, candidate, choose, is_usable};
 use crate::certificate::order::{AcmeClient, AcmeClientError};
 use crate::certificate::renew::{Obtained, Tools, is_too_early, obtain, risk};
 use crate::certificate::{CertificateRequest, Issuer, StoredCertificate};
@@ -134,9 +134,17 @@ impl Obtaining {
         let attempts = self.ledger.attempts_of(&request.name).ok().flatten();
         let about = attempts
             .filter(|it| it.is_about(&request.identifiers, request.issuer, &request.challenge));
-        let trouble = |ca: &Ca| about.as_ref()?.troubles.get(ca.client.directory());
-        let candidates: Vec<Candidate<'_>> = self.cas.iter().map(trouble).collect();
         let (need, now) = (self.need(request, stored), self.now());
+        let budget = |ca: &Ca| self.ledger.budget(ca.client.directory());
+        let budgets: Vec<_> = self.cas.iter().map(|ca| budget(ca).ok()).collect();
+        let candidates: Vec<Candidate<'_>> = (self.cas.iter().zip(&budgets))
+            .map(|(ca, budget)| {
+                let own = about.as_ref();
+                let own = own.and_then(|it| it.troubles.get(ca.client.directory()));
+                let outage = budget.as_ref().and_then(Budget::outage);
+                candidate(own, outage, need, now)
+            })
+            .collect();
         let chosen = choose(&candidates, need, now)?;
         let usable = !tried.contains(&chosen) && is_usable(candidates[chosen], need, now);
         (tried.is_empty() || usable).then_some(chosen)

@@ -119,6 +119,34 @@ fn a_first_ca_that_keeps_failing_is_replaced_by_the_second_and_comes_back_with_t
 }
 
 #[test]
+fn what_others_found_out_of_reach_for_a_minute_a_new_name_does_not_try_again() {
+    let nginx = NginxHost::new();
+    let second = Pebble::start(nginx.http_port);
+    let (_, nobody) = nobody();
+    let host = Host::on(nginx, &several(&nobody, &second));
+    let app = App::start();
+    host.drop_app("hello", NAME, &app);
+    assert_eq!(host.vhostd(&["reload", "--wait"]).status, 4);
+    assert_eq!(second.finalized(), 0);
+    let budgets = fs::read_dir(host.path("state/orders")).unwrap();
+    let mut budgets = budgets.map(|entry| entry.unwrap().path());
+    let path = budgets.find(|path| path.to_string_lossy().ends_with(".budget.json"));
+    let path = path.unwrap();
+    let mut budget: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    // as if it had begun earlier
+    let since = OffsetDateTime::now_utc() - time::Duration::minutes(5);
+    assert!(budget["outage"]["since"].is_string(), "{budget}");
+    budget["outage"]["since"] = since.format(&Rfc3339).unwrap().into();
+    fs::write(&path, budget.to_string()).unwrap();
+    host.drop_app("more", "more.example.com", &app);
+    assert_eq!(host.vhostd(&["reload", "--wait"]).status, 4);
+    let more = host.certificate("more.example.com").unwrap();
+    assert_eq!(more["directory"], second.directory_url());
+    assert_eq!(more["last_error"], Value::Null);
+    assert_eq!(second.finalized(), 1);
+}
+
+#[test]
 fn who_asks_for_a_certificate_now_is_not_kept_waiting_for_a_ca_that_is_out_of_reach() {
     let nginx = NginxHost::new();
     let second = Pebble::start(nginx.http_port);

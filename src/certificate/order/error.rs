@@ -220,6 +220,16 @@ impl OrderError {
         }
     }
 
+    /// Whether the CA was there, and able to answer; `None`: that was not seen.
+    pub(in crate::certificate) fn has_reached_the_ca(&self) -> Option<bool> {
+        match self {
+            Self::Challenge { .. } | Self::Invalid(_) => Some(true),
+            Self::Http { source, .. } => source.has_reached_the_ca(),
+            Self::Shared(error) => error.has_reached_the_ca(),
+            _ => None,
+        }
+    }
+
     pub(super) fn wants_external_account(&self) -> bool {
         self.problem()
             .is_some_and(|problem| problem.short_kind() == "externalAccountRequired")

@@ -112,7 +112,11 @@ impl<'a> Allowance<'a> {
         let open = self.tools.ledger.pending(&self.request.name);
         let open = open.ok().flatten();
         let open = open.is_some_and(|pending| pending.directory == self.directory());
+        let reached = error.map_or(Some(true), OrderError::has_reached_the_ca);
         let noted = self.update(|budget| {
+            if let Some(reached) = reached {
+                budget.reached(reached, now);
+            }
             let Some(error) = error else {
                 budget.forgive(&planned);
                 return None;
