@@ -114,8 +114,9 @@ impl Fixture {
         assert!(error.len() < 5000, "{what}: {} bytes", error.len());
         let obeyed = |c: char| c.is_control() || c == '\u{202e}';
         assert!(!error.contains(obeyed), "{what}: {error:?}");
+        // what has no bound takes for ever; a busy machine, a while
         assert!(
-            took < PATIENCE.order + Duration::from_secs(4),
+            took < PATIENCE.order + Duration::from_secs(20),
             "{what}: {took:?}"
         );
         assert_eq!(self.stored(), before, "{what}");
