@@ -37,31 +37,28 @@ pub struct WriteError {
 ///
 /// `mode` is the final permission bits, set at creation.
 pub fn write(path: &Path, contents: &[u8], mode: u32) -> Result<(), WriteError> {
-    let (directory, temporary) = beside(path)?;
-    clear(&temporary)?;
-    let written = create(&temporary, contents, mode)
-        .and_then(|()| fs::rename(&temporary, path).map_err(failed("rename to", path)));
-    if written.is_err() {
-        let _ = fs::remove_file(&temporary);
-    }
-    written?;
-    sync_directory(&directory)
+    replace(path, |temporary| create(temporary, contents, mode))
 }
 
 /// [`write()`]s somebody else's file, which keeps its mode and its owner.
 pub fn rewrite(path: &Path, contents: &[u8], before: &fs::Metadata) -> Result<(), WriteError> {
+    replace(path, |temporary| {
+        create(temporary, contents, 0o600)?;
+        let mode = fs::Permissions::from_mode(before.mode() & 0o7777);
+        std::os::unix::fs::chown(temporary, Some(before.uid()), Some(before.gid()))
+            .and_then(|()| fs::set_permissions(temporary, mode))
+            .map_err(failed("restrict", temporary))
+    })
+}
+
+/// What `fill` makes under a temporary name takes the place of `path`, durably, or is gone.
+fn replace(
+    path: &Path,
+    fill: impl FnOnce(&Path) -> Result<(), WriteError>,
+) -> Result<(), WriteError> {
     let (directory, temporary) = beside(path)?;
     clear(&temporary)?;
-    let owned = |()| {
-        std::os::unix::fs::chown(&temporary, Some(before.uid()), Some(before.gid()))
-            .map_err(failed("restrict", &temporary))
-    };
-    let written = create(&temporary, contents, 0o600)
-        .and_then(owned)
-        .and_then(|()| {
-            let mode = fs::Permissions::from_mode(before.mode() & 0o7777);
-            fs::set_permissions(&temporary, mode).map_err(failed("restrict", &temporary))
-        })
+    let written = fill(&temporary)
         .and_then(|()| fs::rename(&temporary, path).map_err(failed("rename to", path)));
     if written.is_err() {
         let _ = fs::remove_file(&temporary);
@@ -182,12 +179,9 @@ pub fn create_directory(path: &Path, mode: u32) -> Result<(), WriteError> {
     if !above.exists() {
         create_directory(above, 0o755)?;
     }
-    match fs::DirBuilder::new().mode(mode).create(path) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
-        made => {
-            made.and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(mode)))
-                .map_err(failed("create", path))?;
-        }
+    match create_directory_unsynced(path, mode) {
+        Err(error) if error.source.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
+        made => made?,
     }
     sync_directory(above)
 }

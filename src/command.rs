@@ -59,11 +59,6 @@ impl Interrupt {
         // eventfd(2): it fails only where it was raised 2^64 times
         let _ = rustix::io::write(&self.0, &1_u64.to_ne_bytes());
     }
-
-    pub fn is_raised(&self) -> bool {
-        let mut set = [PollFd::new(&self.0, PollFlags::IN)];
-        poll(&mut set, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
-    }
 }
 
 /// A child that has been started. Dropped before [`Running::finish`], it goes on by itself.
@@ -84,15 +79,13 @@ pub fn run<S: AsRef<OsStr>>(
 
 /// Starts `program` with what the calling thread has: its namespaces, its privileges.
 ///
-/// The child gets no standard input, and not the service manager's socket: its own `READY=1`
-/// would be taken for ours.
+/// The child gets no standard input, and not the service manager's socket.
 pub fn start<S: AsRef<OsStr>>(program: &Path, arguments: &[S]) -> Result<Running, CommandError> {
     let name = program.display().to_string();
-    let started = Command::new(program)
+    let mut command = Command::new(program);
+    keep_from_service_manager(&mut command);
+    let started = command
         .args(arguments)
-        .env_remove("NOTIFY_SOCKET")
-        .env_remove("WATCHDOG_USEC")
-        .env_remove("WATCHDOG_PID")
         .env("LC_ALL", "C")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -107,6 +100,13 @@ pub fn start<S: AsRef<OsStr>>(program: &Path, arguments: &[S]) -> Result<Running
             program: name,
             source,
         }),
+    }
+}
+
+/// A `READY=1` of a child's own would be taken for ours.
+fn keep_from_service_manager(command: &mut Command) {
+    for name in ["NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"] {
+        command.env_remove(name);
     }
 }
 

@@ -312,9 +312,10 @@ impl Installation {
         for removed in self.certificates.prune(&keep, &names, now)? {
             tracing::debug!("removed {}, which nothing needs", removed.display());
         }
-        let (inventory, _) = self.certificates.inventory()?;
-        names.extend(inventory.certificates.into_keys());
-        Ok(self.ledger.prune(&names, now - FAILURES_ARE_KEPT)?)
+        let is_needed = |name: &CertificateName| {
+            Ok(names.contains(name) || self.certificates.newest(name)?.is_some())
+        };
+        self.ledger.prune(is_needed, now - FAILURES_ARE_KEPT)
     }
 }
 

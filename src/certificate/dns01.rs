@@ -191,9 +191,7 @@ impl Dns01 {
         }
         Ok(ledger.presented(name)?.is_empty())
     }
-}
 
-impl Dns01 {
     /// The error fits "failed to …".
     async fn take_out(&self, presented: &Presented) -> Result<(), String> {
         let record = &presented.record;

@@ -317,28 +317,30 @@ impl Ledger {
         Ok(())
     }
 
-    /// Forgets what was remembered of certificates that nobody wants and that are not there: at once
-    /// what the CA said and what looked odd, failures only after `failures_until`, lest a vhost
-    /// file that comes and goes be tried without end.
-    pub fn prune(
+    /// Forgets what was remembered of certificates that are not needed any more: at once what the CA
+    /// said and what looked odd, failures only after `failures_until`, lest a vhost file that comes
+    /// and goes be tried without end.
+    pub fn prune<E: From<LedgerError>>(
         &self,
-        needed: &BTreeSet<CertificateName>,
+        is_needed: impl Fn(&CertificateName) -> Result<bool, E>,
         failures_until: OffsetDateTime,
-    ) -> Result<(), LedgerError> {
+    ) -> Result<(), E> {
         for file_name in file_names(&self.directory)? {
             let suffixes = [ATTEMPTS, REMARKS, RENEWAL].into_iter();
-            let found = suffixes.filter_map(|suffix| {
+            let mut found = suffixes.filter_map(|suffix| {
                 let name = CertificateName::from_file_name(file_name.strip_suffix(suffix)?)?;
                 Some((name, suffix))
             });
-            let mut found = found.filter(|(name, _)| !needed.contains(name));
             let Some((name, suffix)) = found.next() else {
                 continue;
             };
+            if is_needed(&name)? {
+                continue;
+            }
             let recent = |attempts: &Attempts| attempts.failed_at > failures_until;
             let keep = suffix == ATTEMPTS && self.attempts_of(&name)?.as_ref().is_some_and(recent);
             if !keep && let Some(_lock) = self.try_lock(&name)? {
-                atomic_file::remove(&self.path(&name, suffix))?;
+                atomic_file::remove(&self.path(&name, suffix)).map_err(LedgerError::from)?;
             }
         }
         Ok(())

@@ -251,8 +251,10 @@ fn forget_finished(request: &CertificateRequest, tools: Tools<'_>) -> Result<(),
     if request.reuse_key.is_some() {
         return Ok(());
     }
-    let pending = tools.ledger.pending(&request.name)?;
-    let Some((pending, newest)) = pending.zip(tools.store.newest(&request.name)?) else {
+    let Some(pending) = tools.ledger.pending(&request.name)? else {
+        return Ok(());
+    };
+    let Some(newest) = tools.store.newest(&request.name)? else {
         return Ok(());
     };
     let is_its_key = fs::read_to_string(&newest.key).is_ok_and(|key| key == pending.key.expose());

@@ -1,9 +1,11 @@
 //! W: lines for people on standard error or output; colour only where a terminal wants it.
 
+use std::fmt;
 use std::io::{IsTerminal, Write};
 
 use anstyle::{AnsiColor, Style};
 
+use super::Exit;
 use super::diagnostic::render;
 use crate::diagnostic::Diagnostic;
 use crate::reconcile::report::{Rejected, Step};
@@ -35,6 +37,12 @@ pub(super) fn success(text: &str) {
 
 pub(super) fn error(text: &str) {
     err!("{RED}error:{RED:#} {text}");
+}
+
+/// What failed, and the exit status of that.
+pub(super) fn failed(error: &dyn fmt::Display) -> Exit {
+    self::error(&format!("failed to {error}"));
+    Exit::Failed
 }
 
 pub(super) fn warning(text: &str) {

@@ -78,10 +78,7 @@ impl Reload {
             return Ok(applied.report);
         }
         let wanted = applied.wanted;
-        let failed = |error| {
-            output::error(&format!("failed to {error}"));
-            Exit::Failed
-        };
+        let failed = |error| output::failed(&error);
         let obtaining = Obtaining::new(installation, clock::system()).map_err(failed)?;
         let summary = if self.wait {
             until_stopped(runtime, obtain_due(&obtaining, &wanted))?

@@ -139,10 +139,7 @@ impl Renew {
                 output::error(&format!("there is no vhost or certificate `{name}`"));
                 Exit::Usage
             })?;
-        let failed = |error| {
-            output::error(&format!("failed to {error}"));
-            Exit::Failed
-        };
+        let failed = |error| output::failed(&error);
         let obtaining = Obtaining::new(installation, clock::system()).map_err(failed)?;
         let warn = |risk: String| output::warning(&risk);
         let renewing = renew(&obtaining, &applied.wanted, &selection, warn);

@@ -68,10 +68,7 @@ fn shown(settings: &Settings) -> Result<Overview, Exit> {
 
 fn on_disk(settings: &Settings) -> Result<Overview, Exit> {
     let installation = open(settings.clone())?;
-    let mut shown = overview(&installation, None).map_err(|why| {
-        output::error(&format!("failed to {why}"));
-        Exit::Failed
-    })?;
+    let mut shown = overview(&installation, None).map_err(|why| output::failed(&why))?;
     shown.warnings.extend(installation.repaired());
     Ok(shown)
 }

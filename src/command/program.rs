@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use rustix::process::{Pid, Signal, kill_process_group};
 
-use super::{CommandError, Interrupt, Waited, handle, ready};
+use super::{CommandError, Interrupt, Waited, handle, keep_from_service_manager, ready};
 
 /// What is run, what it is told, and what becomes of what it says and leaves.
 pub struct Program {
@@ -115,11 +115,7 @@ impl Program {
         let (reader, writer) = pipe()?;
         let mut command = Command::new(&self.path);
         match self.inherits {
-            Inherits::Everything => {
-                for name in SERVICE_MANAGERS {
-                    command.env_remove(name);
-                }
-            }
+            Inherits::Everything => keep_from_service_manager(&mut command),
             Inherits::Necessities => {
                 let ours = NECESSITIES.iter();
                 let ours = ours.filter_map(|name| Some((*name, env::var_os(name)?)));
@@ -241,8 +237,6 @@ const MOST_READS_AFTER_THE_END: usize = 64;
 /// systemd's credentials are for whom the service starts, too (systemd.exec(5)).
 const NECESSITIES: [&str; 3] = ["CREDENTIALS_DIRECTORY", "HOME", "TMPDIR"];
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-/// A `READY=1` of its own would be taken for ours.
-const SERVICE_MANAGERS: [&str; 3] = ["NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"];
 
 #[cfg(test)]
 mod tests;

@@ -174,22 +174,25 @@ fn who_asks_for_a_certificate_now_is_not_kept_waiting_for_a_ca_that_is_out_of_re
     );
 }
 
-#[test]
-fn a_ca_that_allows_no_order_for_hours_is_passed_over_at_once_where_nothing_good_is_served() {
+/// A first CA that answers each new order with `problem`, a second one, and a vhost.
+fn refused_by_the_first(
+    status: u16,
+    problem: serde_json::Value,
+    retry_after: Option<&'static str>,
+) -> (Host, MockCa, Pebble, App) {
     let nginx = NginxHost::new();
     let (ca, second) = (
         MockCa::start(nginx.http_port),
         Pebble::start(nginx.http_port),
     );
-    ca.answer_otherwise(|asked: &Asked, reply| {
+    ca.answer_otherwise(move |asked: &Asked, reply| {
         if asked.resource == Resource::NewOrder {
-            let limited = "urn:ietf:params:acme:error:rateLimited";
-            reply.body = serde_json::json!({"type": limited, "detail": "too many"})
-                .to_string()
-                .into_bytes();
-            reply.status = 429;
+            reply.body = problem.to_string().into_bytes();
+            reply.status = status;
             reply.set("Content-Type", "application/problem+json");
-            reply.set("Retry-After", "7200");
+            if let Some(seconds) = retry_after {
+                reply.set("Retry-After", seconds);
+            }
         }
     });
     let (directory, ca_file) = (ca.directory_url(), ca.ca_file());
@@ -197,6 +200,16 @@ fn a_ca_that_allows_no_order_for_hours_is_passed_over_at_once_where_nothing_good
     let host = Host::on(nginx, &several(&first, &second));
     let app = App::start();
     host.drop_app("hello", NAME, &app);
+    (host, ca, second, app)
+}
+
+#[test]
+fn a_ca_that_allows_no_order_for_hours_is_passed_over_at_once_where_nothing_good_is_served() {
+    let limited = serde_json::json!({
+        "type": "urn:ietf:params:acme:error:rateLimited",
+        "detail": "too many",
+    });
+    let (host, ca, second, _app) = refused_by_the_first(429, limited, Some("7200"));
     let reload = host.vhostd(&["reload", "--wait"]);
     assert_eq!(reload.status, 0, "{reload:?}");
     assert_eq!((ca.asked(Resource::NewOrder), second.finalized()), (1, 1));
@@ -205,28 +218,12 @@ fn a_ca_that_allows_no_order_for_hours_is_passed_over_at_once_where_nothing_good
 
 #[test]
 fn a_first_ca_that_has_closed_our_account_is_replaced_by_the_second() {
-    let nginx = NginxHost::new();
-    let (ca, second) = (
-        MockCa::start(nginx.http_port),
-        Pebble::start(nginx.http_port),
-    );
-    ca.answer_otherwise(|asked: &Asked, reply| {
-        if asked.resource == Resource::NewOrder {
-            // Boulder's words
-            let closed = serde_json::json!({
-                "type": "urn:ietf:params:acme:error:unauthorized",
-                "detail": "Account is not valid, has status \"deactivated\"",
-            });
-            reply.body = closed.to_string().into_bytes();
-            reply.status = 403;
-            reply.set("Content-Type", "application/problem+json");
-        }
+    // Boulder's words
+    let closed = serde_json::json!({
+        "type": "urn:ietf:params:acme:error:unauthorized",
+        "detail": "Account is not valid, has status \"deactivated\"",
     });
-    let (directory, ca_file) = (ca.directory_url(), ca.ca_file());
-    let first = format!("{{directory: {directory}, ca_file: {}}}", ca_file.display());
-    let host = Host::on(nginx, &several(&first, &second));
-    let app = App::start();
-    host.drop_app("hello", NAME, &app);
+    let (host, _ca, second, _app) = refused_by_the_first(403, closed, None);
     assert_eq!(host.vhostd(&["reload", "--wait"]).status, 4);
     let_the_next_attempt_come(&host);
     let renew = host.vhostd(&["renew"]);

@@ -194,14 +194,14 @@ fn what_was_remembered_of_what_is_gone_is_forgotten_and_its_failures_a_month_lat
     let failed_at = failure().failed_at;
     let there = |of: &str| ["attempts", "remarks", "renewal"].map(|it| path(of, it).exists());
     let held = ledger.try_lock(&name(gone)).unwrap();
-    ledger.prune(&needed, failed_at).unwrap();
+    let is_needed = |name: &CertificateName| Ok::<_, LedgerError>(needed.contains(name));
+    let prune = |until| ledger.prune(is_needed, until).unwrap();
+    prune(failed_at);
     assert_eq!(there(gone), [true; 3]);
     drop(held);
-    ledger
-        .prune(&needed, failed_at - time::Duration::DAY)
-        .unwrap();
+    prune(failed_at - time::Duration::DAY);
     assert_eq!(there(gone), [true, false, false]);
-    ledger.prune(&needed, failed_at).unwrap();
+    prune(failed_at);
     assert_eq!(there(gone), [false; 3]);
     assert_eq!(there(kept), [true; 3]);
 }

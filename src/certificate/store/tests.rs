@@ -34,20 +34,24 @@ fn request(names: &[&str]) -> CertificateRequest {
     CertificateRequest::new(&wanted, None, None)
 }
 
+fn with_a_certificate() -> (Fixture, CertificateRequest, StoredCertificate) {
+    let fixture = fixture();
+    let (request, now) = (request(&["a.example"]), fixture.now);
+    let issued = self_signed(&request, now).unwrap();
+    let stored = fixture.store.store(&issued, &request, now).unwrap();
+    (fixture, request, stored)
+}
+
 fn mode(path: &Path) -> u32 {
     fs::metadata(path).unwrap().permissions().mode() & 0o777
 }
 
 #[test]
 fn a_stored_certificate_is_current_and_only_its_owner_can_read_the_key() {
+    let (fixture, request, stored) = with_a_certificate();
     let Fixture {
-        directory,
-        store,
-        now,
-    } = fixture();
-    let request = request(&["a.example"]);
-    let issued = self_signed(&request, now).unwrap();
-    let stored = store.store(&issued, &request, now).unwrap();
+        directory, store, ..
+    } = fixture;
     let home = directory.path().join("certificates/a.example");
     assert_eq!(
         fs::read_link(home.join("current")).unwrap(),
@@ -67,14 +71,12 @@ fn a_stored_certificate_is_current_and_only_its_owner_can_read_the_key() {
 
 #[test]
 fn a_file_that_somebody_has_left_in_the_store_hides_no_certificate() {
+    let (fixture, request, stored) = with_a_certificate();
     let Fixture {
         directory,
         store,
         now,
-    } = fixture();
-    let request = request(&["a.example"]);
-    let issued = self_signed(&request, now).unwrap();
-    let stored = store.store(&issued, &request, now).unwrap();
+    } = fixture;
     fs::write(directory.path().join("certificates/backup.tar.gz"), "x").unwrap();
     let (inventory, _) = store.inventory().unwrap();
     assert_eq!(inventory.certificates[&request.name], stored);

@@ -18,10 +18,6 @@ pub(super) fn rehearse(
     settings: &Settings,
     runtime: &tokio::runtime::Runtime,
 ) -> Result<Renewed, Exit> {
-    let failed = |error: &dyn std::fmt::Display| {
-        output::error(&format!("failed to {error}"));
-        Exit::Failed
-    };
     let Some(directory) = settings.acme.staging_directory() else {
         let ca = &settings.acme.directory;
         output::error(&format!("no staging area of {ca} is known"));
@@ -41,7 +37,8 @@ pub(super) fn rehearse(
     wanted.retain(|wanted| wanted.issuer == Issuer::Acme);
     // a dot-file, which the next run would remove
     let scratch = settings.state_dir.join("rehearsal");
-    let scratch = atomic_file::temporary_beside(&scratch).map_err(|error| failed(&error))?;
+    let scratch =
+        atomic_file::temporary_beside(&scratch).map_err(|error| output::failed(&error))?;
     let obtaining = Obtaining::rehearsal(settings, directory, &scratch, clock::system());
     let ended = obtaining.map(|obtaining| {
         let ended = until_stopped(runtime, obtaining.rehearse(&wanted))?.into_iter();
@@ -51,8 +48,8 @@ pub(super) fn rehearse(
         });
         Ok(with_warnings.collect::<Vec<_>>())
     });
-    atomic_file::remove(&scratch).map_err(|error| failed(&error))?;
-    let ended = ended.map_err(|error| failed(&error))??;
+    atomic_file::remove(&scratch).map_err(|error| output::failed(&error))?;
+    let ended = ended.map_err(|error| output::failed(&error))??;
     let certificates = ended
         .into_iter()
         .map(|(name, obtained, warnings)| RenewedCertificate {

@@ -15,19 +15,25 @@ fn left(scene: &Scene) -> Vec<Value> {
         .clone()
 }
 
-/// A scene whose hook takes nothing out while `broken` is there, and that has its certificate.
-fn broken() -> Scene {
+/// A scene whose hook runs `before`, in which `FLAG` is that file's path, and then Knot's own.
+fn scene_with_hook(flag: &str, before: &str, options: &str) -> Scene {
     let scene = Scene::new("{own}");
     let knots = scene.knot.hook(&scene.host.path("knot.log"));
-    let broken = scene.host.path("broken");
-    let hook = scene.hook(&format!(
-        "test $1 = present || test ! -e {} || {{ echo no quota; exit 1; }}\nexec {} \"$@\"",
-        broken.display(),
-        knots.display(),
-    ));
-    scene.configure(&[], &format!("exec: {}", hook.display()));
+    let before = before.replace("FLAG", &scene.host.path(flag).display().to_string());
+    let hook = scene.hook(&format!("{before}\nexec {} \"$@\"", knots.display()));
+    scene.configure(&[], &format!("exec: {}{options}", hook.display()));
+    scene
+}
+
+/// A scene whose hook takes nothing out while `broken` is there, and that has its certificate.
+fn broken() -> Scene {
+    let scene = scene_with_hook(
+        "broken",
+        "test $1 = present || test ! -e FLAG || { echo no quota; exit 1; }",
+        "",
+    );
     scene.drop_vhost("shop.test");
-    fs::write(&broken, "").unwrap();
+    fs::write(scene.host.path("broken"), "").unwrap();
     let reload = scene.host.vhostd(&["reload", "--wait"]);
     assert_eq!(reload.status, 0, "{reload:?} {}", scene.error("shop.test"));
     scene
@@ -103,15 +109,12 @@ fn what_a_provider_that_is_gone_has_left_is_shown_until_somebody_has_removed_it(
 
 #[test]
 fn a_wildcard_is_served_while_what_proved_it_is_still_being_taken_out() {
-    let scene = Scene::new("{own}");
-    let knots = scene.knot.hook(&scene.host.path("knot.log"));
+    let scene = scene_with_hook(
+        "held",
+        "while test $1 = cleanup -a -e FLAG; do sleep 0.05; done",
+        ", timeout: 1h",
+    );
     let held = scene.host.path("held");
-    let hook = scene.hook(&format!(
-        "while test $1 = cleanup -a -e {}; do sleep 0.05; done\nexec {} \"$@\"",
-        held.display(),
-        knots.display(),
-    ));
-    scene.configure(&[], &format!("exec: {}, timeout: 1h", hook.display()));
     fs::write(&held, "").unwrap();
     scene.host.page("shop", "hello");
     let daemon = scene.host.daemon();
