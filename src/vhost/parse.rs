@@ -120,6 +120,9 @@ impl Reading<'_> {
         }
         let mut vhosts = Vec::new();
         for (index, item) in items.into_iter().enumerate() {
+            if problems.give_up() {
+                break;
+            }
             let name = VhostName::nth(self.app, index);
             vhosts.extend(
                 Fields::of(item, "a vhost", problems)

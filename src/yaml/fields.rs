@@ -13,6 +13,8 @@ pub struct Problems {
     found: Vec<Diagnostic>,
     /// Lines with a secret, whatever else is wrong in them.
     unshown: BTreeSet<usize>,
+    /// There is more of the file, and nobody looks at it.
+    given_up: bool,
 }
 
 impl Problems {
@@ -21,6 +23,7 @@ impl Problems {
             file: file.to_path_buf(),
             found: Vec::new(),
             unshown: BTreeSet::new(),
+            given_up: false,
         }
     }
 
@@ -68,6 +71,13 @@ impl Problems {
         self.found.is_empty()
     }
 
+    /// Whether so much is wrong that the rest of a list need not be looked at: nobody would read
+    /// of it, and the daemon has other files. Whoever asks and hears yes looks at no more.
+    pub fn give_up(&mut self) -> bool {
+        self.given_up |= self.found.len() >= ENOUGH_PROBLEMS;
+        self.given_up
+    }
+
     /// `Ok` where there was none, else the errors in the order of the file; of very many, the first
     /// and how many more.
     pub fn or<T>(mut self, value: Option<T>) -> Result<T, Vec<Diagnostic>> {
@@ -80,7 +90,8 @@ impl Problems {
                 let more = self.found.len().saturating_sub(MAX_PROBLEMS);
                 self.found.truncate(MAX_PROBLEMS);
                 if more > 0 {
-                    let reason = format!("and {more} more errors");
+                    let at_least = if self.given_up { "at least " } else { "" };
+                    let reason = format!("and {at_least}{more} more errors");
                     self.found.push(Diagnostic::new(&self.file, reason));
                 }
                 Err(self.found)
@@ -291,6 +302,8 @@ pub fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
 const QUOTED_CHARACTERS: usize = 80;
 /// More than anybody reads, and few enough for a status file.
 const MAX_PROBLEMS: usize = 50;
+/// So many errors of one file are enough: see [`Problems::give_up`].
+const ENOUGH_PROBLEMS: usize = 1000;
 
 #[cfg(test)]
 mod tests {

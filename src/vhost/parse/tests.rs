@@ -77,6 +77,25 @@ fn a_list_is_one_app_whose_vhosts_are_numbered_from_one() {
 }
 
 #[test]
+fn of_a_list_that_is_wrong_all_through_the_rest_is_not_looked_at() {
+    let last = |text: &str| refused(text).lines().last().unwrap().to_owned();
+    assert_eq!(
+        last(&"- {}\n".repeat(100)),
+        "hello.yml: and 150 more errors"
+    );
+    assert_eq!(
+        last(&"- {}\n".repeat(10_000)),
+        "hello.yml: and at least 950 more errors"
+    );
+    // what is good does not hide what is wrong behind it
+    let good: String = (0..1_200)
+        .map(|n| format!("- {{server_name: {n}.a.example, root: /srv/a}}\n"))
+        .collect();
+    let wrong = refused(&format!("{good}- {{server_name: b.example}}\n"));
+    assert!(wrong.starts_with("hello.yml:1201:"), "{wrong}");
+}
+
+#[test]
 fn the_form_of_ansibles_users_is_read_verbatim() {
     let app = parsed(
         r#"pki__realms:
