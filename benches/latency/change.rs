@@ -7,7 +7,10 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use tempfile::env::temp_dir;
+
 use super::Figure;
+use super::drop::until_active;
 use super::support::client::{self, Trust};
 use super::support::host::Host;
 use super::support::nginx::NginxHost;
@@ -16,7 +19,7 @@ const RUNS: usize = 15;
 
 pub fn run(vhosts: usize) -> Figure {
     let apps = [named("one"), named("two")];
-    let host = Host::new();
+    let host = Host::below(&temp_dir());
     for index in 1..vhosts {
         host.drop_file(
             &format!("v{index}.yml"),
@@ -28,13 +31,16 @@ pub fn run(vhosts: usize) -> Figure {
     let trust = host.internal_root();
     host.wait_for_https("hello.example.com", "/", &trust);
     let floor_host = copy_of(&host);
+    rest();
     let (mut ours, mut floor) = (Vec::new(), Vec::new());
     for run in 0..RUNS {
         let (old, new) = (apps[run % 2], apps[(run + 1) % 2]);
         let word = ["two", "one"][run % 2];
         settle();
+        let before = host.active();
         let begin = Instant::now();
         host.drop_file("hello.yml", &file("hello.example.com", new));
+        until_active(&host, before);
         ours.push(until_served(begin, host.https(), word, &trust));
         settle();
         floor.push(floor_host.change(old, new, word, &trust));
@@ -56,7 +62,7 @@ struct Floor {
 }
 
 fn copy_of(host: &Host) -> Floor {
-    let nginx = NginxHost::new();
+    let nginx = NginxHost::below(&temp_dir());
     let tree = copy_tree(host, &nginx, &|text| text);
     nginx.start();
     let hello = tree.join("vhosts/hello.conf");
@@ -134,6 +140,12 @@ fn until_served(begin: Instant, address: SocketAddr, word: &str, trust: &Trust) 
 /// Old workers end, the proof ends, and nginx has had its rest: each run begins on a quiet machine.
 pub fn settle() {
     thread::sleep(Duration::from_millis(800));
+}
+
+/// What comes within a second of a reload waits, or within twice as long as that took: that is a
+/// flood's, and not measured.
+pub fn rest() {
+    thread::sleep(Duration::from_secs(4));
 }
 
 pub fn file(name: &str, app: SocketAddr) -> String {

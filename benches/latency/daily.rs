@@ -21,7 +21,8 @@ const LIMIT: Duration = Duration::from_millis(50);
 const RUNS: usize = 15;
 
 pub fn run(certificates: usize) {
-    let directory = tempfile::tempdir().unwrap();
+    let mut directory = tempfile::tempdir().unwrap();
+    directory.disable_cleanup(true);
     let terms = Terms::from(&AcmeSettings::default());
     let now = OffsetDateTime::now_utc();
     let wanted = fill(directory.path(), certificates, &terms, now);

@@ -6,16 +6,18 @@ use std::net::SocketAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use tempfile::env::temp_dir;
+
 use super::Figure;
 use super::acme::Minimal;
-use super::change::{copy_tree, file, named, settle};
-use super::drop::until_verified;
+use super::change::{copy_tree, file, named, rest, settle};
+use super::drop::{until_active, until_verified};
 use super::support::client::Trust;
 use super::support::host::Host;
 use super::support::nginx::NginxHost;
 use super::support::pebble::Pebble;
 
-const RUNS: usize = 3;
+const RUNS: usize = 5;
 const AT_ONCE: usize = 8;
 
 pub fn run(files: usize) -> Figure {
@@ -43,18 +45,19 @@ fn names(files: usize) -> Vec<String> {
 
 fn drop_all(files: usize) -> (Host, Pebble, Duration) {
     let app = named("one");
-    let (host, pebble) = Host::with_pebble();
+    let (host, pebble) = Host::with_pebble_on(NginxHost::below(&temp_dir()));
     let daemon = host.daemon();
     let trust = Trust::Root(pebble.issuing_root());
     // the first registers the account and opens the connection
     host.drop_file("warm.yml", &file("warm.example.com", app));
     until_verified(Instant::now(), host.https(), "warm.example.com", &trust);
-    // files that come within a second of a reload wait for it: that is a flood's, and not measured
-    thread::sleep(Duration::from_millis(2500));
+    rest();
+    let before = host.active();
     let begin = Instant::now();
     for (n, name) in names(files).iter().enumerate() {
         host.drop_file(&format!("n{n}.yml"), &file(name, app));
     }
+    until_active(&host, before);
     for name in names(files) {
         until_verified(begin, host.https(), &name, &trust);
     }
@@ -66,7 +69,7 @@ fn drop_all(files: usize) -> (Host, Pebble, Duration) {
 
 /// nginx alone with the bytes that vhostd rendered, and the minimal client, eight times.
 fn obtain_all(host: &Host, files: usize) -> Duration {
-    let nginx = NginxHost::new();
+    let nginx = NginxHost::below(&temp_dir());
     let pebble = Pebble::start(nginx.http_port);
     let mut first = Minimal::register(&pebble.directory_url(), &pebble.ca_file());
     let base = fs::read_to_string(host.path("state/current/base.conf")).unwrap();

@@ -2,15 +2,18 @@
 
 use std::fs;
 
+use tempfile::env::temp_dir;
+
 use super::change::{file, named};
 use super::support::host::Host;
+use super::support::nginx::NginxHost;
 
 /// The limit, in MiB.
 const LIMIT: f64 = 20.0;
 
 pub fn run(vhosts: usize) {
     let app = named("one");
-    let (host, pebble) = Host::with_pebble();
+    let (host, pebble) = Host::with_pebble_on(NginxHost::below(&temp_dir()));
     for index in 0..vhosts {
         host.drop_file(
             &format!("v{index}.yml"),

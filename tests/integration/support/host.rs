@@ -43,7 +43,11 @@ impl Host {
     /// Certificates come from `pebble`, which must have been started with this host's HTTP port:
     /// see [`Host::with_pebble`].
     pub fn with_pebble() -> (Self, Pebble) {
-        let nginx = NginxHost::new();
+        Self::with_pebble_on(NginxHost::new())
+    }
+
+    /// As [`Host::with_pebble`], on a prepared nginx.
+    pub fn with_pebble_on(nginx: NginxHost) -> (Self, Pebble) {
         let pebble = Pebble::start(nginx.http_port);
         let host = Self::on(nginx, &acme(&pebble));
         (host, pebble)

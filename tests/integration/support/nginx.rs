@@ -26,9 +26,11 @@ impl NginxHost {
         Self::in_directory(tempfile::tempdir().unwrap())
     }
 
-    /// In a directory of its own below `parent`.
+    /// In a directory of its own below `parent`, which stays as long as that does.
     pub fn below(parent: &Path) -> Self {
-        Self::in_directory(tempfile::tempdir_in(parent).unwrap())
+        let mut directory = tempfile::tempdir_in(parent).unwrap();
+        directory.disable_cleanup(true);
+        Self::in_directory(directory)
     }
 
     fn in_directory(directory: TempDir) -> Self {
