@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -20,7 +21,7 @@ use crate::certificate::internal::InternalCa;
 use crate::certificate::ledger::{Ledger, LedgerError};
 use crate::certificate::order::{AcmeClient, AcmeClientError};
 use crate::certificate::preflight::observe::Checks;
-use crate::certificate::renew::Obtained;
+use crate::certificate::renew::{Obtained, Slots};
 use crate::certificate::renewal_info::Inquiry;
 use crate::certificate::schedule::{CertificateState, Schedule, due, renew_at};
 use crate::certificate::store::{CertificateStore, StoreError};
@@ -52,11 +53,11 @@ pub struct Obtaining {
     clock: Clock,
     chance: Chance,
     /// Shared by the clones.
-    at_once: Arc<Semaphore>,
+    slots: Slots,
     /// Likewise: no order waits behind questions.
     asked_at_once: Arc<Semaphore>,
     /// Likewise: no order by http-01 waits until DNS shows something.
-    dns_at_once: Arc<Semaphore>,
+    dns_slots: Slots,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -71,6 +72,9 @@ pub enum ObtainingError {
 
 /// Orders at a time: more are no faster, and each holds a connection and a key.
 pub const ORDERS_AT_ONCE: usize = 8;
+
+/// A CA that validates by HTTP has usually issued by then.
+const USUAL: Duration = Duration::from_secs(5);
 
 const QUESTIONS_AT_ONCE: usize = 4;
 
@@ -90,9 +94,9 @@ impl Obtaining {
             reuse_key: settings.acme.reuse_key,
             clock,
             chance: chance::system(),
-            at_once: Arc::new(Semaphore::new(ORDERS_AT_ONCE)),
+            slots: Slots::new(ORDERS_AT_ONCE, USUAL),
             asked_at_once: Arc::new(Semaphore::new(QUESTIONS_AT_ONCE)),
-            dns_at_once: Arc::new(Semaphore::new(ORDERS_AT_ONCE)),
+            dns_slots: Slots::new(ORDERS_AT_ONCE, Duration::MAX),
         })
     }
 
@@ -122,9 +126,9 @@ impl Obtaining {
             reuse_key: false,
             clock,
             chance: chance::system(),
-            at_once: Arc::new(Semaphore::new(ORDERS_AT_ONCE)),
+            slots: Slots::new(ORDERS_AT_ONCE, USUAL),
             asked_at_once: Arc::new(Semaphore::new(QUESTIONS_AT_ONCE)),
-            dns_at_once: Arc::new(Semaphore::new(ORDERS_AT_ONCE)),
+            dns_slots: Slots::new(ORDERS_AT_ONCE, Duration::MAX),
         })
     }
 
@@ -163,6 +167,12 @@ impl Obtaining {
         Ok(self.store.inventory()?.0)
     }
 
+    /// Whether what is stored does what is wanted; what cannot be read does not.
+    pub fn has_good(&self, wanted: &WantedCertificate) -> bool {
+        let stored = self.store.newest(&wanted.name).ok().flatten();
+        is_good(wanted, stored.as_ref(), self.now())
+    }
+
     /// A request that does not ask whether it is due: an operator did.
     pub fn request_now(
         &self,
@@ -179,18 +189,17 @@ impl Obtaining {
 
     /// Waits for its turn, then obtains the certificate.
     pub async fn obtain(&self, mut request: CertificateRequest) -> Obtained {
-        let at_once = match request.challenge {
-            Challenge::Http01 => &self.at_once,
-            Challenge::Dns01(_) => &self.dns_at_once,
+        let slot = match request.challenge {
+            Challenge::Http01 => self.slots.slot(),
+            Challenge::Dns01(_) => self.dns_slots.slot(),
         };
-        // never closed: an error cannot come
-        let _turn = at_once.acquire().await;
+        slot.to_order().await;
         if self.reuse_key
             && let Ok(Some(stored)) = self.store.newest(&request.name)
         {
             request.reuse_key = Some(stored.key);
         }
-        self.obtain_from_a_ca(request).await
+        self.obtain_from_a_ca(request, &slot).await
     }
 
     /// Takes out of DNS what orders that were killed have left there. What cannot be taken out is

@@ -7,6 +7,7 @@
 
 mod answer; // P what an answer must look like before anything reads it
 mod connection; // N whom a client trusts, and one request with its whole answer
+mod nonces; // P those that nobody has sent back
 mod problem; // P the CA's own words
 
 use std::path::{Path, PathBuf};
@@ -25,6 +26,7 @@ use tokio::time::timeout;
 pub(crate) use self::answer::retry_after;
 pub(super) use self::connection::extra_roots;
 pub(crate) use self::connection::{HyperClient, Schemes, connect, receive};
+use self::nonces::Nonces;
 pub use self::problem::{Problem, Subproblem, SubproblemIdentifier};
 use crate::certificate::attempts::RetryAdvice;
 use crate::certificate::preflight::finding::is_private_host;
@@ -47,6 +49,7 @@ struct Shared {
     client: Mutex<Option<HyperClient>>,
     /// What the CA's last answer called now, and when that was.
     heard: Mutex<Option<(OffsetDateTime, Instant)>>,
+    nonces: Nonces,
 }
 
 /// The requests of one order: [`AcmeHttp`], and the delay that the CA asked for last.
@@ -56,6 +59,14 @@ pub(super) struct Exchange {
     retry_after: Arc<Mutex<Option<Duration>>>,
     /// Of the last answer (RFC 8555 §7.4.2).
     alternates: Arc<Mutex<Vec<String>>>,
+    unsent: Arc<Unsent>,
+}
+
+/// The nonce of an exchange's last answer, which is nobody's when the exchange ends.
+#[derive(Debug)]
+struct Unsent {
+    http: AcmeHttp,
+    nonce: Mutex<Option<HeaderValue>>,
 }
 
 /// Why a request to the CA had no usable answer; a reason, which the step that asked goes before.
@@ -112,6 +123,7 @@ impl AcmeHttp {
                 limit,
                 client: Mutex::default(),
                 heard: Mutex::default(),
+                nonces: Nonces::default(),
             }),
         })
     }
@@ -168,6 +180,10 @@ impl AcmeHttp {
             http: self.clone(),
             retry_after: Arc::default(),
             alternates: Arc::default(),
+            unsent: Arc::new(Unsent {
+                http: self.clone(),
+                nonce: Mutex::default(),
+            }),
         }
     }
 
@@ -307,6 +323,16 @@ impl HttpClient for Exchange {
     ) -> Pin<Box<dyn Future<Output = Result<BytesResponse, instant_acme::Error>> + Send>> {
         let exchange = self.clone();
         Box::pin(async move {
+            // of the library's requests, only that for a nonce is one for nothing else
+            let kept = (request.method() == Method::HEAD)
+                .then(|| exchange.http.shared.nonces.take(Instant::now()))
+                .flatten();
+            if let Some(nonce) = kept {
+                let mut answer = Response::new(Full::<Bytes>::default());
+                answer.headers_mut().insert(answer::REPLAY_NONCE, nonce);
+                return Ok(BytesResponse::from(answer));
+            }
+            exchange.unsent.set(None);
             let answer = exchange.http.send(request).await;
             let mut answer = answer.map_err(|error| instant_acme::Error::Other(Box::new(error)))?;
             *exchange
@@ -318,8 +344,25 @@ impl HttpClient for Exchange {
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner) = answer::alternates(answer.headers());
             answer::disarm(answer.headers_mut());
+            let nonce = answer.headers().get(answer::REPLAY_NONCE);
+            exchange.unsent.set(nonce.cloned());
             Ok(BytesResponse::from(answer.map(Full::new)))
         })
+    }
+}
+
+impl Unsent {
+    fn set(&self, nonce: Option<HeaderValue>) {
+        *self.nonce.lock().unwrap_or_else(PoisonError::into_inner) = nonce;
+    }
+}
+
+impl Drop for Unsent {
+    fn drop(&mut self) {
+        let nonce = self.nonce.lock();
+        if let Some(nonce) = nonce.unwrap_or_else(PoisonError::into_inner).take() {
+            self.http.shared.nonces.keep(nonce, Instant::now());
+        }
     }
 }
 

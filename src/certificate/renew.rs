@@ -2,6 +2,7 @@
 
 mod allowance; // W what the CA allows, asked before an order and kept after it
 mod remarks; // W what looked odd, told once
+mod slot; // P how many are in which step at a time
 mod turn; // W nobody else obtains it meanwhile, nor another of the same names
 
 use std::fmt;
@@ -25,6 +26,7 @@ use crate::certificate::schedule::renew_at;
 use crate::certificate::store::{CertificateStore, StoreError};
 use crate::certificate::{CertificateRequest, IssuedCertificate, Issuer, StoredCertificate};
 use allowance::Allowance;
+pub use slot::{Slot, Slots};
 use turn::{lock, turn};
 
 /// What became of a request.
@@ -84,6 +86,8 @@ pub struct Tools<'a> {
     pub limits: Option<&'a Limits>,
     /// What is looked at before an order; `None`: it is sent as it is.
     pub checks: Option<&'a Checks>,
+    /// Its place among others; `None`: there are none.
+    pub slot: Option<&'a Slot>,
     pub clock: Clock<'a>,
     pub chance: Chance<'a>,
 }
@@ -318,7 +322,16 @@ impl Attempt<'_> {
     }
 
     async fn once(&self) -> Result<StoredCertificate, ObtainError> {
-        let issued = self.issue().await?;
+        let issued = match self.tools.slot {
+            Some(slot) => {
+                slot.to_order().await;
+                slot.ordering(self.issue()).await?
+            }
+            None => self.issue().await?,
+        };
+        if let Some(slot) = self.tools.slot {
+            slot.to_store().await;
+        }
         let (store, request) = (self.tools.store.clone(), self.request.clone());
         let (lock, now) = (self.lock.clone(), (self.tools.clock)());
         let stored = spawn_blocking(move || {

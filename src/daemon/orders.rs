@@ -14,7 +14,7 @@ use crate::clock::Clock;
 use crate::control::{Answer, Line, RenewalResult, Renewed, Request};
 use crate::desired;
 use crate::installation::Installation;
-use crate::obtain::{Obtaining, ObtainingError, Selection, is_good, outcome};
+use crate::obtain::{Obtaining, ObtainingError, Selection, outcome};
 use crate::reconcile::intent::Intent;
 use crate::reconcile::neighbours;
 use crate::reconcile::report::{CertificateSummary, Outcome, Report};
@@ -36,6 +36,8 @@ pub(super) struct Orders {
     in_flight: BTreeSet<CertificateName>,
     /// About which the CA is being asked.
     asked: BTreeSet<CertificateName>,
+    /// Of vhosts that do not serve yet.
+    early: Option<Early>,
     /// What ended since somebody began to wait.
     ended: BTreeMap<CertificateName, Obtained>,
     next_due: Option<Instant>,
@@ -46,6 +48,13 @@ pub(super) struct Orders {
     waiters: Vec<Waiter>,
     /// Of the last reconcile: what was stored may not be served.
     last: Option<Report>,
+}
+
+/// What was found due of vhosts that do not serve yet: once it is there they are looked at again,
+/// and the store need not be read for that.
+struct Early {
+    wanted: Vec<WantedCertificate>,
+    lacking: Vec<CertificateName>,
 }
 
 /// A command that waits for certificates, and for what they bring to be served.
@@ -68,6 +77,7 @@ impl Orders {
             wanted: Vec::new(),
             in_flight: BTreeSet::new(),
             asked: BTreeSet::new(),
+            early: None,
             ended: BTreeMap::new(),
             next_due: None,
             next_cleanup: None,
@@ -80,11 +90,13 @@ impl Orders {
     /// The settings changed: the next order is made by a new client.
     pub(super) fn forget_client(&mut self) {
         self.obtaining = None;
+        self.early = None;
         self.next_cleanup = None;
     }
 
     pub(super) fn want(&mut self, wanted: Vec<WantedCertificate>) {
         self.wanted = wanted;
+        self.early = None;
         self.next_due = Some(Instant::now());
     }
 
@@ -151,26 +163,26 @@ impl Orders {
                 if wanted.iter().all(|wanted| self.wanted.contains(wanted)) {
                     return Ok(Vec::new());
                 }
+                if let Some(early) = self.early.as_ref().filter(|it| it.wanted == wanted) {
+                    let still = early.lacking.iter();
+                    let still = still.filter(|name| self.in_flight.contains(*name));
+                    return Ok(still.cloned().collect());
+                }
                 let obtaining = self
                     .obtaining(installation)
                     .map_err(|error| error.to_string())?;
                 let schedule = obtaining
                     .schedule(&wanted)
                     .map_err(|error| error.to_string())?;
-                let inventory = obtaining.inventory().map_err(|error| error.to_string())?;
-                let now = obtaining.now();
-                let lacking = schedule
-                    .due
-                    .iter()
-                    .map(|request| request.name.clone())
-                    .filter(|name| {
-                        let wanted = wanted.iter().find(|wanted| wanted.name == *name);
-                        wanted.is_some_and(|wanted| {
-                            !is_good(wanted, inventory.certificates.get(name), now)
-                        })
-                    });
-                let lacking = lacking.collect();
+                let due: BTreeSet<_> = schedule.due.iter().map(|request| &request.name).collect();
+                let due = wanted.iter().filter(|wanted| due.contains(&wanted.name));
+                let lacking = due.filter(|wanted| !obtaining.has_good(wanted));
+                let lacking: Vec<_> = lacking.map(|wanted| wanted.name.clone()).collect();
                 self.start(&obtaining, schedule.due, events);
+                self.early = Some(Early {
+                    wanted,
+                    lacking: lacking.clone(),
+                });
                 Ok(lacking)
             });
         early.unwrap_or_else(|error| {

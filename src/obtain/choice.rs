@@ -7,7 +7,7 @@ use crate::certificate::budget::{Budget, Limits};
 use crate::certificate::dns01::Dns01;
 use crate::certificate::fallback::{Candidate, Need, candidate, choose, is_usable};
 use crate::certificate::order::{AcmeClient, AcmeClientError};
-use crate::certificate::renew::{Obtained, Tools, is_too_early, obtain, risk};
+use crate::certificate::renew::{Obtained, Slot, Tools, is_too_early, obtain, risk};
 use crate::certificate::{CertificateRequest, Issuer, StoredCertificate};
 use crate::settings::Settings;
 
@@ -78,6 +78,7 @@ impl Obtaining {
             internal: &self.internal,
             limits: ca.and_then(|ca| ca.limits.as_ref()),
             checks: Some(&self.checks),
+            slot: None,
             clock: &*self.clock,
             chance: &*self.chance,
         }
@@ -85,9 +86,17 @@ impl Obtaining {
 
     /// From the first CA that is not given up; where that makes it one that is given up, from the
     /// next at once.
-    pub(super) async fn obtain_from_a_ca(&self, mut request: CertificateRequest) -> Obtained {
+    pub(super) async fn obtain_from_a_ca(
+        &self,
+        mut request: CertificateRequest,
+        slot: &Slot,
+    ) -> Obtained {
+        let tools = |ca| Tools {
+            slot: Some(slot),
+            ..self.tools(ca)
+        };
         if request.issuer != Issuer::Acme {
-            return obtain(&request, self.tools(None)).await;
+            return obtain(&request, tools(None)).await;
         }
         let stored = self.store.newest(&request.name).ok().flatten();
         if self.is_too_early_elsewhere(&request, stored.as_ref()).await {
@@ -103,7 +112,8 @@ impl Obtaining {
                 tracing::warn!(identifier = %request.name, "{failing} keeps failing: asking {next}");
             }
             let asked = self.asked_of(&request, nth.unwrap_or_default(), stored.as_ref());
-            let obtained = obtain(&asked, self.tools(ca)).await;
+            slot.to_order().await;
+            let obtained = obtain(&asked, tools(ca)).await;
             tried.extend(nth);
             if !matches!(obtained, Obtained::Failed { .. }) {
                 return obtained;

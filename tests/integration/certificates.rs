@@ -88,6 +88,7 @@ impl Host {
             internal: &InternalCa::new(self.path()),
             limits: None,
             checks: None,
+            slot: None,
             clock: &move || at,
             chance: &|| 0.0,
         };

@@ -4,6 +4,7 @@
 
 mod answers; // what a CA says instead of an answer, at each of its resources
 mod killed; // a CA that dies in the middle of an order, and forgets everything
+mod nonces; // whose nonces an order begins with
 mod pebble; // what Pebble can be made to do
 
 use std::cell::Cell;
@@ -67,6 +68,7 @@ impl Fixture {
             internal: &InternalCa::new(path),
             limits: None,
             checks: None,
+            slot: None,
             clock: &move || at,
             chance: &|| 0.5,
         };

@@ -86,6 +86,7 @@ impl Fixture {
             internal: &InternalCa::new(path),
             limits: None,
             checks: None,
+            slot: None,
             clock: &OffsetDateTime::now_utc,
             chance: &|| 0.5,
         };

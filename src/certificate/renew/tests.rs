@@ -28,6 +28,7 @@ impl Fixture {
             clock: &now,
             limits: None,
             checks: None,
+            slot: None,
             chance: &|| 0.0,
         }
     }

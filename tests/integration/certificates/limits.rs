@@ -58,6 +58,7 @@ impl Limited {
             internal: &InternalCa::new(self.host.path()),
             limits: Some(&LETS_ENCRYPT),
             checks: None,
+            slot: None,
             clock: &move || at,
             chance: &|| 0.0,
         };

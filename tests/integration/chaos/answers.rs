@@ -58,7 +58,9 @@ impl Beside {
     async fn obtain(&mut self, resource: Resource, change: &Change) -> Obtained {
         match resource {
             // asked for by the first order of a process only, or of an account
-            Resource::Directory => self.client = self.fixture.client(&self.settings),
+            Resource::Directory | Resource::NewNonce => {
+                self.client = self.fixture.client(&self.settings);
+            }
             Resource::NewAccount => {
                 let accounts = self.fixture.directory.path().join("accounts");
                 std::fs::remove_dir_all(accounts).unwrap();

@@ -76,6 +76,36 @@ fn one_certificate_that_the_ca_gets_wrong_holds_up_no_other() {
 }
 
 #[test]
+fn orders_that_the_ca_never_finishes_hold_up_no_other() {
+    let (host, ca, app) = host();
+    ca.answer_otherwise(|asked, reply| {
+        let hangs = asked.names.iter().any(|name| name.starts_with("hangs"));
+        if hangs && asked.resource == Resource::Order {
+            edit(reply, |it| it["status"] = "pending".into());
+        }
+    });
+    let daemon = host.daemon();
+    // more than are under way at a time
+    for nth in 0..12 {
+        host.drop_app(
+            &format!("hangs{nth}"),
+            &format!("hangs.of-{nth}.example"),
+            &app,
+        );
+    }
+    wait_for("the orders that hang", || {
+        (ca.asked(Resource::NewOrder) >= 8).then_some(())
+    });
+    host.drop_app("good", GOOD, &app);
+    host.wait_for_https(GOOD, "/", &ca.root());
+    assert_eq!(
+        host.certificate("hangs.of-0.example").unwrap()["state"],
+        "placeholder"
+    );
+    assert_eq!(daemon.stop(), 0);
+}
+
+#[test]
 fn what_serves_serves_on_beside_a_hostile_ca_and_the_daemons_memory_is_steady() {
     let (host, ca, app) = host();
     let daemon = host.daemon();

@@ -152,6 +152,11 @@ impl MockCa {
         *self.shared.issuing.lock().unwrap() = None;
     }
 
+    /// As after a restart: none that it gave is good any more.
+    pub fn forget_nonces(&self) {
+        self.shared.orders.lock().unwrap().forget_nonces();
+    }
+
     /// How often each resource was asked for.
     pub fn asked(&self, resource: Resource) -> usize {
         let asked = self.shared.asked.lock().unwrap();

@@ -301,6 +301,10 @@ impl Shared {
 }
 
 impl Orders {
+    pub fn forget_nonces(&mut self) {
+        self.nonces.clear();
+    }
+
     fn nonce(&mut self) -> String {
         self.given += 1;
         let nonce = format!("nonce-{}", self.given);
