@@ -1,5 +1,7 @@
-//! X: attempts, until nginx accepts one: render, stage, test the whole; if it is refused, what
-//! changed alone.
+//! X: attempts, until nginx accepts one: render, stage, test what changed alone and all together.
+
+use std::panic::resume_unwind;
+use std::thread;
 
 use super::alone::{self, Changed, Refused};
 use super::lesson::Lesson;
@@ -60,8 +62,8 @@ impl Candidate<'_> {
                 Plan::Activate => {}
             }
             let staged = locked.stage(&rendered, draft)?;
-            let tested = locked.test(staged, self.active, self.installation.nginx());
-            if let Some(judgement) = self.weigh(locked, &rendered, tested, progress)? {
+            let (tested, refused) = self.test(locked, staged, &rendered);
+            if let Some(judgement) = self.weigh(locked, &rendered, tested, refused, progress)? {
                 return Ok(judgement);
             }
         }
@@ -75,12 +77,33 @@ impl Candidate<'_> {
         })
     }
 
+    /// What nginx says of the whole, and of what changed alone: beside each other, so that a good
+    /// change waits for the slower of the two only, and of a bad one everybody who is to blame is
+    /// known at once.
+    fn test(
+        &self,
+        locked: &LockedStore,
+        staged: StagedGeneration,
+        rendered: &RenderedConfig,
+    ) -> (WholeTest, Vec<Refused>) {
+        let (installation, active) = (self.installation, self.active);
+        let (draft, changed) = (staged.manifest().clone(), self.changed(rendered));
+        thread::scope(|scope| {
+            let alone =
+                scope.spawn(|| alone::refused(installation, active, rendered, &draft, &changed));
+            let tested = locked.test(staged, active, installation.nginx());
+            let refused = alone.join().unwrap_or_else(|panic| resume_unwind(panic));
+            (tested, refused)
+        })
+    }
+
     /// What an attempt came to; `None`: another one may succeed.
     fn weigh(
         &mut self,
         locked: &LockedStore,
         rendered: &RenderedConfig,
         tested: WholeTest,
+        alone: Vec<Refused>,
         progress: &mut Progress<'_>,
     ) -> Result<Option<Judgement>, ReconcileError> {
         let (staged, error) = match tested {
@@ -104,10 +127,7 @@ impl Candidate<'_> {
         self.refused = Some(error.to_string());
         let words = format!("nginx refuses generation {}", draft.number);
         progress.finished(StepName::Test, words);
-        // who is to blame, all at once; while the whole is accepted, nobody has to know
-        let changed = self.changed(rendered);
-        let refused = alone::refused(self.installation, self.active, rendered, &draft, &changed);
-        if self.withhold_certain(rendered, refused) {
+        if self.withhold_certain(rendered, alone) {
             return Ok(None);
         }
         Ok(match self.learn(locked, rendered, &draft, error)? {
