@@ -480,7 +480,7 @@ fn acme_identifier(identifier: &Identifier) -> instant_acme::Identifier {
 }
 
 /// A CA beside us validates in a few milliseconds; one far away says when to ask, or is asked
-/// some fifteen times in the first ten seconds.
+/// some twenty times in the first ten seconds.
 const FIRST_DELAY: Duration = Duration::from_millis(1);
 const LONGEST_DELAY: Duration = Duration::from_secs(2);
 /// In a row, of three each: where nine of ten are refused, one call in ten million fails.

@@ -1,6 +1,7 @@
-//! X: where nginx refuses all together, changed apps are tried by themselves.
+//! X: changed apps are tried by themselves, in case nginx refuses all together.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::generation::manifest::Manifest;
@@ -22,17 +23,19 @@ pub(super) struct Refused {
 /// An app and its file in the rendered configuration.
 pub(super) type Changed<'a> = (&'a AppName, &'a Path);
 
-/// Tries `changed` together, and as long as nginx refuses one, the others without it.
+/// Tries `changed` together, and as long as nginx refuses one, the others without it; begins no
+/// further trial once `needed` is lowered.
 pub(super) fn refused(
     installation: &Installation,
     active: &Manifest,
     rendered: &RenderedConfig,
     draft: &Manifest,
     changed: &[Changed<'_>],
+    needed: &AtomicBool,
 ) -> Vec<Refused> {
     let logs = &installation.settings.log_dir;
     let mut refused = Vec::new();
-    // the test of the whole has said so
+    // the test of the whole says so
     if changed.is_empty() || !logs.is_dir() {
         return refused;
     }
@@ -43,9 +46,11 @@ pub(super) fn refused(
         logs: draft.logs_beside(active),
     };
     let mut groups = vec![changed];
+    // whether nginx takes the sandbox without any of them
+    let mut takes_none = None;
     let begin = Instant::now();
     while let Some(group) = groups.pop() {
-        if begin.elapsed() > LIMIT {
+        if begin.elapsed() > LIMIT || !needed.load(Ordering::Relaxed) {
             break;
         }
         let Some(Complaint { message, place }) = attempt.complaint_about(group) else {
@@ -64,16 +69,16 @@ pub(super) fn refused(
             }
             // the fault is in none of them
             (Some(None), _) | (None, []) => return refused,
-            (None, [one]) => {
-                if attempt.complaint_about(&[]).is_some() {
-                    return refused;
-                }
-                refused.push(Refused {
-                    app: one.0.clone(),
-                    message,
-                    line: None,
-                });
+            (None, _)
+                if !*takes_none.get_or_insert_with(|| attempt.complaint_about(&[]).is_none()) =>
+            {
+                return refused;
             }
+            (None, [one]) => refused.push(Refused {
+                app: one.0.clone(),
+                message,
+                line: None,
+            }),
             (None, _) => {
                 let (left, right) = group.split_at(group.len() / 2);
                 groups.extend([right, left]);

@@ -1,6 +1,7 @@
 //! X: attempts, until nginx accepts one: render, stage, test what changed alone and all together.
 
 use std::panic::resume_unwind;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use super::alone::{self, Changed, Refused};
@@ -88,10 +89,13 @@ impl Candidate<'_> {
     ) -> (WholeTest, Vec<Refused>) {
         let (installation, active) = (self.installation, self.active);
         let (draft, changed) = (staged.manifest().clone(), self.changed(rendered));
+        let needed = AtomicBool::new(true);
         thread::scope(|scope| {
-            let alone =
-                scope.spawn(|| alone::refused(installation, active, rendered, &draft, &changed));
+            let alone = scope.spawn(|| {
+                alone::refused(installation, active, rendered, &draft, &changed, &needed)
+            });
             let tested = locked.test(staged, active, installation.nginx());
+            needed.store(tested.is_err(), Ordering::Relaxed);
             let refused = alone.join().unwrap_or_else(|panic| resume_unwind(panic));
             (tested, refused)
         })
@@ -103,7 +107,7 @@ impl Candidate<'_> {
         locked: &LockedStore,
         rendered: &RenderedConfig,
         tested: WholeTest,
-        alone: Vec<Refused>,
+        refused_alone: Vec<Refused>,
         progress: &mut Progress<'_>,
     ) -> Result<Option<Judgement>, ReconcileError> {
         let (staged, error) = match tested {
@@ -127,7 +131,7 @@ impl Candidate<'_> {
         self.refused = Some(error.to_string());
         let words = format!("nginx refuses generation {}", draft.number);
         progress.finished(StepName::Test, words);
-        if self.withhold_certain(rendered, alone) {
+        if self.withhold_certain(rendered, refused_alone) {
             return Ok(None);
         }
         Ok(match self.learn(locked, rendered, &draft, error)? {
