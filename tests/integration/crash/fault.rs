@@ -381,7 +381,8 @@ fn a_daemon_whose_disk_fails_says_so_within_a_second_and_recovers_without_a_pers
         wait_within(Duration::from_secs(30), ill.name, || {
             host.serves(&name).then_some(())
         });
-        wait_within(Duration::from_secs(30), ill.name, || {
+        // where nothing failed that it tries again, what could not be removed goes at the next look
+        wait_within(Duration::from_secs(90), ill.name, || {
             (temporaries(&host.path("")).is_empty()
                 && host.status()["error"].is_null()
                 && host.state("next") == "serving")
