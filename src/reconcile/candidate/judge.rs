@@ -7,7 +7,8 @@ use std::thread;
 use super::alone::{self, Changed, Refused};
 use super::lesson::Lesson;
 use super::{Candidate, Judgement};
-use crate::generation::{LockedStore, StagedGeneration, TestedGeneration};
+use crate::generation::manifest::Manifest;
+use crate::generation::{GenerationError, LockedStore, StagedGeneration, TestedGeneration};
 use crate::nginx::{Accepted, TestError};
 use crate::reconcile::plan::{Plan, configs, plan};
 use crate::reconcile::report::StepName;
@@ -62,8 +63,7 @@ impl Candidate<'_> {
                 },
                 Plan::Activate => {}
             }
-            let staged = locked.stage(&rendered, draft)?;
-            let (tested, refused) = self.test(locked, staged, &rendered);
+            let (tested, refused) = self.stage_and_test(locked, &rendered, draft)?;
             if let Some(judgement) = self.weigh(locked, &rendered, tested, refused, progress)? {
                 return Ok(judgement);
             }
@@ -78,26 +78,28 @@ impl Candidate<'_> {
         })
     }
 
-    /// What nginx says of the whole, and of what changed alone: beside each other, so that a good
-    /// change waits for the slower of the two only, and of a bad one everybody who is to blame is
+    /// Stages `draft`; what nginx says of the whole, and of what changed alone: beside each other, so
+    /// that a good change hardly waits for the trial, and of a bad one everybody who is to blame is
     /// known at once.
-    fn test(
+    fn stage_and_test(
         &self,
         locked: &LockedStore,
-        staged: StagedGeneration,
         rendered: &RenderedConfig,
-    ) -> (WholeTest, Vec<Refused>) {
+        draft: Manifest,
+    ) -> Result<(WholeTest, Vec<Refused>), GenerationError> {
         let (installation, active) = (self.installation, self.active);
-        let (draft, changed) = (staged.manifest().clone(), self.changed(rendered));
+        let (tried, changed) = (draft.clone(), self.changed(rendered));
         let needed = AtomicBool::new(true);
         thread::scope(|scope| {
             let alone = scope.spawn(|| {
-                alone::refused(installation, active, rendered, &draft, &changed, &needed)
+                alone::refused(installation, active, rendered, &tried, &changed, &needed)
             });
-            let tested = locked.test(staged, active, installation.nginx());
-            needed.store(tested.is_err(), Ordering::Relaxed);
-            let refused = alone.join().unwrap_or_else(|panic| resume_unwind(panic));
-            (tested, refused)
+            let staged = locked.stage(rendered, draft);
+            let tested = staged.map(|staged| locked.test(staged, active, installation.nginx()));
+            let refused = matches!(tested, Ok(Err(_)));
+            needed.store(refused, Ordering::Relaxed);
+            let alone = alone.join().unwrap_or_else(|panic| resume_unwind(panic));
+            Ok((tested?, alone))
         })
     }
 
