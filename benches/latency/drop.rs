@@ -52,7 +52,7 @@ pub fn run() -> Figure {
         what: "dropped file → first verified HTTPS answer".into(),
         ours,
         floor,
-        factor: 1.5,
+        factor: 1.3,
         slack: Duration::ZERO,
     }
 }

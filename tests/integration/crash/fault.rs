@@ -19,13 +19,16 @@ use crate::support::host::Host;
 use crate::support::tracer::{Call, Effect, Fate, Running, Traced, is_possible, start, trace};
 use crate::support::{wait_for, wait_within};
 
-/// What a disk or a kernel says to this call.
-fn plausible(call: &Call) -> Errno {
+/// What a disk or a kernel may say to this call.
+fn plausible(call: &Call) -> &'static [Errno] {
+    use Errno::{EACCES, EIO, EMFILE, ENOSPC};
     match call.name {
-        "fsync" | "rename" => Errno::EIO,
-        "openat" if call.effect == Effect::Open => Errno::EMFILE,
-        "openat" | "mkdir" | "write" | "symlink" | "linkat" => Errno::ENOSPC,
-        _ => Errno::EACCES,
+        "fsync" => &[EIO, ENOSPC],
+        "write" => &[ENOSPC, EIO],
+        "openat" if call.effect == Effect::Open => &[EMFILE, EACCES, EIO],
+        "openat" => &[ENOSPC, EMFILE, EACCES, EIO],
+        "mkdir" | "symlink" | "linkat" | "rename" => &[ENOSPC, EACCES, EIO],
+        _ => &[EACCES, EIO],
     }
 }
 
@@ -54,13 +57,17 @@ fn place(call: &Call, host: &Host) -> String {
 }
 
 /// Every call of the scene's command fails once: each kind of write and of opening, in each
-/// directory. How many did.
+/// directory, with each error that is plausible. How many did.
 fn fail_everything_once(scene: &mut impl Scene) -> usize {
     let mut failed = BTreeSet::new();
     loop {
         let (known, home) = (failed.clone(), scene.host().path(""));
         let key =
             |call: &Call, host: &Host| (call.name, call.effect == Effect::Open, place(call, host));
+        let untried = |call: &Call, host: &Host| {
+            let mut errors = plausible(call).iter();
+            errors.find(|error| !known.contains(&(key(call, host), **error as i32)))
+        };
         let mut now = None;
         let traced = {
             scene.prepare();
@@ -69,11 +76,14 @@ fn fail_everything_once(scene: &mut impl Scene) -> usize {
             trace(&command, |call| {
                 let ours = call.path.starts_with(home.to_str().unwrap());
                 let about = call.effect.writes() || call.effect == Effect::Open;
-                if now.is_some() || !ours || !about || known.contains(&key(call, host)) {
+                if now.is_some() || !ours || !about {
                     return Fate::Pass;
                 }
-                now = Some(key(call, host));
-                Fate::Fail(plausible(call))
+                let Some(error) = untried(call, host) else {
+                    return Fate::Pass;
+                };
+                now = Some((key(call, host), *error as i32));
+                Fate::Fail(*error)
             })
         };
         let at = format!("{now:?}: {:?} {}", traced.exit, traced.stderr);
