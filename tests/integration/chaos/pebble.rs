@@ -50,7 +50,8 @@ async fn authorizations_may_be_reused_or_not() {
             issues_twice(&fixture, &pebble).await;
             let validated = pebble.log().matches("POST /chalZ/").count();
             let expected = match per_cent {
-                0 => 6..=6,
+                // of a hundred, Pebble reuses one even then
+                0 => 4..=6,
                 100 => 3..=3,
                 _ => 3..=6,
             };
