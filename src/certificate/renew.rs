@@ -325,13 +325,12 @@ impl Attempt<'_> {
         let issued = match self.tools.slot {
             Some(slot) => {
                 slot.to_order().await;
-                slot.ordering(self.issue()).await?
+                let issued = slot.ordering(self.issue()).await?;
+                slot.to_store().await;
+                issued
             }
             None => self.issue().await?,
         };
-        if let Some(slot) = self.tools.slot {
-            slot.to_store().await;
-        }
         let (store, request) = (self.tools.store.clone(), self.request.clone());
         let (lock, now) = (self.lock.clone(), (self.tools.clock)());
         let stored = spawn_blocking(move || {
