@@ -6,12 +6,13 @@ CARGO ?= cargo
 # cargo reads CARGO_TARGET_DIR by itself; the recipes need to know where its results are
 TARGET := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
 INSTALL ?= install
-# a later nginx and Pebble for the tests
+# a later nginx and Pebble, and sslyze, for the tests
 LATER := $(abspath $(TARGET))/later
+SSLYZE := $(abspath $(TARGET))/sslyze
 
 BUILD_NEEDS := gcc:gcc /usr/include/stdlib.h:libc6-dev
 RUN_NEEDS := nginx:nginx
-TEST_NEEDS := pebble:pebble certbot:certbot cmp:diffutils g++:g++ git:git ip:iproute2 knotd:knot /bin/kill:procps mkfs.ext4:e2fsprogs mount:mount openssl:openssl patchelf:patchelf perl:perl-base rsync:rsync strace:strace update-ca-certificates:ca-certificates vim:vim
+TEST_NEEDS := pebble:pebble certbot:certbot cmp:diffutils curl:curl g++:g++ git:git ip:iproute2 knotd:knot /bin/kill:procps mkfs.ext4:e2fsprogs mount:mount openssl:openssl patchelf:patchelf perl:perl-base pip3:python3-pip rsync:rsync strace:strace update-ca-certificates:ca-certificates vim:vim
 
 .PHONY: help demo test bench build install
 
@@ -33,7 +34,8 @@ demo:
 test:
 	@packaging/prerequisites $(BUILD_NEEDS) $(RUN_NEEDS) $(TEST_NEEDS)
 	@packaging/later $(LATER)
-	VHOSTD_TEST_LATER='$(LATER)' $(CARGO) test --locked
+	@packaging/sslyze $(SSLYZE)
+	VHOSTD_TEST_LATER='$(LATER)' VHOSTD_TEST_SSLYZE='$(SSLYZE)' $(CARGO) test --locked
 	CARGO='$(CARGO)' fuzz/run
 
 bench:

@@ -6,6 +6,7 @@
 //! [`CERTIFICATE_WAIT`], and applies; in a flood of edits, not before nginx has had its rest.
 
 mod batch; // P what has been asked for since the last batch began
+mod early; // P which orders may begin before their vhosts are live
 mod event; // P everything that can happen
 mod orders; // N certificates that are being obtained, and who waits for them
 mod pace; // P when nginx may be reloaded again

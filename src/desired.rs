@@ -18,7 +18,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::certificate::{StoredCertificate, WantedCertificate};
+use crate::certificate::{Identifier, StoredCertificate, WantedCertificate};
 use crate::vhost::{VhostName, VhostSpec};
 
 /// Everything that nginx should serve; what `render` turns into files.
@@ -117,6 +117,8 @@ pub enum DesiredTls {
         wanted: Vec<WantedCertificate>,
         /// At least one; of each kind of key one at most.
         files: Vec<CertificateFiles>,
+        /// The identifiers that these certificates are for.
+        covered: Vec<Identifier>,
         /// Not a placeholder: plain HTTP redirects to HTTPS.
         trusted: bool,
     },

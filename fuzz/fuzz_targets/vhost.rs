@@ -58,6 +58,7 @@ fn desired(app: &App) -> DesiredState {
             _ => DesiredTls::On {
                 wanted: vec![wanted(spec)],
                 files: vec![files()],
+                covered: wanted(spec).identifiers,
                 trusted: true,
             },
         },

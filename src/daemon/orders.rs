@@ -7,6 +7,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::Event;
 use super::batch::Batch;
+use super::early::is_answered_already;
 use crate::certificate::renew::Obtained;
 use crate::certificate::renewal_info::Inquiry;
 use crate::certificate::{CertificateName, CertificateRequest, WantedCertificate};
@@ -148,11 +149,12 @@ impl Orders {
             .and_then(|owners| {
                 let candidates = intent.candidates.clone();
                 let active = installation.generations.active();
-                let survey = active.map_err(|error| error.to_string())?.manifest.survey;
-                let taken = neighbours::names(&survey, &installation.settings.nginx);
+                let active = active.map_err(|error| error.to_string())?.manifest;
+                let survey = &active.survey;
+                let taken = neighbours::names(survey, &installation.settings.nginx);
                 let mut given = intent.given(owners, taken);
                 let (settings, has_ipv6) = (&installation.settings, installation.has_ipv6);
-                given.entrances = Some(neighbours::entrances(settings, &survey, has_ipv6));
+                given.entrances = Some(neighbours::entrances(settings, survey, has_ipv6));
                 let apps = desired::accept(candidates, &given).apps;
                 let default = installation.settings.tls_defaults();
                 let wanted: Vec<_> = apps
@@ -171,9 +173,13 @@ impl Orders {
                 let obtaining = self
                     .obtaining(installation)
                     .map_err(|error| error.to_string())?;
-                let schedule = obtaining
+                let mut schedule = obtaining
                     .schedule(&wanted)
                     .map_err(|error| error.to_string())?;
+                schedule.due.retain(|request| {
+                    let mut wanted = wanted.iter().filter(|it| it.name == request.name);
+                    wanted.all(|it| is_answered_already(it, &active.names, &self.wanted))
+                });
                 let due: BTreeSet<_> = schedule.due.iter().map(|request| &request.name).collect();
                 let due = wanted.iter().filter(|wanted| due.contains(&wanted.name));
                 let lacking = due.filter(|wanted| !obtaining.has_good(wanted));

@@ -134,6 +134,10 @@ fn tls(
         true => Err(wanted.into_iter().next().map(Box::new)),
         false => Ok(DesiredTls::On {
             files: served.iter().copied().map(CertificateFiles::from).collect(),
+            covered: served
+                .iter()
+                .flat_map(|stored| stored.identifiers.iter().cloned())
+                .collect(),
             trusted: served.iter().any(real),
             wanted,
         }),

@@ -85,6 +85,14 @@ impl ServedName {
         name.as_str().replacen('*', BELOW_A_WILDCARD, 1)
     }
 
+    /// Whether a client that says `host` gets its server block, where no other name is nearer.
+    pub fn is_asked_by(&self, host: &str) -> bool {
+        match self.host.strip_prefix(BELOW_A_WILDCARD) {
+            Some(zone) => host.ends_with(zone),
+            None => self.host == host,
+        }
+    }
+
     /// Those that a client may get.
     pub fn leaves(&self) -> impl Iterator<Item = &String> {
         self.leaf.iter().chain(&self.further_leaves)

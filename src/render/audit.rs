@@ -73,7 +73,8 @@ fn audit(
 enum Context {
     Entry,
     Location,
-    /// Its lines are pairs of values, in an order that counts; `include` would be one to nginx.
+    /// `map` or `types`: its lines are values, in an order that counts; `include` would be one to
+    /// nginx.
     Map,
     Server,
     Top,
@@ -84,7 +85,7 @@ impl Context {
     /// Of the block that `name` opens here.
     fn inside(name: &str) -> Self {
         match name {
-            "map" => Self::Map,
+            "map" | "types" => Self::Map,
             "upstream" => Self::Upstream,
             "if" | "location" => Self::Location,
             _ => Self::Server,
@@ -257,6 +258,7 @@ const DECIDED: &[&str] = &[
     "ssl_certificate_key",
     "ssl_reject_handshake",
     "try_files",
+    "types",
     "upstream",
 ];
 
@@ -294,15 +296,20 @@ const SERVER: &[&str] = &[
     "proxy_buffer_size",
     "proxy_buffering",
     "proxy_buffers",
+    "proxy_busy_buffers_size",
     "proxy_connect_timeout",
+    "proxy_headers_hash_bucket_size",
+    "proxy_headers_hash_max_size",
     "proxy_hide_header",
     "proxy_http_version",
+    "proxy_max_temp_file_size",
     "proxy_next_upstream",
     "proxy_read_timeout",
     "proxy_redirect",
     "proxy_request_buffering",
     "proxy_send_timeout",
     "proxy_set_header",
+    "proxy_temp_file_write_size",
     "reset_timedout_connection",
     "send_timeout",
     "sendfile",
@@ -338,13 +345,16 @@ const LOCATION: &[&str] = &[
     "proxy_buffer_size",
     "proxy_buffering",
     "proxy_buffers",
+    "proxy_busy_buffers_size",
     "proxy_connect_timeout",
     "proxy_hide_header",
+    "proxy_max_temp_file_size",
     "proxy_next_upstream",
     "proxy_read_timeout",
     "proxy_redirect",
     "proxy_request_buffering",
     "proxy_send_timeout",
+    "proxy_temp_file_write_size",
     "send_timeout",
     "sendfile",
     "tcp_nodelay",

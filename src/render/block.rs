@@ -5,16 +5,22 @@
 
 mod asset;
 mod base;
+mod challenge;
+mod misdirected;
+mod redirect;
 mod site;
 
 pub use asset::AssetMap;
-pub use base::{Base, DefaultHttp, DefaultHttps, Reserved};
-pub use site::{Files, Proxy, Site};
+pub use base::{Base, DefaultHttp, DefaultHttps, Hops, HttpsPort, Reserved};
+pub use challenge::ChallengeLocation;
+pub use misdirected::MisdirectedMap;
+pub use site::{Files, MediaType, Proxy, Site};
 
 use std::net::SocketAddr;
 use std::path::Path;
 
 use serde::Serialize;
+use sha2::{Digest, Sha256};
 
 use super::token::{Part, Token, TokenError};
 use crate::desired::{
@@ -26,15 +32,24 @@ use crate::vhost::{ServerName, UpstreamAddress, VhostName};
 #[derive(Debug, Serialize)]
 pub struct VhostFile {
     pub asset_maps: Vec<AssetMap>,
+    pub misdirected_maps: Vec<MisdirectedMap>,
     pub upstreams: Vec<UpstreamBlock>,
     pub servers: Vec<ServerBlock>,
 }
 
-/// `upstream NAME { server ADDRESS; … }`
+/// `upstream NAME { server ADDRESS FAILURES; … }`
 #[derive(Debug, Serialize)]
 pub struct UpstreamBlock {
     pub name: Token,
-    pub servers: Vec<Token>,
+    pub servers: Vec<UpstreamServer>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct UpstreamServer {
+    pub address: Token,
+    /// How long nginx asks only the others after a failure: not at all on this host, where asking
+    /// again costs nothing; else for a second, because a host that is gone costs a timeout.
+    pub failures: Token,
 }
 
 /// `server { … }` of a vhost.
@@ -48,22 +63,11 @@ pub struct ServerBlock {
     pub keepalive_min_timeout: bool,
     pub tls: Option<Tls>,
     pub probe: ProbeLocation,
-    /// `token.thumbprint` (RFC 8555 §8.3); plain HTTP only.
-    pub challenge: Option<Token>,
-    /// Answers that go before it.
-    pub challenge_files: Option<ChallengeAnswers>,
-    /// Where everything else goes, 301.
+    /// On both ports: a CA follows redirects to HTTPS.
+    pub challenge: Option<ChallengeLocation>,
+    /// Where everything else goes: 301, and 308 for methods that may have a body.
     pub redirect: Option<Token>,
     pub site: Option<Site>,
-}
-
-/// Files with answers to challenges of other account keys.
-#[derive(Debug, Serialize)]
-pub struct ChallengeAnswers {
-    /// With the token that was asked for in it.
-    pub path: Token,
-    /// `from=DIRECTORY`: what is below it is no symbolic link.
-    pub from: Token,
 }
 
 /// `listen ADDRESS [ssl] [http2]`
@@ -80,7 +84,9 @@ pub struct Listen {
 pub struct Tls {
     /// At least one; of each kind of key one at most.
     pub certificates: Vec<CertificatePair>,
-    pub post_quantum: bool,
+    pub curves: Token,
+    /// The variable that is set for a request of another host than the handshake's.
+    pub misdirected: Token,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -101,11 +107,13 @@ impl VhostFile {
     pub fn new(host: &HostFacts, vhosts: &[&DesiredVhost]) -> Result<Self, TokenError> {
         let mut file = Self {
             asset_maps: Vec::new(),
+            misdirected_maps: Vec::new(),
             upstreams: Vec::new(),
             servers: Vec::new(),
         };
         for vhost in vhosts {
             file.asset_maps.extend(AssetMap::own(&vhost.spec)?);
+            file.misdirected_maps.extend(MisdirectedMap::own(vhost)?);
             if !vhost.spec.upstreams.is_empty() {
                 file.upstreams.push(upstream(vhost)?);
             }
@@ -159,16 +167,17 @@ fn server(
         (Port::Https, DesiredTls::Off) => return Ok(None),
         (Port::Https, DesiredTls::On { files, .. }) => Some(Tls {
             certificates: files.iter().map(certificate).collect::<Result<_, _>>()?,
-            post_quantum: host.features.post_quantum_curve,
+            curves: curves(host.features)?,
+            misdirected: misdirected::misdirected(vhost)?,
         }),
     };
     if answered.is_empty() {
         return Ok(None);
     }
-    let redirect = redirect(host, vhost, names, port)?;
+    let redirect = redirect::redirect(vhost, names, port)?;
     let site = match redirect {
         Some(_) => None,
-        None => Some(site::site(host, vhost, port == Port::Https)?),
+        None => Some(site::site(host, vhost)?),
     };
     Ok(Some(ServerBlock {
         listen: match port {
@@ -188,68 +197,26 @@ fn server(
         keepalive_min_timeout: host.features.keepalive_min_timeout,
         tls,
         probe: probe_location(&host.probe, &vhost.spec.name.to_string())?,
-        challenge: match port {
-            Port::Http => challenge(host)?,
-            Port::Https => None,
-        },
-        challenge_files: match port {
-            Port::Http => challenge_answers(host)?,
-            Port::Https => None,
-        },
+        challenge: ChallengeLocation::for_vhost(host, vhost)?,
         redirect,
         site,
     }))
 }
 
-/// Where a server block sends everything, if it does.
-fn redirect(
-    host: &HostFacts,
-    vhost: &DesiredVhost,
-    names: Names,
-    port: Port,
-) -> Result<Option<Token>, TokenError> {
-    let trusted = matches!(vhost.tls, DesiredTls::On { trusted: true, .. });
-    let to_https = port == Port::Https || trusted;
-    let names_served = &vhost.spec.server_names;
-    let exact = names_served
-        .iter()
-        .map(|name| &name.value)
-        .find(|name| !name.is_wildcard());
-    let target = match names {
-        Names::Served if port == Port::Https || !trusted => return Ok(None),
-        // every name of a vhost serves: the client keeps the one that it asked for
-        Names::Served if names_served.len() > 1 => None,
-        Names::Served => exact,
-        // with wildcards alone there is nowhere to go, and the client's own name would be a loop
-        Names::Redirected if exact.is_none() => return Ok(None),
-        Names::Redirected => exact,
-    };
-    let (listeners, standard) = match to_https {
-        true => (&host.https, HTTPS_PORT),
-        false => (&host.http, HTTP_PORT),
-    };
-    let scheme = if to_https { "https://" } else { "http://" };
-    let number = listeners
-        .first()
-        .map(|listener| listener.address.port())
-        .filter(|number| *number != standard)
-        .map(|number| number.to_string());
-    let mut parts = vec![Part::Ours(scheme)];
-    parts.push(match target {
-        Some(name) => Part::Value(name.as_str()),
-        None => Part::Ours("$host"),
-    });
-    if let Some(number) = &number {
-        parts.extend([Part::Ours(":"), Part::Value(number)]);
-    }
-    parts.push(Part::Ours("$request_uri"));
-    Token::expression(&parts).map(Some)
-}
-
 fn upstream(vhost: &DesiredVhost) -> Result<UpstreamBlock, TokenError> {
-    let server = |address: &UpstreamAddress| match address {
-        UpstreamAddress::Socket(address) => Token::literal(&address.to_string()),
-        UpstreamAddress::Unix(path) => Token::literal(&format!("unix:{}", path_token(path)?)),
+    let server = |address: &UpstreamAddress| {
+        let (address, local) = match address {
+            UpstreamAddress::Socket(address) => (address.to_string(), address.ip().is_loopback()),
+            UpstreamAddress::Unix(path) => (format!("unix:{}", path_token(path)?), true),
+        };
+        Ok(UpstreamServer {
+            address: Token::literal(&address)?,
+            failures: Token::literal(if local {
+                "max_fails=0"
+            } else {
+                "fail_timeout=1s"
+            })?,
+        })
     };
     Ok(UpstreamBlock {
         name: Token::literal(&upstream_name(&vhost.spec.name))?,
@@ -280,6 +247,13 @@ fn identifier(name: &str) -> String {
     out
 }
 
+/// The beginning of the SHA-256 of `text`, in hex: `bytes` bytes of it.
+fn short_digest(text: &str, bytes: usize) -> String {
+    let digest = Sha256::digest(text.as_bytes());
+    let digest = digest.iter().take(bytes);
+    digest.map(|byte| format!("{byte:02x}")).collect()
+}
+
 fn probe_location(probe: &Probe, answerer: &str) -> Result<ProbeLocation, TokenError> {
     Ok(ProbeLocation {
         path: Token::literal(&format!("/.well-known/vhostd/{}", probe.secret))?,
@@ -287,23 +261,12 @@ fn probe_location(probe: &Probe, answerer: &str) -> Result<ProbeLocation, TokenE
     })
 }
 
-fn challenge(host: &HostFacts) -> Result<Option<Token>, TokenError> {
-    host.thumbprint
-        .as_deref()
-        .map(|thumbprint| Token::expression(&[Part::Ours("$1."), Part::Value(thumbprint)]))
-        .transpose()
-}
-
-fn challenge_answers(host: &HostFacts) -> Result<Option<ChallengeAnswers>, TokenError> {
-    let both = host.challenge_files.as_ref().zip(host.thumbprint.as_ref());
-    let Some((directory, _)) = both else {
-        return Ok(None);
-    };
-    let directory = path_token(directory)?;
-    Ok(Some(ChallengeAnswers {
-        path: Token::expression(&[Part::Value(directory.as_str()), Part::Ours("/$1")])?,
-        from: Token::literal(&format!("from={directory}"))?,
-    }))
+/// Mozilla's intermediate curves, after the post-quantum one where this nginx has it.
+fn curves(features: Features) -> Result<Token, TokenError> {
+    Token::literal(match features.post_quantum_curve {
+        true => "X25519MLKEM768:X25519:prime256v1:secp384r1",
+        false => "X25519:prime256v1:secp384r1",
+    })
 }
 
 fn access_log(host: &HostFacts, name: &VhostName) -> Result<Token, TokenError> {
@@ -349,9 +312,6 @@ pub(super) fn path_token(path: &Path) -> Result<Token, TokenError> {
     }
     Token::literal(path.to_str().ok_or(TokenError::NotUtf8)?)
 }
-
-const HTTP_PORT: u16 = 80;
-const HTTPS_PORT: u16 = 443;
 
 #[cfg(test)]
 mod tests {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::certificate::{Identifier, Issuer, WantedCertificate};
+use crate::certificate::{Challenge, Identifier, Issuer, WantedCertificate};
 use crate::desired::{CertificateFiles, Features, HostFacts, Listener, Probe, UnsetHttpDirectives};
 use crate::diagnostic::{Located, Position};
 use crate::vhost::{AssetPath, CacheAssets, RootDir, ServerName, TlsSpec, Upstream, VhostSpec};
@@ -102,6 +102,11 @@ fn with_tls(mut vhost: DesiredVhost, trusted: bool) -> DesiredVhost {
     vhost.tls = DesiredTls::On {
         wanted: vec![wanted],
         files: vec![certificate(&name)],
+        covered: vhost
+            .spec
+            .all_names()
+            .map(|name| name.value.to_identifier())
+            .collect(),
         trusted,
     };
     vhost
@@ -219,27 +224,62 @@ fn a_newer_nginx_gets_its_own_syntax() {
 }
 
 #[test]
-fn with_more_than_one_account_key_challenges_are_looked_for_in_files_first() {
+fn challenges_are_answered_from_the_root_then_for_other_account_keys_then_for_ours() {
     let mut desired = desired([hello()]);
+    let tried = |files: &str| {
+        format!(
+            "            root /;\n            disable_symlinks if_not_owner;\n            \
+             open_file_cache off;\n            try_files {files} @vhostd_challenge;\n"
+        )
+    };
+    let of_root = "\"/srv/hello/public$uri\"";
+    let of_key = "\"/run/vhostd/challenges/$vhostd_token\"";
+    let answer = "return 200 \"$vhostd_token.thumb-print_1\";";
+    let config = rendered(&desired);
+    // on both ports
+    assert_eq!(
+        text(&config, "vhosts/hello.conf")
+            .matches(&tried(of_root))
+            .count(),
+        2
+    );
+    assert!(!text(&config, "base.conf").contains("@vhostd_challenge"));
+    assert!(text(&config, "base.conf").contains(answer));
     desired.host.challenge_files = Some("/run/vhostd/challenges".into());
     let config = rendered(&desired);
-    let meant = r#"            alias "/run/vhostd/challenges/$1";
-            disable_symlinks on "from=/run/vhostd/challenges";
-            open_file_cache off;
-            if ( !-f "/run/vhostd/challenges/$1" ) {
-                return 200 "$1.thumb-print_1";
-            }
-"#;
-    for file in ["base.conf", "vhosts/hello.conf"] {
-        assert!(
-            text(&config, file).contains(meant),
-            "{}",
-            text(&config, file)
-        );
-    }
-    // for whom nobody answers, nobody looks
+    let both = tried(&format!("{of_root} {of_key}"));
+    assert_eq!(text(&config, "vhosts/hello.conf").matches(&both).count(), 2);
+    assert!(text(&config, "base.conf").contains(&tried(of_key)));
+    // without an account key there is no answer
     desired.host.thumbprint = None;
-    assert!(!text(&rendered(&desired), "base.conf").contains("challenges"));
+    let config = rendered(&desired);
+    for file in ["base.conf", "vhosts/hello.conf"] {
+        assert!(!text(&config, file).contains("acme-challenge"), "{file}");
+    }
+}
+
+#[test]
+fn a_vhost_for_which_nothing_is_ordered_by_http01_leaves_challenges_to_others() {
+    let ordered = |change: &dyn Fn(&mut DesiredVhost)| {
+        let mut vhost = hello();
+        change(&mut vhost);
+        let config = rendered(&desired([vhost]));
+        text(&config, "vhosts/hello.conf").contains("acme-challenge")
+    };
+    let wanting = |issuer, challenge: Option<Challenge>| {
+        move |vhost: &mut DesiredVhost| {
+            if let DesiredTls::On { wanted, .. } = &mut vhost.tls {
+                wanted[0].issuer = issuer;
+                wanted[0].challenge = challenge.clone().unwrap_or_default();
+            }
+        }
+    };
+    assert!(ordered(&wanting(Issuer::Acme, None)));
+    assert!(!ordered(&wanting(Issuer::Internal, None)));
+    assert!(!ordered(&wanting(Issuer::File, None)));
+    let dns = Challenge::Dns01("p".into());
+    assert!(!ordered(&wanting(Issuer::Acme, Some(dns))));
+    assert!(!ordered(&|vhost| vhost.tls = DesiredTls::Off));
 }
 
 #[test]
@@ -331,8 +371,10 @@ fn a_redirect_keeps_the_name_where_several_serve() {
     let [shop, _] = shop();
     let config = rendered(&desired([with_tls(shop, true)]));
     let text = text(&config, "vhosts/shop.conf");
-    assert!(text.contains("return 301 \"https://$host$request_uri\";"));
-    assert!(text.contains("return 301 \"https://shop.example.com$request_uri\";"));
+    assert!(text.contains("return 301 \"https://$host$vhostd_https_port$request_uri\";"));
+    let canonical = "\"https://shop.example.com$vhostd_https_port$request_uri\";";
+    assert!(text.contains(&format!("return 308 {canonical}")));
+    assert!(text.contains(&format!("return 301 {canonical}")));
 }
 
 #[test]
@@ -347,20 +389,80 @@ fn names_that_redirect_go_to_an_exact_name_or_serve() {
         redirect.to_owned()
     };
     let wildcard_first = redirecting(&["*.example.com", "a.example.org"]);
-    assert!(wildcard_first.contains("return 301 \"https://a.example.org$request_uri\""));
+    assert!(
+        wildcard_first
+            .contains("return 301 \"https://a.example.org$vhostd_host_port$request_uri\"")
+    );
     let nowhere = redirecting(&["*.example.com"]);
     assert!(!nowhere.contains("return 301") && nowhere.contains("root \"/srv/a\""));
 }
 
 #[test]
-fn other_ports_are_in_redirects_and_in_the_host_header() {
-    let mut desired = desired([hello()]);
-    desired.host.http = vec![listener("127.0.0.1:8080", true)];
-    desired.host.https = vec![listener("127.0.0.1:8443", true)];
-    let config = rendered(&desired);
-    let text = text(&config, "vhosts/hello.conf");
-    assert!(text.contains("return 301 \"https://hello.example.com:8443$request_uri\";"));
-    assert!(text.contains("proxy_set_header Host \"$host:$server_port\";"));
+fn a_client_that_names_nginxs_own_port_is_led_to_its_port_for_https() {
+    let line = |http: &str, https: &str| {
+        let mut desired = desired([hello()]);
+        desired.host.http = vec![listener(http, true)];
+        desired.host.https = vec![listener(https, true)];
+        let config = rendered(&desired);
+        let base = text(&config, "base.conf");
+        let (_, map) = base.split_once("$vhostd_https_port {\n").unwrap();
+        let (lines, _) = map.split_once('}').unwrap();
+        lines.trim().replace("default \"\";", "").trim().to_owned()
+    };
+    assert_eq!(
+        line("127.0.0.1:8080", "127.0.0.1:8443"),
+        "\":8080\" \":8443\";"
+    );
+    assert_eq!(line("127.0.0.1:80", "127.0.0.1:8443"), "\":80\" \":8443\";");
+    // the standard port is not named
+    assert_eq!(line("127.0.0.1:8080", "127.0.0.1:443"), "");
+}
+
+#[test]
+fn an_upstream_on_this_host_is_asked_again_at_once_and_another_after_a_second() {
+    let mut vhost = vhost("a", None, &["a.example.com"]);
+    let addresses = ["127.0.0.1:1", "[::1]:2", "unix:/srv/a.sock", "10.0.0.5:3"];
+    vhost.spec.upstreams = addresses
+        .iter()
+        .map(|address| format!("http://{address}").parse::<Upstream>().unwrap())
+        .collect();
+    let config = rendered(&desired([vhost]));
+    let text = text(&config, "vhosts/a.conf");
+    for line in [
+        "server \"127.0.0.1:1\" \"max_fails=0\";",
+        "server \"[::1]:2\" \"max_fails=0\";",
+        "server \"unix:/srv/a.sock\" \"max_fails=0\";",
+        "server \"10.0.0.5:3\" \"fail_timeout=1s\";",
+    ] {
+        assert!(text.contains(line), "{line}: {text}");
+    }
+}
+
+#[test]
+fn a_handshake_may_be_for_any_host_of_the_certificates() {
+    let variables = |vhost: DesiredVhost| {
+        let config = rendered(&desired([vhost]));
+        let text = text(&config, "vhosts/a.conf").to_owned();
+        let map = text.split_once("map \"$ssl_server_name $host\"");
+        let patterns = map.map(|(_, map)| map.split_once('}').unwrap().0.to_owned());
+        (patterns, text.contains("if ( \"$vhostd_misdirected\" )"))
+    };
+    let only = with_tls(vhost("a", None, &["a.example"]), true);
+    assert_eq!(variables(only), (None, true));
+    let several = with_tls(
+        vhost("a", None, &["a.example", "*.b.example", "192.0.2.7"]),
+        true,
+    );
+    let (patterns, shared) = variables(several);
+    let patterns = patterns.unwrap();
+    assert!(!shared);
+    for pattern in [
+        r"~*^a\\.example\\.? ",
+        r"~*^[^. ]+\\.b\\.example\\.? ",
+        "~^ ",
+    ] {
+        assert!(patterns.contains(pattern), "{pattern}: {patterns}");
+    }
 }
 
 #[test]

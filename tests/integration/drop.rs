@@ -46,6 +46,26 @@ fn a_changed_file_is_served_changed() {
     wait_for("the new upstream", || answers(&host, &trust, &new));
 }
 
+/// While the vhost is one of `tls: internal`, it leaves challenges to others: an order that began then
+/// would fail.
+#[test]
+fn a_vhost_that_is_switched_to_http01_gets_its_certificate_with_the_first_order() {
+    let (host, pebble) = Host::with_pebble();
+    let app = App::start();
+    let daemon = host.daemon();
+    let keys = format!("server_name: {HELLO}\nproxy_pass_url: \"{}\"\n", app.url());
+    host.drop_file("hello.yml", &format!("{keys}tls: internal\n"));
+    host.wait_for_serving("hello");
+    let challenge = || client::get(host.http(), HELLO, "/.well-known/acme-challenge/x").unwrap();
+    assert!(!challenge().text().starts_with("x."));
+    host.drop_file("hello.yml", &keys);
+    let trust = Trust::Root(pebble.issuing_root());
+    host.wait_for_https(HELLO, "/", &trust);
+    assert!(challenge().text().starts_with("x."));
+    let log = daemon.log();
+    assert!(!log.contains("failed"), "{log}");
+}
+
 #[test]
 fn a_removed_files_vhost_goes_after_a_second_and_its_names_answer_444_and_no_handshake() {
     let host = Host::new();
@@ -180,7 +200,7 @@ fn redirect_from_answers_301_with_path_and_query_on_both_ports_and_is_in_the_cer
     host.drop_file("hello.yml", &text);
     let trust = wait_for_root(&host);
     host.wait_for_serving("hello");
-    let location = format!("https://{HELLO}:{}/a/b?c=d&e=%20", host.nginx.https_port);
+    let location = format!("https://{HELLO}/a/b?c=d&e=%20");
     let path = "/a/b?c=d&e=%20";
     for answer in [
         client::get(host.http(), "www.example.com", path).unwrap(),
@@ -220,7 +240,7 @@ fn a_slow_ca_holds_nothing_up_and_plain_http_serves_until_the_certificate_is_the
     pebble.resume();
     host.wait_for_https(HELLO, "/", &Trust::Root(root));
     let redirect = wait_for_http(&host, HELLO, 301);
-    let secure = format!("https://{HELLO}:{}/", host.nginx.https_port);
+    let secure = format!("https://{HELLO}/");
     assert_eq!(redirect.header("Location"), Some(secure.as_str()));
     assert_eq!(host.certificate(HELLO).unwrap()["state"], "valid");
     println!("{}", daemon.log());

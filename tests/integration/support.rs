@@ -13,6 +13,7 @@ pub mod nginx;
 pub mod pebble;
 pub mod receiver;
 pub mod recursor;
+pub mod scripted;
 #[cfg(target_arch = "x86_64")]
 pub mod tracer;
 pub mod traffic;

@@ -4,8 +4,9 @@
 //! seen. What is not here is tuning: see the lists in `audit`.
 
 use crate::render::block::{
-    AssetMap, Base, CertificatePair, ChallengeAnswers, DefaultHttp, DefaultHttps, Listen,
-    ProbeLocation, Reserved, ServerBlock, Site, UpstreamBlock, VhostFile,
+    AssetMap, Base, CertificatePair, ChallengeLocation, DefaultHttp, DefaultHttps, Files, Hops,
+    HttpsPort, Listen, MisdirectedMap, ProbeLocation, Reserved, ServerBlock, Site, Tls,
+    UpstreamBlock, VhostFile,
 };
 use crate::render::token::Token;
 
@@ -19,6 +20,8 @@ pub(super) struct Meant<'a> {
 
 pub(super) fn vhost_file(file: &VhostFile) -> Vec<Meant<'_>> {
     let maps = file.asset_maps.iter().map(asset_map);
+    let misdirected = file.misdirected_maps.iter().map(misdirected_map);
+    let maps = maps.chain(misdirected);
     let upstreams = file.upstreams.iter().map(upstream);
     let servers = file.servers.iter().map(server);
     maps.chain(upstreams).chain(servers).collect()
@@ -37,6 +40,8 @@ pub(super) fn base_file(base: &Base) -> Vec<Meant<'_>> {
         let lines = lines.iter().map(|line| simple(line.iter().copied()));
         tree.push(block(["map", from, to], lines.collect()));
     }
+    tree.push(https_port_map(base.https_port.as_ref()));
+    tree.extend(hops_maps(&base.hops));
     tree.push(asset_map(&base.assets));
     tree.extend(base.default_http.as_ref().map(default_http));
     tree.extend(base.default_https.iter().map(default_https));
@@ -63,9 +68,40 @@ fn asset_map(map: &AssetMap) -> Meant<'_> {
     )
 }
 
+fn https_port_map(port: Option<&HttpsPort>) -> Meant<'_> {
+    let line = port.map(|port| simple([port.http.as_str(), port.https.as_str()]));
+    let lines = std::iter::once(simple(["default", ""])).chain(line);
+    block(
+        ["map", "$vhostd_host_port", "$vhostd_https_port"],
+        lines.collect(),
+    )
+}
+
+fn hops_maps(hops: &Hops) -> [Meant<'_>; 2] {
+    let circle = [["default", ""], [hops.circle.as_str(), "1"]];
+    let next = [
+        ["default", hops.first.as_str()],
+        ["~.", hops.further.as_str()],
+    ];
+    [("$vhostd_circle", circle), ("$vhostd_hops", next)].map(|(to, lines)| {
+        let lines = lines.map(simple).into();
+        block(["map", "$http_x_vhostd_hops", to], lines)
+    })
+}
+
+fn misdirected_map(map: &MisdirectedMap) -> Meant<'_> {
+    let patterns = map.patterns.iter();
+    let lines = SAME_HOST.map(simple).into_iter();
+    let lines = lines.chain(patterns.map(|pattern| simple([pattern.as_str(), ""])));
+    block(
+        ["map", "$ssl_server_name $host", map.variable.as_str()],
+        lines.collect(),
+    )
+}
+
 fn upstream(upstream: &UpstreamBlock) -> Meant<'_> {
     let servers = upstream.servers.iter();
-    let servers = servers.map(|address| simple(["server", address.as_str()]));
+    let servers = servers.map(|it| simple(["server", it.address.as_str(), it.failures.as_str()]));
     block(["upstream", upstream.name.as_str()], servers.collect())
 }
 
@@ -74,17 +110,49 @@ fn server(server: &ServerBlock) -> Meant<'_> {
     let names = server.names.iter().map(Token::as_str);
     tree.push(simple(std::iter::once("server_name").chain(names)));
     tree.push(simple(["access_log", server.access_log.as_str()]));
-    let certificates = server.tls.iter().flat_map(|tls| &tls.certificates);
-    tree.extend(certificates.flat_map(certificate));
+    tree.extend(server.tls.iter().flat_map(tls));
+    tree.extend(server.site.iter().filter_map(refusal));
     tree.push(probe(&server.probe, true));
-    let answers = server.challenge_files.as_ref();
-    tree.extend(server.challenge.iter().map(|it| challenge(it, answers)));
-    tree.extend(server.redirect.as_ref().map(|target| {
-        let redirect = simple(["return", "301", target.as_str()]);
-        block(["location", "/"], vec![redirect])
-    }));
+    tree.extend(server.challenge.iter().flat_map(challenge));
+    tree.extend(server.redirect.as_ref().map(redirect));
     tree.extend(server.site.iter().flat_map(site));
     block(["server"], tree)
+}
+
+fn tls(tls: &Tls) -> Vec<Meant<'_>> {
+    let mut tree: Vec<Meant<'_>> = tls.certificates.iter().flat_map(certificate).collect();
+    tree.push(returning(tls.misdirected.as_str(), "421"));
+    tree
+}
+
+/// What a site refuses before any location.
+fn refusal(site: &Site) -> Option<Meant<'_>> {
+    match (&site.proxy, &site.files) {
+        (Some(_), _) => Some(returning("$vhostd_circle", "508")),
+        (None, Some(_)) => Some(returning("$vhostd_hidden", "404")),
+        (None, None) => None,
+    }
+}
+
+fn returning<'a>(variable: &'a str, status: &'a str) -> Meant<'a> {
+    block(["if", "(", variable, ")"], vec![simple(["return", status])])
+}
+
+fn redirect(target: &Token) -> Meant<'_> {
+    let target = target.as_str();
+    let method = ["if", "(", "$request_method", "!~", "^(?:GET|HEAD)$", ")"];
+    let other = block(method, vec![simple(["return", "308", target])]);
+    let redirect = vec![other, simple(["return", "301", target])];
+    block(["location", "/"], redirect)
+}
+
+fn typed<'a>(files: &'a Files, pages: &'a [Token]) -> Meant<'a> {
+    let types = files.types.iter().map(|media_type| {
+        let extensions = media_type.extensions.iter().map(Token::as_str);
+        simple(std::iter::once(media_type.name.as_str()).chain(extensions))
+    });
+    let inside = vec![block(["types"], types.collect()), try_files(pages)];
+    block(["location", "~", files.typed.as_str()], inside)
 }
 
 fn site(site: &Site) -> Vec<Meant<'_>> {
@@ -106,13 +174,12 @@ fn site(site: &Site) -> Vec<Meant<'_>> {
         let wanted = siblings.into_iter().filter(|(_, wanted)| *wanted);
         page.extend(wanted.map(|(name, _)| simple([name, "on"])));
     }
-    let hidden = vec![simple(["access_log", "off"]), simple(["return", "404"])];
-    tree.push(block(["location", "~", HIDDEN], hidden));
     if !site.directories.is_empty() {
         let files = vec![try_files(&site.directories)];
         tree.push(block(["location", "~", "/$"], files));
     }
     page.push(try_files(&site.pages));
+    page.extend(site.files.as_ref().map(|files| typed(files, &site.pages)));
     tree.push(block(["location", "/"], page));
     if let Some(proxy) = &site.proxy {
         if proxy.tls {
@@ -120,9 +187,10 @@ fn site(site: &Site) -> Vec<Meant<'_>> {
             tree.push(simple(["proxy_ssl_name", "$host"]));
         }
         for header in ["Host", "X-Forwarded-Host"] {
-            tree.push(simple(["proxy_set_header", header, proxy.host.as_str()]));
+            let host = "$host$vhostd_host_port";
+            tree.push(simple(["proxy_set_header", header, host]));
         }
-        for name in ["@app", "@stream"] {
+        for name in ["@app", "@websocket"] {
             let pass = simple(["proxy_pass", proxy.pass.as_str()]);
             tree.push(block(["location", name], vec![pass]));
         }
@@ -137,8 +205,7 @@ fn try_files(files: &[Token]) -> Meant<'_> {
 fn default_http(server: &DefaultHttp) -> Meant<'_> {
     let mut tree = listens(&server.listen, &["default_server"], false);
     tree.extend([simple(["server_name", ""]), simple(["access_log", "off"])]);
-    let answers = server.challenge_files.as_ref();
-    tree.extend(server.challenge.iter().map(|it| challenge(it, answers)));
+    tree.extend(server.challenge.iter().flat_map(challenge));
     tree.push(block(["location", "/"], vec![simple(["return", "444"])]));
     block(["server"], tree)
 }
@@ -150,7 +217,9 @@ fn default_https(server: &DefaultHttps) -> Meant<'_> {
         tree.push(simple(["ssl_reject_handshake", "on"]));
     }
     tree.extend(server.certificates.iter().flat_map(certificate));
-    tree.push(simple(["return", server.refusal.as_str()]));
+    tree.extend(server.challenge.iter().flat_map(challenge));
+    let refusal = vec![simple(["return", server.refusal.as_str()])];
+    tree.push(block(["location", "/"], refusal));
     block(["server"], tree)
 }
 
@@ -191,23 +260,27 @@ fn probe(probe: &ProbeLocation, of_vhost: bool) -> Meant<'_> {
     block(["location", "=", probe.path.as_str()], tree)
 }
 
-fn challenge<'a>(answer: &'a Token, files: Option<&'a ChallengeAnswers>) -> Meant<'a> {
-    let answer = simple(["return", "200", answer.as_str()]);
-    let answers = match files {
-        None => vec![answer],
-        Some(files) => {
-            let path = files.path.as_str();
+fn challenge(challenge: &ChallengeLocation) -> Vec<Meant<'_>> {
+    let answer = simple(["return", "200", challenge.answer.as_str()]);
+    let mut further = None;
+    let answers = match challenge.files.is_empty() {
+        true => vec![answer],
+        false => {
+            further = Some(block(["location", "@vhostd_challenge"], vec![answer]));
+            let files = challenge.files.iter().map(Token::as_str);
+            let tried = std::iter::once("try_files").chain(files);
             vec![
-                simple(["alias", path]),
-                simple(["disable_symlinks", "on", files.from.as_str()]),
+                simple(["root", "/"]),
+                simple(["disable_symlinks", "if_not_owner"]),
                 simple(["open_file_cache", "off"]),
-                block(["if", "(", "!-f", path, ")"], vec![answer]),
+                simple(tried.chain(["@vhostd_challenge"])),
             ]
         }
     };
     let token = block(["location", "~", CHALLENGE_TOKEN], answers);
     let tree = vec![token, simple(["return", "404"])];
-    block(["location", "^~", CHALLENGES], tree)
+    let challenges = block(["location", "^~", CHALLENGES], tree);
+    std::iter::once(challenges).chain(further).collect()
 }
 
 fn simple<'a>(words: impl IntoIterator<Item = &'a str>) -> Meant<'a> {
@@ -224,29 +297,62 @@ fn block<'a>(words: impl IntoIterator<Item = &'a str>, inside: Vec<Meant<'a>>) -
     }
 }
 
-type Map = (&'static str, &'static str, [[&'static str; 2]; 2]);
+type Map = (&'static str, &'static str, &'static [[&'static str; 2]]);
 
 /// The maps that all vhosts share.
-const MAPS: [Map; 3] = [
+const MAPS: [Map; 9] = [
     (
         "$http_upgrade",
         "$vhostd_upgrade",
-        [["default", ""], ["~*^websocket$", "websocket"]],
+        &[["default", ""], ["~*^websocket$", "websocket"]],
     ),
     (
         "$vhostd_upgrade",
         "$vhostd_connection",
-        [["default", ""], ["websocket", "upgrade"]],
+        &[["default", ""], ["websocket", "upgrade"]],
     ),
     (
-        "$http_accept",
+        "$vhostd_upgrade",
         "$vhostd_app",
-        [["default", "@app"], ["~*text/event-stream", "@stream"]],
+        &[["default", "@app"], ["websocket", "@websocket"]],
     ),
+    (
+        "$host $http_host",
+        "$vhostd_host_port",
+        &[["default", ""], [r"~*^([^ ]+) \1\.?(:[0-9]+)$", "$2"]],
+    ),
+    (
+        "$scheme$vhostd_host_port",
+        "$vhostd_forwarded_port",
+        &[
+            ["default", ""],
+            ["http", "80"],
+            ["https", "443"],
+            ["~:([0-9]+)$", "$1"],
+        ],
+    ),
+    (
+        "$https",
+        "$vhostd_forwarded_ssl",
+        &[["default", "off"], ["on", "on"]],
+    ),
+    ("$uri", "$vhostd_hidden", &[["default", ""], [HIDDEN, "/."]]),
+    (
+        "$request_method",
+        "$vhostd_unread",
+        &[
+            ["default", "/."],
+            ["GET", "$vhostd_hidden"],
+            ["HEAD", "$vhostd_hidden"],
+        ],
+    ),
+    ("$ssl_server_name $host", "$vhostd_misdirected", &SAME_HOST),
 ];
 
-/// Hidden files, but for `/.well-known/`.
-const HIDDEN: &str = r"^/+\.(?!well-known/)|[^/]/+\.";
+/// Lines of a map that is empty where the handshake is of the request's host.
+const SAME_HOST: [[&str; 2]; 2] = [["default", "1"], [r"~*^([^ ]+?)\.? \1$", ""]];
+/// Hidden files, but for `/.well-known/`, and leftovers.
+const HIDDEN: &str = r"~^/+\.(?!well-known/)|[^/]/+\.|(?i:~|\.(?:bak|log|orig|sql|swp))$";
 const CHALLENGES: &str = "/.well-known/acme-challenge/";
 /// RFC 8555 §8.3: a token is base64url.
-const CHALLENGE_TOKEN: &str = r"^/\.well-known/acme-challenge/([A-Za-z0-9_-]+)$";
+const CHALLENGE_TOKEN: &str = r"^/\.well-known/acme-challenge/(?<vhostd_token>[A-Za-z0-9_-]+)$";

@@ -163,7 +163,8 @@ fn a_header_that_the_blocks_give_a_value_has_no_other_beside_it() {
         assert!(audited(added).is_err(), "{line}");
     }
     // one in a location undoes those of the server
-    let inner = |text: &str| text.replacen("proxy_buffering off;", "proxy_set_header X-Y z;", 1);
+    let inner =
+        |text: &str| text.replacen("proxy_hide_header Upgrade;", "proxy_set_header X-Y z;", 1);
     let error = audited(inner).unwrap_err();
     assert!(matches!(error, AuditError::Directive { .. }), "{error}");
 }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use serde::Serialize;
-use sha2::{Digest, Sha256};
 
+use super::short_digest;
 use crate::render::token::{Part, Token, TokenError};
 use crate::vhost::{CacheAssets, VhostSpec};
 
@@ -61,9 +61,10 @@ pub(super) fn cache_control(spec: &VhostSpec) -> Result<Option<Token>, TokenErro
 /// A digest, because the name itself may be too long: a variable of 47 bytes makes nginx refuse
 /// everything ("could not build variables_hash", whose bucket size is the admin's).
 fn own_variable(spec: &VhostSpec) -> String {
-    let digest = Sha256::digest(spec.name.to_string().as_bytes());
-    let digest = digest.iter().take(12).map(|byte| format!("{byte:02x}"));
-    format!("{SHARED_VARIABLE}_{}", digest.collect::<String>())
+    format!(
+        "{SHARED_VARIABLE}_{}",
+        short_digest(&spec.name.to_string(), 12)
+    )
 }
 
 fn is_default(assets: &CacheAssets) -> bool {

@@ -5,13 +5,13 @@ use std::net::SocketAddr;
 use serde::Serialize;
 
 use super::{
-    AssetMap, CertificatePair, ChallengeAnswers, Listen, ProbeLocation, certificate, challenge,
-    challenge_answers, http_listen, https_listens, probe_location,
+    AssetMap, CertificatePair, ChallengeLocation, Listen, ProbeLocation, certificate, curves,
+    http_listen, https_listens, probe_location, short_digest,
 };
 use crate::desired::{
-    CertificateFiles, DesiredState, HostFacts, Listener, RESERVED_NAME, spoken_at,
+    CertificateFiles, DesiredState, HostFacts, Listener, Probe, RESERVED_NAME, spoken_at,
 };
-use crate::render::token::{Token, TokenError};
+use crate::render::token::{Part, Token, TokenError};
 
 /// `base.conf`
 #[derive(Debug, Serialize)]
@@ -20,6 +20,8 @@ pub struct Base {
     pub hash_bucket_size: Option<Token>,
     /// `server_names_hash_max_size`, likewise.
     pub hash_max_size: Option<Token>,
+    pub https_port: Option<HttpsPort>,
+    pub hops: Hops,
     pub assets: AssetMap,
     pub default_http: Option<DefaultHttp>,
     /// One for each certificate that speaks for addresses, and one for the other sockets.
@@ -27,12 +29,29 @@ pub struct Base {
     pub reserved: Reserved,
 }
 
+/// nginx's own ports, as a client writes them after a host (`:8080`), where a client that names the
+/// one for plain HTTP finds HTTPS on another port than the standard one.
+#[derive(Debug, Serialize)]
+pub struct HttpsPort {
+    pub http: Token,
+    pub https: Token,
+}
+
+/// The value of `X-Vhostd-Hops`: a mark of this nginx for each time that it has passed a request on.
+/// A few are right: an app may hand the headers of a request on to another vhost.
+#[derive(Debug, Serialize)]
+pub struct Hops {
+    /// The pattern of a request in a circle.
+    pub circle: Token,
+    pub first: Token,
+    pub further: Token,
+}
+
 /// Unknown names on the ports for plain HTTP where the answer is ours.
 #[derive(Debug, Serialize)]
 pub struct DefaultHttp {
     pub listen: Vec<Listen>,
-    pub challenge: Option<Token>,
-    pub challenge_files: Option<ChallengeAnswers>,
+    pub challenge: Option<ChallengeLocation>,
 }
 
 /// Unknown names on the ports for HTTPS where the answer is ours.
@@ -42,7 +61,9 @@ pub struct DefaultHttps {
     pub http2: bool,
     /// For clients of an address, who name no host; none: the handshake is rejected.
     pub certificates: Vec<CertificatePair>,
-    pub post_quantum: bool,
+    pub curves: Token,
+    /// Where it speaks for an address: a CA follows redirects to HTTPS.
+    pub challenge: Option<ChallengeLocation>,
     /// The status for a request whose Host is not the name of its handshake.
     pub refusal: Token,
 }
@@ -55,6 +76,7 @@ pub struct Reserved {
     pub name: Token,
     /// `None` while nothing listens for HTTPS.
     pub certificate: Option<CertificatePair>,
+    pub curves: Token,
     pub probe: ProbeLocation,
 }
 
@@ -65,12 +87,40 @@ impl Base {
         Ok(Self {
             hash_bucket_size: number(unset.server_names_hash_bucket_size, HASH_BUCKET_SIZE)?,
             hash_max_size: number(unset.server_names_hash_max_size, hash_max_size(desired))?,
+            https_port: https_port(host)?,
+            hops: hops(&host.probe)?,
             assets: AssetMap::shared()?,
             default_http: default_http(host)?,
             default_https: default_https(desired)?,
             reserved: reserved(host)?,
         })
     }
+}
+
+fn https_port(host: &HostFacts) -> Result<Option<HttpsPort>, TokenError> {
+    let number = |listeners: &[Listener]| listeners.first().map(|first| first.address.port());
+    let (Some(http), Some(https)) = (number(&host.http), number(&host.https)) else {
+        return Ok(None);
+    };
+    if https == HTTPS_PORT {
+        return Ok(None);
+    }
+    Ok(Some(HttpsPort {
+        http: Token::literal(&format!(":{http}"))?,
+        https: Token::literal(&format!(":{https}"))?,
+    }))
+}
+
+/// The mark is made from the probe's secret and does not tell it.
+fn hops(probe: &Probe) -> Result<Hops, TokenError> {
+    let mark = short_digest(&format!("hops {}", probe.secret), 8);
+    let circle = [Part::Ours("~(?:"), Part::Value(&mark), Part::Ours(".*){4}")];
+    let further = [Part::Ours("$http_x_vhostd_hops "), Part::Value(&mark)];
+    Ok(Hops {
+        circle: Token::expression(&circle)?,
+        first: Token::literal(&mark)?,
+        further: Token::expression(&further)?,
+    })
 }
 
 fn default_http(host: &HostFacts) -> Result<Option<DefaultHttp>, TokenError> {
@@ -80,8 +130,7 @@ fn default_http(host: &HostFacts) -> Result<Option<DefaultHttp>, TokenError> {
     }
     Ok(Some(DefaultHttp {
         listen: owned.iter().map(http_listen).collect::<Result<_, _>>()?,
-        challenge: challenge(host)?,
-        challenge_files: challenge_answers(host)?,
+        challenge: ChallengeLocation::for_unknown_names(host)?,
     }))
 }
 
@@ -107,6 +156,7 @@ fn default_https_of(
     files: &[CertificateFiles],
     listeners: &[Listener],
 ) -> Result<DefaultHttps, TokenError> {
+    let speaks = !files.is_empty();
     let rejects = host.features.ssl_reject_handshake;
     let (files, refusal) = match (files.is_empty(), rejects) {
         (true, true) => (files, MISDIRECTED),
@@ -117,7 +167,11 @@ fn default_https_of(
         listen: https_listens(listeners, host.features)?,
         http2: host.features.http2_directive,
         certificates: files.iter().map(certificate).collect::<Result<_, _>>()?,
-        post_quantum: host.features.post_quantum_curve,
+        curves: curves(host.features)?,
+        challenge: match speaks {
+            true => ChallengeLocation::for_unknown_names(host)?,
+            false => None,
+        },
         refusal: Token::literal(refusal)?,
     })
 }
@@ -138,6 +192,7 @@ fn reserved(host: &HostFacts) -> Result<Reserved, TokenError> {
             true => Some(certificate(&host.probe.certificate)?),
             false => None,
         },
+        curves: curves(host.features)?,
         probe: probe_location(&host.probe, RESERVED_NAME)?,
     })
 }
@@ -169,6 +224,7 @@ fn hash_max_size(desired: &DesiredState) -> usize {
 
 /// RFC 9110 §15.5.20: another server than the one of the handshake is asked for.
 const MISDIRECTED: &str = "421";
+const HTTPS_PORT: u16 = 443;
 /// nginx's own: the connection is closed without an answer.
 const CLOSE: &str = "444";
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::{asset, path_token, upstream_name};
-use crate::desired::{DesiredVhost, HostFacts, Listener};
+use crate::desired::{DesiredVhost, HostFacts};
 use crate::render::token::{Part, Token, TokenError};
 use crate::vhost::UpstreamScheme;
 
@@ -29,6 +29,17 @@ pub struct Files {
     pub cache_control: Option<Token>,
     pub gzip_static: bool,
     pub brotli_static: bool,
+    /// The pattern of files whose type is one of `types`.
+    pub typed: Token,
+    /// Types that nginx's own list lacks.
+    pub types: Vec<MediaType>,
+}
+
+/// `types { NAME EXTENSION…; … }`
+#[derive(Debug, Serialize)]
+pub struct MediaType {
+    pub name: Token,
+    pub extensions: Vec<Token>,
 }
 
 /// `proxy_pass`
@@ -36,26 +47,24 @@ pub struct Files {
 pub struct Proxy {
     /// `SCHEME://UPSTREAM`
     pub pass: Token,
-    /// The value of the Host header.
-    pub host: Token,
     pub tls: bool,
 }
 
-pub(super) fn site(
-    host: &HostFacts,
-    vhost: &DesiredVhost,
-    https: bool,
-) -> Result<Site, TokenError> {
+pub(super) fn site(host: &HostFacts, vhost: &DesiredVhost) -> Result<Site, TokenError> {
     let files = match &vhost.spec.root {
         Some(root) => Some(files(host, vhost, root.as_path())?),
         None => None,
     };
     let (pages, directories): (&[&'static str], &[&'static str]) =
         match (files.is_some(), vhost.spec.upstreams.is_empty()) {
-            // the variable gives `@app` or `@stream`
+            // `$vhostd_app` is a location, and `$vhostd_unread` ends the path of what is no file's
             (true, false) => (
-                &["$uri", "$uri.html", "$vhostd_app"],
-                &["${uri}index.html", "$vhostd_app"],
+                &[
+                    "$uri$vhostd_unread",
+                    "$uri.html$vhostd_unread",
+                    "$vhostd_app",
+                ],
+                &["${uri}index.html$vhostd_unread", "$vhostd_app"],
             ),
             (true, true) => (
                 &["$uri", "$uri.html", "$uri/", "=404"],
@@ -69,7 +78,7 @@ pub(super) fn site(
         files,
         pages: ours(pages)?,
         directories: ours(directories)?,
-        proxy: proxy(host, vhost, https)?,
+        proxy: proxy(vhost)?,
     })
 }
 
@@ -81,10 +90,12 @@ fn files(host: &HostFacts, vhost: &DesiredVhost, root: &Path) -> Result<Files, T
         cache_control,
         gzip_static: precompressed && host.features.gzip_static,
         brotli_static: precompressed && host.features.brotli_static,
+        typed: typed()?,
+        types: types()?,
     })
 }
 
-fn proxy(host: &HostFacts, vhost: &DesiredVhost, https: bool) -> Result<Option<Proxy>, TokenError> {
+fn proxy(vhost: &DesiredVhost) -> Result<Option<Proxy>, TokenError> {
     let Some(first) = vhost.spec.upstreams.first() else {
         return Ok(None);
     };
@@ -92,28 +103,32 @@ fn proxy(host: &HostFacts, vhost: &DesiredVhost, https: bool) -> Result<Option<P
         UpstreamScheme::Http => "http",
         UpstreamScheme::Https => "https",
     };
-    let (listeners, standard) = match https {
-        true => (&host.https, super::HTTPS_PORT),
-        false => (&host.http, super::HTTP_PORT),
-    };
     Ok(Some(Proxy {
         pass: Token::literal(&format!("{scheme}://{}", upstream_name(&vhost.spec.name)))?,
-        host: host_header(listeners, standard)?,
         tls: first.scheme() == UpstreamScheme::Https,
     }))
 }
 
-/// `$host` is what selected the server block, without the port, which belongs to it elsewhere
-/// than on the standard port. (`$http_host` may name another host than the request line did.)
-fn host_header(listeners: &[Listener], standard: u16) -> Result<Token, TokenError> {
-    let everywhere_standard = listeners
-        .iter()
-        .all(|listener| listener.address.port() == standard);
-    Token::expression(&[Part::Ours(if everywhere_standard {
-        "$host"
-    } else {
-        "$host:$server_port"
-    })])
+fn typed() -> Result<Token, TokenError> {
+    let extensions = TYPES.iter().flat_map(|(_, extensions)| *extensions);
+    let extensions: Vec<&str> = extensions.copied().filter(|it| *it != "html").collect();
+    let extensions = extensions.join("|");
+    Token::expression(&[
+        Part::Ours(r"\.(?:"),
+        Part::Value(&extensions),
+        Part::Ours(")$"),
+    ])
+}
+
+fn types() -> Result<Vec<MediaType>, TokenError> {
+    let media_type = |(name, extensions): &(&str, &[&str])| {
+        let extensions = extensions.iter().map(|extension| Token::literal(extension));
+        Ok(MediaType {
+            name: Token::literal(name)?,
+            extensions: extensions.collect::<Result<_, _>>()?,
+        })
+    };
+    TYPES.iter().map(media_type).collect()
 }
 
 fn ours(texts: &[&'static str]) -> Result<Vec<Token>, TokenError> {
@@ -122,3 +137,32 @@ fn ours(texts: &[&'static str]) -> Result<Vec<Token>, TokenError> {
         .map(|text| Token::expression(&[Part::Ours(text)]))
         .collect()
 }
+
+/// By IANA's registry and the HTML standard. Browsers run no module script of another type than
+/// JavaScript's. `html` is what `about.md.html` is, which stands in for `about.md`.
+const TYPES: &[(&str, &[&str])] = &[
+    ("application/geo+json", &["geojson"]),
+    ("application/manifest+json", &["webmanifest"]),
+    ("application/json", &["map"]),
+    ("application/ld+json", &["jsonld"]),
+    ("application/wasm", &["wasm"]),
+    ("application/yaml", &["yaml", "yml"]),
+    ("audio/flac", &["flac"]),
+    ("audio/mp4", &["m4a"]),
+    ("audio/ogg", &["opus"]),
+    ("audio/wav", &["wav"]),
+    ("font/otf", &["otf"]),
+    ("font/ttf", &["ttf"]),
+    ("image/avif", &["avif"]),
+    ("image/jxl", &["jxl"]),
+    ("model/gltf+json", &["gltf"]),
+    ("model/gltf-binary", &["glb"]),
+    ("text/calendar", &["ics"]),
+    ("text/csv", &["csv"]),
+    ("text/html", &["html"]),
+    ("text/javascript", &["cjs", "mjs"]),
+    ("text/markdown", &["md"]),
+    ("text/vcard", &["vcf"]),
+    ("text/vtt", &["vtt"]),
+    ("video/ogg", &["ogv"]),
+];

@@ -168,6 +168,7 @@ fn rendered(host: &HostFacts, apps: &[&App], templates: &Templates) -> RenderedC
                 Some(TlsMode::Internal) => DesiredTls::On {
                     wanted: vec![wanted(spec)],
                     files: vec![files()],
+                    covered: wanted(spec).identifiers,
                     trusted: true,
                 },
                 _ => DesiredTls::Off,

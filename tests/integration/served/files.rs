@@ -87,27 +87,43 @@ fn precompressed_siblings_are_used_with_cache_assets() {
 }
 
 #[test]
-fn hidden_files_are_404_except_below_well_known() {
-    let app = App::start();
-    for served in [hello(&app), static_site("")] {
-        for path in [
-            "/.git/config",
-            "/.env",
-            "/sub/.htpasswd",
-            "/sub/.well-known/x",
-            "/.html",
-        ] {
-            served.file(path, "secret");
-            assert_eq!(served.get(path).status, 404, "{path}");
-        }
-        served.file("/.well-known/security.txt", "contact");
-        served.file("/.well-known/.hidden", "secret");
-        assert_eq!(served.get("/.well-known/security.txt").text(), "contact");
-        assert_eq!(served.get("/.well-known/.hidden").status, 404);
-        assert_eq!(served.get("/%2egit/config").status, 404);
-        assert_eq!(served.get("//.git/config").status, 404);
-        assert_ne!(served.get("/").text(), "secret");
+fn a_static_site_answers_404_for_hidden_files_and_leftovers() {
+    let served = static_site("cache_assets: true\n");
+    for path in [
+        "/.git/config",
+        "/.env",
+        "/sub/.htpasswd",
+        "/sub/.well-known/x",
+        "/.html",
+        "/dump.sql",
+        "/sub/DUMP.SQL",
+        "/app.log",
+        "/config.php.bak",
+        "/config.php~",
+        "/a.orig",
+        "/a.swp",
+        "/assets/app.js.bak",
+    ] {
+        served.file(path, "secret");
+        served.file(&format!("{path}.gz"), "secret");
+        assert_eq!(served.get(path).status, 404, "{path}");
     }
+    served.file("/.well-known/security.txt", "contact");
+    served.file("/.well-known/.hidden", "secret");
+    served.file("/catalog", "not a log");
+    assert_eq!(served.get("/.well-known/security.txt").text(), "contact");
+    assert_eq!(served.get("/catalog").text(), "not a log");
+    // a directory's redirect would say that it is there
+    for path in [
+        "/.well-known/.hidden",
+        "/%2egit/config",
+        "//.git/config",
+        "/.git",
+        "/a%0a/.env",
+    ] {
+        assert_eq!(served.get(path).status, 404, "{path}");
+    }
+    assert_ne!(served.get("/").text(), "secret");
 }
 
 #[test]

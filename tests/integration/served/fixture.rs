@@ -12,7 +12,7 @@ use vhostd::desired::{
 };
 use vhostd::render::{Templates, entry, render};
 use vhostd::vhost::parse::parse;
-use vhostd::vhost::{AppName, TlsMode};
+use vhostd::vhost::{AppName, TlsMode, VhostSpec};
 
 use crate::support::client::{self, Response, Trust};
 use crate::support::nginx::{NginxHost, features};
@@ -23,6 +23,7 @@ const GENERATION: u64 = 7;
 pub struct Served {
     host: NginxHost,
     trusted: bool,
+    issuer: Issuer,
     features: Features,
     /// Self-signed, and so its own root.
     certificate: CertificateDer<'static>,
@@ -40,6 +41,7 @@ impl Served {
         Self {
             host,
             trusted: true,
+            issuer: Issuer::Acme,
             features: features(),
             certificate: issued.cert.der().clone(),
         }
@@ -49,6 +51,14 @@ impl Served {
     pub fn untrusted() -> Self {
         Self {
             trusted: false,
+            ..Self::new()
+        }
+    }
+
+    /// The same, with certificates that nothing of ours orders.
+    pub fn with_certificates_from_elsewhere() -> Self {
+        Self {
+            issuer: Issuer::File,
             ..Self::new()
         }
     }
@@ -172,19 +182,20 @@ impl Served {
             &TlsMode::Auto.into(),
         )
         .unwrap();
-        let desired = |spec| DesiredVhost {
-            spec,
+        let desired = |spec: VhostSpec| DesiredVhost {
             tls: DesiredTls::On {
                 wanted: vec![
-                    WantedCertificate::new(
-                        vec![Identifier::Dns(NAMES[0].into())],
-                        Issuer::Internal,
-                    )
-                    .unwrap(),
+                    WantedCertificate::new(vec![Identifier::Dns(NAMES[0].into())], self.issuer)
+                        .unwrap(),
                 ],
                 files: vec![self.files()],
+                covered: spec
+                    .all_names()
+                    .map(|it| it.value.to_identifier())
+                    .collect(),
                 trusted: self.trusted,
             },
+            spec,
         };
         parsed.vhosts.into_iter().map(desired).collect()
     }

@@ -1,0 +1,47 @@
+//! P: where a server block sends all requests, if it does.
+
+use super::{Names, Port};
+use crate::desired::{DesiredTls, DesiredVhost};
+use crate::render::token::{Part, Token, TokenError};
+use crate::vhost::ServerName;
+
+/// `None` where the block serves the vhost itself.
+///
+/// The port is the one that the client named: behind a forwarded port nginx's own is another one.
+pub(super) fn redirect(
+    vhost: &DesiredVhost,
+    names: Names,
+    port: Port,
+) -> Result<Option<Token>, TokenError> {
+    let trusted = matches!(vhost.tls, DesiredTls::On { trusted: true, .. });
+    let names_served = &vhost.spec.server_names;
+    let exact = names_served
+        .iter()
+        .map(|name| &name.value)
+        .find(|name| !name.is_wildcard());
+    let target: Option<&ServerName> = match names {
+        Names::Served if port == Port::Https || !trusted => return Ok(None),
+        // every name of a vhost serves: the client keeps the one that it asked for
+        Names::Served if names_served.len() > 1 => None,
+        Names::Served => exact,
+        // with wildcards alone there is nowhere to go, and the client's own name would be a loop
+        Names::Redirected if exact.is_none() => return Ok(None),
+        Names::Redirected => exact,
+    };
+    let (scheme, number) = match (port, trusted) {
+        (Port::Https, _) => ("https://", "$vhostd_host_port"),
+        (Port::Http, true) => ("https://", "$vhostd_https_port"),
+        (Port::Http, false) => ("http://", "$vhostd_host_port"),
+    };
+    let host = match target {
+        Some(name) => Part::Value(name.as_str()),
+        None => Part::Ours("$host"),
+    };
+    let parts = [
+        Part::Ours(scheme),
+        host,
+        Part::Ours(number),
+        Part::Ours("$request_uri"),
+    ];
+    Token::expression(&parts).map(Some)
+}
