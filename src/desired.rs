@@ -106,6 +106,9 @@ pub struct UnsetHttpDirectives {
 #[derive(Clone, Debug)]
 pub struct DesiredVhost {
     pub spec: VhostSpec,
+    /// The part of the root's path that nginx need not check for links, because only root can change
+    /// it; `None`: it checks all of it.
+    pub links_checked_below: Option<PathBuf>,
     pub tls: DesiredTls,
 }
 

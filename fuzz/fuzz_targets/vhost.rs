@@ -50,9 +50,16 @@ fuzz_target!(|bytes: &[u8]| {
 static TEMPLATES: LazyLock<Templates> =
     LazyLock::new(|| Templates::shipped().expect("the shipped templates"));
 
+/// A part of the root's path.
+fn parent(spec: &VhostSpec) -> Option<PathBuf> {
+    let parent = spec.root.as_ref()?.as_path().parent()?;
+    Some(parent.to_path_buf())
+}
+
 fn desired(app: &App) -> DesiredState {
     let vhost = |spec: &VhostSpec| DesiredVhost {
         spec: spec.clone(),
+        links_checked_below: parent(spec),
         tls: match spec.tls.mode {
             Some(TlsMode::Off) => DesiredTls::Off,
             _ => DesiredTls::On {

@@ -1,5 +1,8 @@
 //! P: accepted apps and certificates → what nginx should serve.
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
 use time::OffsetDateTime;
 
 use super::{CertificateFiles, DesiredState, DesiredTls, DesiredVhost, HostFacts};
@@ -86,10 +89,12 @@ fn realm_covers(realm: &Realm, name: &ServerName) -> bool {
 ///
 /// The caller has stored at least a placeholder for every certificate that [`wanted`] names:
 /// [`DesiredError::NoCertificate`] lists those that are missing. `host.https` is emptied where no
-/// vhost has TLS, so that the port stays free.
+/// vhost has TLS, so that the port stays free. `links_checked_below` is of each root
+/// (`root::links_checked_below`).
 pub fn desired(
     apps: &[App],
     host: HostFacts,
+    links_checked_below: &BTreeMap<PathBuf, PathBuf>,
     default_tls: &TlsDefaults,
     inventory: &CertificateInventory,
     now: OffsetDateTime,
@@ -101,6 +106,10 @@ pub fn desired(
             match tls(wanted, inventory, now) {
                 Ok(tls) => vhosts.push(DesiredVhost {
                     spec: spec.clone(),
+                    links_checked_below: spec
+                        .root
+                        .as_ref()
+                        .and_then(|root| links_checked_below.get(root.as_path()).cloned()),
                     tls,
                 }),
                 Err(wanted) => {
@@ -161,7 +170,7 @@ pub enum DesiredError {
 
 #[cfg(test)]
 mod tests {
-    use std::path::{Path, PathBuf};
+    use std::path::Path;
 
     use super::*;
     use crate::certificate::{CertificateName, Validity};
@@ -330,7 +339,15 @@ mod tests {
             .placeholders
             .extend([stored(&["a.example"], Issuer::Placeholder)]);
         let trusted = |inventory: &CertificateInventory| {
-            let state = desired(&apps, host(), &TlsMode::Auto.into(), inventory, NOW).unwrap();
+            let state = desired(
+                &apps,
+                host(),
+                &BTreeMap::new(),
+                &TlsMode::Auto.into(),
+                inventory,
+                NOW,
+            )
+            .unwrap();
             assert_eq!(state.host.https.len(), 1);
             match &state.vhosts[0].tls {
                 DesiredTls::On { trusted, .. } => *trusted,
@@ -351,7 +368,15 @@ mod tests {
              - {server_name: a.example, root: /srv/a}\n- {server_name: b.example, root: /srv/a}\n",
         )];
         let inventory = CertificateInventory::default();
-        let error = desired(&apps, host(), &TlsMode::Auto.into(), &inventory, NOW).unwrap_err();
+        let error = desired(
+            &apps,
+            host(),
+            &BTreeMap::new(),
+            &TlsMode::Auto.into(),
+            &inventory,
+            NOW,
+        )
+        .unwrap_err();
         let DesiredError::NoCertificate { missing } = error;
         assert_eq!(missing.len(), 1);
         assert_eq!(missing[0].name.as_str(), "a.example");
@@ -361,7 +386,15 @@ mod tests {
     fn the_https_port_stays_free_while_no_vhost_has_tls() {
         let apps = [app("server_name: a.example\nroot: /srv/a\ntls: off\n")];
         let inventory = CertificateInventory::default();
-        let state = desired(&apps, host(), &TlsMode::Auto.into(), &inventory, NOW).unwrap();
+        let state = desired(
+            &apps,
+            host(),
+            &BTreeMap::new(),
+            &TlsMode::Auto.into(),
+            &inventory,
+            NOW,
+        )
+        .unwrap();
         assert!(state.host.https.is_empty());
         assert_eq!(state.host.http.len(), 1);
     }
@@ -375,6 +408,7 @@ mod tests {
         let state = desired(
             &[app(&list)],
             host(),
+            &BTreeMap::new(),
             &TlsMode::Auto.into(),
             &inventory,
             NOW,

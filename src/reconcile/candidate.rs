@@ -27,7 +27,7 @@ use crate::generation::manifest::{AppSource, Manifest, ServedName};
 use crate::installation::Installation;
 use crate::nginx::dump::Survey;
 use crate::render::{RenderedConfig, render};
-use crate::vhost::{App, AppName, ServerName, TlsDefaults};
+use crate::vhost::{App, AppName, ServerName, TlsDefaults, root};
 
 use alone::Refused;
 use withhold::Withheld;
@@ -196,6 +196,7 @@ impl<'a> Candidate<'a> {
             let mut state = desired::desired(
                 &rendered,
                 self.host()?,
+                &root::links_checked_below(&rendered),
                 &self.default_tls(),
                 &self.inventory,
                 self.request.now,

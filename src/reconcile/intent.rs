@@ -338,8 +338,16 @@ fn parsed(
     if !findings.errors.is_empty() {
         return Err(findings.errors);
     }
-    let warnings = findings.warnings.iter().map(ToString::to_string).collect();
+    let warnings = findings.warnings.iter().map(with_hint).collect();
     Ok((app, text, warnings))
+}
+
+/// On one line: what is odd, and what to do.
+fn with_hint(warning: &Diagnostic) -> String {
+    match &warning.hint {
+        Some(hint) => format!("{warning} ({hint})"),
+        None => warning.to_string(),
+    }
 }
 
 /// The parsed form of one file that may be anywhere (`check FILE`), and what looks odd.

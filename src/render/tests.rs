@@ -92,6 +92,7 @@ fn vhost(app: &str, number: Option<usize>, server_names: &[&str]) -> DesiredVhos
             cache_assets: None,
             tls: TlsSpec::default(),
         },
+        links_checked_below: None,
         tls: DesiredTls::Off,
     }
 }
@@ -116,6 +117,7 @@ fn with_tls(mut vhost: DesiredVhost, trusted: bool) -> DesiredVhost {
 fn hello() -> DesiredVhost {
     let mut vhost = with_tls(vhost("hello", None, &["hello.example.com"]), true);
     vhost.spec.root = root("/srv/hello/public");
+    vhost.links_checked_below = Some("/srv/hello/public".into());
     vhost.spec.upstreams = vec!["http://127.0.0.1:8000".parse::<Upstream>().unwrap()];
     vhost.spec.cache_assets = assets(&["/assets/", "/static/"], 31_536_000);
     vhost
@@ -134,6 +136,7 @@ fn shop() -> [DesiredVhost; 2] {
     ];
     let mut files = vhost("shop", Some(2), &["*.files.example.com"]);
     files.spec.root = root("/srv/shop files");
+    files.links_checked_below = Some("/srv".into());
     files.spec.cache_assets = assets(&["/dist/v1.0/"], 3600);
     [shop, files]
 }

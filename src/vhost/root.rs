@@ -3,11 +3,16 @@
 //! Their spelling was judged by the parser. Here symbolic links are resolved: a root must not lead
 //! out of the directories that the settings allow, whoever planted the link.
 
+mod components; // R how a root's path is resolved, and who owns what it goes through
+mod links; // P from where on nginx checks links, and which one it stops
 mod worker; // R who nginx's workers are
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+
+use nix::unistd::{Uid, User};
 
 pub use worker::Worker;
 
@@ -36,6 +41,22 @@ pub fn inspect(app: &App, roots: &[PathBuf], worker: &Worker) -> RootFindings {
         inspect_one(app, root, &allowed, worker, &mut findings);
     }
     findings
+}
+
+/// For each root of `apps` the longest part of its path that only root can make lead elsewhere, as
+/// things are now: nginx checks the links below that.
+pub fn links_checked_below<'a>(
+    apps: impl IntoIterator<Item = &'a App>,
+) -> BTreeMap<PathBuf, PathBuf> {
+    let vhosts = apps.into_iter().flat_map(|app| &app.vhosts);
+    let roots = vhosts.filter_map(|vhost| vhost.root.as_ref());
+    roots
+        .map(|root| {
+            let components = components::components(root.as_path());
+            let trusted = links::checked_below(&components);
+            (root.as_path().to_path_buf(), trusted.to_path_buf())
+        })
+        .collect()
 }
 
 fn inspect_one(
@@ -86,6 +107,24 @@ fn inspect_one(
                 .hint(format!("chmod o+x {}", closed.display())),
         );
     }
+    if let Some(link) = links::stopped(&components::components(path)) {
+        let shown = link.path.display();
+        let (owner, target) = (user(link.uid), user(link.target_uid));
+        let reason = format!(
+            "nginx does not follow {shown}: the link is {owner}'s, and what it leads to is {target}'s"
+        );
+        findings
+            .warnings
+            .push(about(reason).hint(format!("chown -h {target} {shown}")));
+    }
+}
+
+/// The user's name; the number where it has none.
+fn user(uid: u32) -> String {
+    let user = User::from_uid(Uid::from_raw(uid));
+    user.ok()
+        .flatten()
+        .map_or_else(|| uid.to_string(), |user| user.name)
 }
 
 struct Resolved {

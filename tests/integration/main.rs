@@ -26,6 +26,7 @@ mod hooks;
 mod hostile;
 mod hostile_ca;
 mod key_types;
+mod links;
 mod load;
 mod names;
 mod neighbours;

@@ -163,7 +163,7 @@ fn site(site: &Site) -> Vec<Meant<'_>> {
         tree.push(simple([
             "disable_symlinks",
             "if_not_owner",
-            "from=$document_root",
+            files.links_from.as_str(),
         ]));
         let header = files.cache_control.iter();
         page.extend(header.map(|value| simple(["add_header", "Cache-Control", value.as_str()])));

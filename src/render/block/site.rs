@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::{asset, path_token, upstream_name};
 use crate::desired::{DesiredVhost, HostFacts};
-use crate::render::token::{Part, Token, TokenError};
+use crate::render::token::{MAX_BYTES, Part, Token, TokenError};
 use crate::vhost::UpstreamScheme;
 
 /// The locations of a server block that does not redirect.
@@ -25,6 +25,8 @@ pub struct Site {
 #[derive(Debug, Serialize)]
 pub struct Files {
     pub root: Token,
+    /// `from=PATH`: nginx checks the links below it.
+    pub links_from: Token,
     /// The variable with the Cache-Control of a file.
     pub cache_control: Option<Token>,
     pub gzip_static: bool,
@@ -87,12 +89,25 @@ fn files(host: &HostFacts, vhost: &DesiredVhost, root: &Path) -> Result<Files, T
     let precompressed = cache_control.is_some();
     Ok(Files {
         root: path_token(root)?,
+        links_from: links_from(root, vhost.links_checked_below.as_deref())?,
         cache_control,
         gzip_static: precompressed && host.features.gzip_static,
         brotli_static: precompressed && host.features.brotli_static,
         typed: typed()?,
         types: types()?,
     })
+}
+
+/// nginx opens `from` as it is, and checks each component below it (`disable_symlinks`).
+fn links_from(root: &Path, trusted: Option<&Path>) -> Result<Token, TokenError> {
+    if trusted == Some(root) {
+        return Token::expression(&[Part::Ours("from=$document_root")]);
+    }
+    // a shorter part is as safe
+    let fits = |part: &&Path| part.as_os_str().len() + FROM.len() <= MAX_BYTES;
+    let part = trusted.and_then(|trusted| trusted.ancestors().find(fits));
+    let part = path_token(part.unwrap_or(Path::new("/")))?;
+    Token::literal(&format!("{FROM}{part}"))
 }
 
 fn proxy(vhost: &DesiredVhost) -> Result<Option<Proxy>, TokenError> {
@@ -138,6 +153,8 @@ fn ours(texts: &[&'static str]) -> Result<Vec<Token>, TokenError> {
         .collect()
 }
 
+const FROM: &str = "from=";
+
 /// By IANA's registry and the HTML standard. Browsers run no module script of another type than
 /// JavaScript's. `html` is what `about.md.html` is, which stands in for `about.md`.
 const TYPES: &[(&str, &[&str])] = &[
@@ -166,3 +183,32 @@ const TYPES: &[(&str, &[&str])] = &[
     ("text/vtt", &["vtt"]),
     ("video/ogg", &["ogv"]),
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_are_checked_below_the_part_that_only_root_can_change_or_else_on_the_whole_path() {
+        let root = Path::new("/srv/app/public");
+        for (trusted, expected) in [
+            (Some("/srv/app/public"), "from=$document_root"),
+            (Some("/srv/app"), "from=/srv/app"),
+            (Some("/"), "from=/"),
+            (None, "from=/"),
+        ] {
+            let token = links_from(root, trusted.map(Path::new)).unwrap();
+            assert_eq!(token.as_str(), expected);
+        }
+    }
+
+    #[test]
+    fn a_part_that_is_too_long_for_a_word_is_replaced_by_a_shorter_one() {
+        let parent = format!("/srv/{}", "a".repeat(1000));
+        let long = format!("{parent}/{}", "b".repeat(14));
+        let root = format!("{long}/c");
+        let from = |part: &str| links_from(Path::new(&root), Some(Path::new(part))).unwrap();
+        assert_eq!(from(&long).as_str(), format!("from={parent}"));
+        assert_eq!(from(&root).as_str(), "from=$document_root");
+    }
+}

@@ -164,6 +164,7 @@ fn rendered(host: &HostFacts, apps: &[&App], templates: &Templates) -> RenderedC
         .flat_map(|app| &app.vhosts)
         .map(|spec| DesiredVhost {
             spec: spec.clone(),
+            links_checked_below: parent(spec),
             tls: match spec.tls.mode {
                 Some(TlsMode::Internal) => DesiredTls::On {
                     wanted: vec![wanted(spec)],
@@ -191,6 +192,12 @@ fn rendered(host: &HostFacts, apps: &[&App], templates: &Templates) -> RenderedC
         templates,
     )
     .unwrap()
+}
+
+/// A part of the root's path.
+fn parent(spec: &VhostSpec) -> Option<PathBuf> {
+    let parent = spec.root.as_ref()?.as_path().parent()?;
+    Some(parent.to_path_buf())
 }
 
 fn wanted(spec: &VhostSpec) -> WantedCertificate {

@@ -12,7 +12,8 @@ use vhostd::desired::{
 };
 use vhostd::render::{Templates, entry, render};
 use vhostd::vhost::parse::parse;
-use vhostd::vhost::{AppName, TlsMode, VhostSpec};
+use vhostd::vhost::root::links_checked_below;
+use vhostd::vhost::{AppName, RootDir, TlsMode, VhostSpec};
 
 use crate::support::client::{self, Response, Trust};
 use crate::support::nginx::{NginxHost, features};
@@ -182,7 +183,10 @@ impl Served {
             &TlsMode::Auto.into(),
         )
         .unwrap();
+        let checked_below = links_checked_below([&parsed]);
+        let below = |root: &RootDir| checked_below.get(root.as_path()).cloned();
         let desired = |spec: VhostSpec| DesiredVhost {
+            links_checked_below: spec.root.as_ref().and_then(below),
             tls: DesiredTls::On {
                 wanted: vec![
                     WantedCertificate::new(vec![Identifier::Dns(NAMES[0].into())], self.issuer)
