@@ -1,9 +1,9 @@
 //! The latencies that a user feels, what the daemon costs in memory and a day's look at its
-//! certificates, each beside its floor in one run.
+//! certificates, and what nginx spends on requests, each beside its floor in one run.
 //!
 //! `cargo bench` (or `make bench`). Ratios are what counts: the machine's speed cancels out.
 //! The floors are nginx's own `-t` and SIGHUP on the same bytes, and a minimal ACME client that
-//! does nothing but the requests that a certificate costs.
+//! does nothing but the requests that a certificate costs; for requests, hand-tuned server blocks.
 #![allow(
     clippy::disallowed_methods,
     clippy::expect_used,
@@ -29,6 +29,8 @@ mod drop;
 mod many;
 #[path = "latency/memory.rs"]
 mod memory;
+#[path = "latency/served.rs"]
+mod served;
 
 use std::time::Duration;
 
@@ -74,6 +76,17 @@ fn main() {
     for vhosts in [1, 100] {
         if chosen("change") {
             change::run(vhosts).print();
+        }
+    }
+    for (name, run) in [
+        ("static", served::static_file as fn() -> _),
+        ("proxied", served::proxied),
+    ] {
+        if chosen(name) {
+            let (figure, plain): (Figure, Vec<Duration>) = run();
+            figure.print();
+            let (usual, spread) = (milliseconds(median(&plain)), spread(&plain));
+            println!("{:<52} {usual:>6.1} ms with plain blocks, {spread}", "");
         }
     }
     if chosen("memory") {
