@@ -37,10 +37,12 @@ impl AssetMap {
     }
 
     fn new(variable: &str, paths: &[&str], max_age: Duration) -> Result<Self, TokenError> {
-        let mut patterns = vec![Token::expression(&[Part::Ours(FINGERPRINTED)])?];
-        for path in paths {
-            patterns.push(below(path)?);
-        }
+        // nginx tries them in this order, and that of names is the dear one
+        let mut patterns: Vec<Token> = paths
+            .iter()
+            .map(|path| below(path))
+            .collect::<Result<_, _>>()?;
+        patterns.push(Token::expression(&[Part::Ours(FINGERPRINTED)])?);
         Ok(Self {
             variable: Token::variable(variable)?,
             patterns,
