@@ -11,6 +11,7 @@ pub mod fetch; // N a challenge, fetched as the CA does
 pub mod finding; // P what was found, in words
 pub mod flight; // N one order's checks, before it and beside it
 pub mod observe; // N what there is to see
+mod redirect; // P where a redirect of a challenge leads
 
 use std::net::IpAddr;
 
@@ -205,7 +206,7 @@ fn addresses(seen: &Observations, observed: &Observed, verdict: &mut Verdict) {
 fn reached(name: &str, address: IpAddr, ours: bool, fetched: Option<&Fetched>) -> Option<Finding> {
     let name = name.to_owned();
     match fetched {
-        Some(Fetched::Ours | Fetched::Secured(_)) => None,
+        Some(Fetched::Ours) => None,
         Some(Fetched::Other(what)) => Some(Finding::OtherAnswer {
             name,
             address,

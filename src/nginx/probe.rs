@@ -88,18 +88,7 @@ const LIMIT: Duration = Duration::from_secs(2);
 
 impl Prober {
     pub fn new(secret: &str) -> Result<Self, rustls::Error> {
-        let provider = Arc::new(aws_lc_rs::default_provider());
-        let client = |knows| {
-            let verifier = Whatever(provider.clone(), knows);
-            let mut tls = ClientConfig::builder_with_provider(provider.clone())
-                .with_safe_default_protocol_versions()?
-                .dangerous()
-                .with_custom_certificate_verifier(Arc::new(verifier))
-                .with_no_client_auth();
-            // each question must reach the worker afresh: a resumed session shows no certificate
-            tls.resumption = rustls::client::Resumption::disabled();
-            Ok::<_, rustls::Error>(Arc::new(tls))
-        };
+        let client = |knows| accepting_any_certificate(knows).map(Arc::new);
         Ok(Self {
             path: format!("/.well-known/vhostd/{secret}"),
             tls: client(Knows::All)?,
@@ -181,6 +170,21 @@ impl Prober {
         }
         Ok(String::from_utf8_lossy(&reply).into_owned())
     }
+}
+
+/// A TLS client that accepts every certificate whose key the server holds. For the few questions
+/// that trust nothing they are answered.
+pub(crate) fn accepting_any_certificate(knows: Knows) -> Result<ClientConfig, rustls::Error> {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let verifier = Whatever(provider.clone(), knows);
+    let mut tls = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_no_client_auth();
+    // each question must reach the worker afresh: a resumed session shows no certificate
+    tls.resumption = rustls::client::Resumption::disabled();
+    Ok(tls)
 }
 
 fn connect(address: SocketAddr) -> Result<TcpStream, ProbeError> {

@@ -8,6 +8,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc2822;
 
 use crate::support::app::App;
+use crate::support::client::{self, Trust};
 use crate::support::host::{Host, acme};
 use crate::support::mock_ca::{MockCa, Resource, edit};
 use crate::support::nameserver::NameServer;
@@ -278,6 +279,46 @@ fn a_challenge_that_something_else_answers_is_told() {
     let expected =
         "challenges for shop.site.test are answered by something else at 127.0.0.2: HTTP 404";
     assert!(told.contains(expected), "{told}");
+}
+
+#[test]
+fn an_edge_that_redirects_all_of_port_80_to_https_is_told_only_where_https_answers_otherwise() {
+    let mut scene = Scene::new(HERE);
+    scene.dns.rewrite("site.test", "shop A 127.0.0.2\n");
+    assert_eq!(scene.host.vhostd(&["reload"]).status, 0);
+    let (http, https) = (scene.host.nginx.http_port, scene.host.nginx.https_port);
+    // with a certificate for another name, which no client trusts
+    let key = rcgen::KeyPair::generate().unwrap();
+    let certificate = rcgen::CertificateParams::new(vec!["edge.test".to_owned()]).unwrap();
+    let chain = certificate.self_signed(&key).unwrap().pem();
+    std::fs::write(scene.host.path("edge.pem"), chain + &key.serialize_pem()).unwrap();
+    let pem = scene.host.path("edge.pem").display().to_string();
+    let edge = |status: u16, answer: &str| {
+        let text = format!(
+            "server {{ listen 127.0.0.2:{http}; return 301 https://$host:{https}$request_uri; }}\n\
+             server {{ listen 127.0.0.2:{https} ssl; ssl_certificate {pem}; ssl_certificate_key {pem};\n\
+             location / {{ {answer} }} }}\n"
+        );
+        std::fs::write(scene.host.path("conf.d/edge.conf"), text).unwrap();
+        scene.host.nginx.reload();
+        wait_for("the edge", || {
+            let at = ([127, 0, 0, 2], https).into();
+            let path = "/.well-known/acme-challenge/token";
+            let answer = client::get_tls(at, NAME, path, &Trust::Anyone);
+            (answer.ok()?.status == status).then_some(())
+        });
+        let renewed = scene.host.vhostd(&["renew", NAME, "--force"]);
+        assert_eq!(renewed.status, 0, "{renewed:?}");
+        warnings(&scene.host.certificate(NAME).unwrap())
+    };
+    let told = edge(404, "return 404;").join("\n");
+    let expected = format!(
+        "challenges for shop.site.test are answered by something else at 127.0.0.2: HTTP 404, after \
+         a redirect to https://shop.site.test:{https}/.well-known/acme-challenge/…; "
+    );
+    assert!(told.contains(&expected), "{told}");
+    let here = format!("proxy_pass http://127.0.0.1:{http}; proxy_set_header Host $host;");
+    assert_eq!(edge(200, &here), Vec::<String>::new());
 }
 
 #[test]

@@ -145,7 +145,7 @@ impl fmt::Display for Finding {
             Self::Unanswered { name, address, why } => write!(
                 f,
                 "challenges for {name} are not answered at {address}, which is this host: {why}; \
-                 the CA needs port 80"
+                 the CA needs port 80, and follows redirects to port 443"
             ),
             Self::Unresolved { name, why } => {
                 write!(f, "the addresses of {name} cannot be looked up: {why}")

@@ -11,7 +11,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::fetch::{Challenge, Fetched, Surroundings};
+use super::fetch::{Challenge, Fetched, Ports, Surroundings};
 use super::{Ca, Method, Observations, Observed, caa};
 use crate::certificate::Identifier;
 use crate::certificate::renew::Chance;
@@ -23,7 +23,7 @@ use crate::settings::Settings;
 pub struct Checks {
     dns: Arc<dyn Dns>,
     /// Where challenges are asked for.
-    port: u16,
+    ports: Ports,
     /// Shared by the clones: each fetch has a socket.
     at_once: Arc<Semaphore>,
     /// The operator says whose DNS counts, also for a CA of his own.
@@ -33,13 +33,16 @@ pub struct Checks {
 impl Checks {
     /// Asks nobody yet.
     pub fn new(settings: &Settings) -> Self {
-        let port = match is_beside_us(&settings.acme.directory) {
-            true => settings.nginx.http_port,
-            false => PORT,
+        let ports = match is_beside_us(&settings.acme.directory) {
+            true => Ports {
+                http: settings.nginx.http_port,
+                https: settings.nginx.https_port,
+            },
+            false => Ports::PUBLIC,
         };
         Self {
             dns: Arc::new(Resolver::new(&settings.dns)),
-            port,
+            ports,
             at_once: Arc::new(Semaphore::new(FETCHES_AT_ONCE)),
             chosen: !settings.dns.resolvers.is_empty(),
         }
@@ -83,7 +86,7 @@ impl Checks {
         Challenge {
             token: format!("vhostd-looks-{}", lots.concat()),
             thumbprint: thumbprint.to_owned(),
-            port: self.port,
+            ports: self.ports,
         }
     }
 
@@ -198,7 +201,7 @@ impl Observations {
 impl fmt::Debug for Checks {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Checks")
-            .field("port", &self.port)
+            .field("ports", &self.ports)
             .finish_non_exhaustive()
     }
 }
@@ -223,8 +226,6 @@ fn is_beside_us(directory: &str) -> bool {
     host == "localhost" || bare.parse().is_ok_and(|it: IpAddr| it.is_loopback())
 }
 
-/// RFC 8555 §8.3.
-const PORT: u16 = 80;
 /// For all of a step: a name that is slow to answer keeps no order waiting for longer.
 const LIMIT: Duration = Duration::from_secs(3);
 const FETCHES_AT_ONCE: usize = 16;
@@ -276,7 +277,7 @@ mod tests {
     fn checks(fake: &Arc<Fake>) -> Checks {
         Checks {
             dns: fake.clone(),
-            port: PORT,
+            ports: Ports::PUBLIC,
             at_once: Arc::new(Semaphore::new(FETCHES_AT_ONCE)),
             chosen: false,
         }
