@@ -5,6 +5,7 @@ mod dns; // P whom names are looked up with, and who publishes texts
 pub mod hooks; // P whom the operator wants to be told, and of what
 pub mod origin; // P which URLs are spoken to
 mod parse; // P text → Settings | Vec<Diagnostic>
+pub mod proxy; // P the HTTP proxy that CAs and webhooks are reached through
 
 use std::fs;
 use std::io;
@@ -20,6 +21,7 @@ use crate::certificate::Challenge;
 use crate::certificate::internal::scope::Scope;
 use crate::diagnostic::{Diagnostic, Position, fault};
 use crate::settings::ca::{CaSettings, ExternalAccount};
+use crate::settings::proxy::ProxySettings;
 use crate::vhost::{TlsDefaults, TlsMode};
 
 use hooks::HookSettings;
@@ -94,6 +96,8 @@ pub struct AcmeSettings {
     pub challenge: Challenge,
     /// The DNS provider of those that need one and do not say which.
     pub dns: Option<String>,
+    /// How CAs and webhooks are reached.
+    pub proxy: ProxySettings,
 }
 
 /// Of vhostd's own CA.
@@ -254,15 +258,23 @@ impl Default for AcmeSettings {
             reuse_key: false,
             challenge: Challenge::Http01,
             dns: None,
+            proxy: ProxySettings::default(),
         }
     }
 }
 
 impl Settings {
-    /// Reads the settings, with every error of the file.
+    /// Reads the settings, with every error of the file, and the environment's proxy.
     ///
     /// A missing file is an error only where `explicit` names it; the default one may be absent.
     pub fn load(explicit: Option<&Path>) -> Result<Self, Vec<Diagnostic>> {
+        let mut settings = Self::read(explicit)?;
+        let proxy = settings.acme.proxy;
+        settings.acme.proxy = proxy.with_environment(|name| std::env::var(name).ok());
+        Ok(settings)
+    }
+
+    fn read(explicit: Option<&Path>) -> Result<Self, Vec<Diagnostic>> {
         let path = Self::path(explicit);
         match fs::read(path) {
             Ok(bytes) => match String::from_utf8(bytes) {

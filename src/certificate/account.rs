@@ -348,9 +348,13 @@ mod tests {
             "key_pkcs8": base64::prelude::BASE64_URL_SAFE_NO_PAD.encode(key.pkcs8().unwrap()),
             "urls": {"newNonce": "n", "newAccount": "a", "newOrder": "o"},
         });
-        let http =
-            super::super::http::AcmeHttp::new(DIRECTORY, None, std::time::Duration::from_secs(1))
-                .unwrap();
+        let http = super::super::http::AcmeHttp::new(
+            DIRECTORY,
+            None,
+            &Default::default(),
+            std::time::Duration::from_secs(1),
+        )
+        .unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .build()
             .unwrap();

@@ -9,6 +9,7 @@ mod answer; // P what an answer must look like before anything reads it
 mod connection; // N whom a client trusts, and one request with its whole answer
 mod nonces; // P those that nobody has sent back
 mod problem; // P the CA's own words
+mod tunnel; // N connections: straight there, or through an HTTP proxy
 
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -21,7 +22,6 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body_util::Full;
 use instant_acme::{BodyWrapper, BytesResponse, HttpClient};
 use time::OffsetDateTime;
-use tokio::time::timeout;
 
 pub(crate) use self::answer::retry_after;
 pub(super) use self::connection::extra_roots;
@@ -31,6 +31,7 @@ pub use self::problem::{Problem, Subproblem, SubproblemIdentifier};
 use crate::certificate::attempts::RetryAdvice;
 use crate::certificate::preflight::finding::is_private_host;
 use crate::certificate::words::one_line;
+use crate::settings::proxy::ProxySettings;
 
 /// HTTPS to the origin of one ACME directory. Cheap to clone; clones share the connections.
 ///
@@ -44,6 +45,7 @@ pub struct AcmeHttp {
 struct Shared {
     directory: Uri,
     ca_file: Option<PathBuf>,
+    proxy: ProxySettings,
     /// For the whole answer to one request.
     limit: Duration,
     client: Mutex<Option<HyperClient>>,
@@ -91,14 +93,19 @@ pub enum HttpError {
     NoNonce,
     #[error("{0}")]
     Problem(Problem),
+    /// A sentence; it names the proxy without its login, and what to do.
+    #[error("{0}")]
+    Proxy(String),
     #[error("cannot read {}: {reason}", path.display())]
     Roots { path: PathBuf, reason: String },
-    #[error("no whole answer within {} s", .0.as_secs())]
-    TimedOut(Duration),
+    /// `via`: ` through the proxy …`, where there is one.
+    #[error("no whole answer within {} s{via}", limit.as_secs())]
+    TimedOut { limit: Duration, via: String },
     #[error("an answer of more than {MAXIMUM_BYTES} bytes")]
     TooLarge,
-    #[error("the CA is out of reach: {0}")]
-    Transport(String),
+    /// `via`: as above.
+    #[error("the CA is out of reach{via}: {words}")]
+    Transport { words: String, via: String },
     #[error("no TLS: {0}")]
     Trust(#[source] rustls::Error),
 }
@@ -109,6 +116,7 @@ impl AcmeHttp {
     pub fn new(
         directory: &str,
         ca_file: Option<&Path>,
+        proxy: &ProxySettings,
         limit: Duration,
     ) -> Result<Self, HttpError> {
         let uri: Uri = directory
@@ -120,6 +128,7 @@ impl AcmeHttp {
             shared: Arc::new(Shared {
                 directory: uri,
                 ca_file: ca_file.map(Path::to_path_buf),
+                proxy: proxy.clone(),
                 limit,
                 client: Mutex::default(),
                 heard: Mutex::default(),
@@ -199,10 +208,7 @@ impl AcmeHttp {
         let bodiless = request.method() == Method::HEAD;
         let is_directory = *request.uri() == self.shared.directory;
         let client = self.client()?;
-        let limit = self.shared.limit;
-        let answer = timeout(limit, receive(&client, request))
-            .await
-            .map_err(|_| HttpError::TimedOut(limit))??;
+        let answer = receive(&client, &self.shared.proxy, request, self.shared.limit).await?;
         if let Some(date) = answer::date(answer.headers()) {
             let heard = self.shared.heard.lock();
             *heard.unwrap_or_else(PoisonError::into_inner) = Some((date, Instant::now()));
@@ -294,7 +300,8 @@ impl AcmeHttp {
         if let Some(client) = &*client {
             return Ok(client.clone());
         }
-        let made = connect(self.shared.ca_file.as_deref(), Schemes::HttpsOnly)?;
+        let shared = &self.shared;
+        let made = connect(shared.ca_file.as_deref(), Schemes::HttpsOnly, &shared.proxy)?;
         *client = Some(made.clone());
         Ok(made)
     }
@@ -381,7 +388,7 @@ impl HttpError {
         match self {
             Self::Answer { status, .. } => Some(*status < 500),
             Self::Problem(problem) => Some(problem.status < 500),
-            Self::TimedOut(_) | Self::Transport(_) => Some(false),
+            Self::Proxy(_) | Self::TimedOut { .. } | Self::Transport { .. } => Some(false),
             _ => None,
         }
     }
@@ -397,10 +404,11 @@ impl HttpError {
             Self::DirectoryObject(_)
             | Self::Encoded(_)
             | Self::NoNonce
+            | Self::Proxy(_)
             | Self::Roots { .. }
-            | Self::TimedOut(_)
+            | Self::TimedOut { .. }
             | Self::TooLarge
-            | Self::Transport(_)
+            | Self::Transport { .. }
             | Self::Trust(_) => RetryAdvice::Retry,
         }
     }
@@ -437,7 +445,12 @@ mod tests {
     use super::*;
 
     fn open(directory: &str) -> Result<AcmeHttp, HttpError> {
-        AcmeHttp::new(directory, None, Duration::from_secs(1))
+        AcmeHttp::new(
+            directory,
+            None,
+            &ProxySettings::default(),
+            Duration::from_secs(1),
+        )
     }
 
     #[test]

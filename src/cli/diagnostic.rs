@@ -28,7 +28,7 @@ fn draw(
 ) -> String {
     let path = diagnostic.file.display().to_string();
     let shown = source.zip(diagnostic.at.as_ref()).and_then(|(source, at)| {
-        let span = span(source, at)?;
+        let span = span(source, at).filter(|_| !has_login(source, at))?;
         Some((source, span))
     });
     let title = level.clone().primary_title(diagnostic.reason.as_str());
@@ -74,6 +74,14 @@ fn origin(path: &str, at: Option<&Position>) -> Origin<'static> {
 
 /// The bytes to underline, at least one character; `None` where the text is not the one that was
 /// parsed.
+/// Whether the line has a URL with a user's name, and so perhaps a password, that no log may keep.
+fn has_login(source: &str, at: &Position) -> bool {
+    let line = source.lines().nth(at.line.saturating_sub(1));
+    let urls = line.unwrap_or_default().split("://").skip(1);
+    urls.filter_map(|rest| rest.split(char::is_whitespace).next())
+        .any(|rest| rest.contains('@'))
+}
+
 fn span(source: &str, at: &Position) -> Option<Range<usize>> {
     let end = at.offset.checked_add(at.length)?;
     let written = source.get(at.offset..end)?;

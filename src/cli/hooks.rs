@@ -15,6 +15,7 @@ use crate::notice::secret::exposures;
 use crate::notice::send::send;
 use crate::settings::Settings;
 use crate::settings::hooks::Hook;
+use crate::settings::proxy::ProxySettings;
 
 #[derive(Args, Debug)]
 pub(super) struct Hooks {
@@ -63,7 +64,7 @@ impl Hooks {
         };
         let hooks = hooks.into_iter();
         let hooks = hooks.map(|(label, hook)| (label, hook.clone())).collect();
-        let tested = runtime.block_on(test(hooks));
+        let tested = runtime.block_on(test(hooks, &settings.acme.proxy));
         // whoever hangs in a look-up of a name is not waited for
         runtime.shutdown_background();
         let failed = tested.is_empty() || tested.iter().any(|hook| !hook.delivered);
@@ -83,15 +84,15 @@ impl Hooks {
 }
 
 /// All at once, in the order of the settings.
-async fn test(hooks: Vec<(String, Hook)>) -> Vec<TestedHook> {
+async fn test(hooks: Vec<(String, Hook)>, proxy: &ProxySettings) -> Vec<TestedHook> {
     let notice = Notice::test(clock::system()());
     let host = host_name();
     let mut running = JoinSet::new();
     for (index, (label, hook)) in hooks.into_iter().enumerate() {
-        let (notice, host) = (notice.clone(), host.clone());
+        let (notice, host, proxy) = (notice.clone(), host.clone(), proxy.clone());
         running.spawn(async move {
             let begin = Instant::now();
-            let sent = send(&hook, &notice, &host, herald::ANSWER_LIMIT).await;
+            let sent = send(&hook, &notice, &host, &proxy, herald::ANSWER_LIMIT).await;
             let tested = TestedHook {
                 hook: label,
                 kind: hook.kind(),

@@ -336,7 +336,8 @@ impl Watchman {
             }
             let delivery = Delivery::new(label, hook, &notices, end);
             standing.is_busy = true;
-            self.sending.spawn(delivery.carry_out());
+            let proxy = news.installation.settings.acme.proxy.clone();
+            self.sending.spawn(delivery.carry_out(proxy));
         }
     }
 

@@ -8,7 +8,6 @@ use http::header::{AUTHORIZATION, CONTENT_TYPE, USER_AGENT};
 use http::{HeaderName, HeaderValue, Method, Request, Response, Uri};
 use http_body_util::Full;
 use tokio::task::spawn_blocking;
-use tokio::time::timeout;
 
 use super::message::{self, Message};
 use super::secret::{Secret, SecretError};
@@ -21,6 +20,7 @@ use crate::command::CommandError;
 use crate::command::program::{Background, Heard, Inherits, Program};
 use crate::settings::hooks::{Argv, Hook, Place, UrlSource};
 use crate::settings::origin::{HookUrl, UrlError};
+use crate::settings::proxy::ProxySettings;
 
 /// Why a message was not taken; a fragment that fits "failed to …".
 #[derive(Debug, thiserror::Error)]
@@ -44,8 +44,9 @@ pub enum SendError {
     Header,
     #[error("deliver it: {0}")]
     Http(#[source] Box<HttpError>),
-    #[error("deliver it: the receiver is out of reach: {0}")]
-    OutOfReach(String),
+    /// `via`: ` through the proxy …`, where there is one.
+    #[error("deliver it: the receiver is out of reach{via}: {words}")]
+    OutOfReach { words: String, via: String },
     #[error(
         "deliver it: it leads elsewhere (HTTP {0}), which is not followed; write the URL that it leads to"
     )]
@@ -54,8 +55,8 @@ pub enum SendError {
     Secret(#[from] SecretError),
     #[error("finish work in the background: {0}")]
     Task(#[from] tokio::task::JoinError),
-    #[error("deliver it: no answer within {} s", .0.as_secs())]
-    TimedOut(Duration),
+    #[error("deliver it: no answer within {} s{via}", limit.as_secs())]
+    TimedOut { limit: Duration, via: String },
     #[error("use the URL in the secret: {0}")]
     Url(#[from] UrlError),
 }
@@ -102,6 +103,7 @@ pub async fn send(
     hook: &Hook,
     notice: &Notice,
     host: &str,
+    proxy: &ProxySettings,
     limit: Duration,
 ) -> Result<(), SendError> {
     match hook {
@@ -113,12 +115,11 @@ pub async fn send(
             let message = message::message(hook, notice, host);
             let request = request(hook, message, &secrets)?;
             let place = hook.place().and_then(|place| place.ca_file.clone());
-            let client =
-                spawn_blocking(move || connect::<Full<Bytes>>(place.as_deref(), Schemes::PlainToo));
-            let client = client.await??;
-            let answer = timeout(limit, receive(&client, request))
-                .await
-                .map_err(|_| SendError::TimedOut(limit))??;
+            let chosen = proxy.clone();
+            let client = spawn_blocking(move || {
+                connect::<Full<Bytes>>(place.as_deref(), Schemes::PlainToo, &chosen)
+            });
+            let answer = receive(&client.await??, proxy, request, limit).await?;
             judge(&answer, &secrets)
         }
     }
@@ -127,7 +128,8 @@ pub async fn send(
 impl From<HttpError> for SendError {
     fn from(error: HttpError) -> Self {
         match error {
-            HttpError::Transport(words) => Self::OutOfReach(words),
+            HttpError::TimedOut { limit, via } => Self::TimedOut { limit, via },
+            HttpError::Transport { words, via } => Self::OutOfReach { words, via },
             error => Self::Http(Box::new(error)),
         }
     }

@@ -3,6 +3,7 @@
 mod ca; // P `acme.directory` as a list, and `external_account`
 mod dns; // P `dns`: whom names are looked up with, and who publishes texts
 mod provider; // P `dns.providers`
+mod proxy; // P `acme.proxy`
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -159,6 +160,9 @@ fn acme(
     {
         let reason = format!("{} is not supported by this version", quoted(&text.value));
         problems.add_with_hint(text.at, reason, Some("write auto, or leave the key out"));
+    }
+    if let Some(node) = fields.take("proxy") {
+        set(&mut settings.proxy.choice, proxy::choice(node, problems));
     }
     let external = fields.take("external_account");
     let external_at = external.as_ref().map(|node| node.at);
@@ -341,6 +345,7 @@ const SECTIONS: &[(&str, &[&str])] = &[
             "external_account",
             "key_type",
             "profile",
+            "proxy",
             "reuse_key",
             "staging",
         ],

@@ -33,6 +33,7 @@ mod neighbours;
 mod ordinary;
 mod pem_files;
 mod preflight;
+mod proxy;
 mod quarantine;
 mod refused;
 mod reload;

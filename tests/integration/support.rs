@@ -11,6 +11,7 @@ pub mod mock_ca;
 pub mod nameserver;
 pub mod nginx;
 pub mod pebble;
+pub mod proxy;
 pub mod receiver;
 pub mod recursor;
 pub mod scripted;

@@ -16,12 +16,15 @@ use instant_acme::BodyWrapper;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls_platform_verifier::Verifier;
+use tokio::time::timeout;
 
+use super::tunnel::{Connector, ProxyError};
 use super::{HttpError, MAXIMUM_BYTES};
 use crate::certificate::words::one_line;
+use crate::settings::proxy::ProxySettings;
 
 /// What requests with a body of that type are sent with.
-pub(crate) type HyperClient<B = BodyWrapper<Bytes>> = Client<HttpsConnector<HttpConnector>, B>;
+pub(crate) type HyperClient<B = BodyWrapper<Bytes>> = Client<HttpsConnector<Connector>, B>;
 
 /// Where a client goes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -31,10 +34,12 @@ pub(crate) enum Schemes {
     PlainToo,
 }
 
-/// A client that trusts the system's roots and those in `ca_file`, and follows nobody elsewhere.
+/// A client that trusts the system's roots and those in `ca_file`, goes through the proxy where there
+/// is one, and follows nobody elsewhere.
 pub(crate) fn connect<B>(
     ca_file: Option<&Path>,
     schemes: Schemes,
+    proxy: &ProxySettings,
 ) -> Result<HyperClient<B>, HttpError>
 where
     B: Body + Send,
@@ -59,6 +64,7 @@ where
         Schemes::HttpsOnly => connector.https_only(),
         Schemes::PlainToo => connector.https_or_http(),
     };
+    let tcp = Connector::new(tcp, proxy.clone());
     let connector = connector.enable_http1().wrap_connector(tcp);
     Ok(Client::builder(TokioExecutor::new())
         .pool_timer(TokioTimer::new())
@@ -85,33 +91,58 @@ pub(in crate::certificate) fn extra_roots(
     }
 }
 
-/// Sends a request and reads the whole answer, whatever its status.
+/// Sends a request and reads the whole answer within `limit`, whatever its status. `proxy`: the
+/// client's.
 pub(crate) async fn receive<B>(
     client: &HyperClient<B>,
+    proxy: &ProxySettings,
     request: Request<B>,
+    limit: Duration,
 ) -> Result<Response<Bytes>, HttpError>
 where
     B: Body + Send + Unpin + 'static,
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let answer = client
-        .request(request)
-        .await
-        .map_err(|error| transport(&error))?;
-    let (parts, body) = answer.into_parts();
-    let body = Limited::new(body, MAXIMUM_BYTES)
-        .collect()
-        .await
-        .map_err(|error| match error.is::<LengthLimitError>() {
-            true => HttpError::TooLarge,
-            false => transport(error.as_ref()),
-        })?;
-    Ok(Response::from_parts(parts, body.to_bytes()))
+    let via = match proxy.of(request.uri()) {
+        Some(Ok(proxy)) => format!(" through the proxy {proxy}"),
+        _ => String::new(),
+    };
+    let exchange = async {
+        let answer = client
+            .request(request)
+            .await
+            .map_err(|error| transport(&error, &via))?;
+        let (parts, body) = answer.into_parts();
+        let body = Limited::new(body, MAXIMUM_BYTES)
+            .collect()
+            .await
+            .map_err(|error| match error.is::<LengthLimitError>() {
+                true => HttpError::TooLarge,
+                false => transport(error.as_ref(), &via),
+            })?;
+        Ok(Response::from_parts(parts, body.to_bytes()))
+    };
+    let answer = timeout(limit, exchange).await;
+    answer.map_err(|_| HttpError::TimedOut {
+        limit,
+        via: via.clone(),
+    })?
+}
+
+fn transport(error: &(dyn std::error::Error + 'static), via: &str) -> HttpError {
+    let mut causes = std::iter::successors(Some(error), |error| error.source());
+    if let Some(proxy) = causes.find_map(|cause| cause.downcast_ref::<ProxyError>()) {
+        return HttpError::Proxy(proxy.to_string());
+    }
+    HttpError::Transport {
+        words: text_of(error),
+        via: via.to_owned(),
+    }
 }
 
 /// hyper's own words say only "client error (Connect)": the cause is at the end of the chain.
-fn transport(error: &(dyn std::error::Error + 'static)) -> HttpError {
+pub(super) fn text_of(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -122,7 +153,7 @@ fn transport(error: &(dyn std::error::Error + 'static)) -> HttpError {
         cause = error.source();
     }
     // TLS errors quote the peer's certificate
-    HttpError::Transport(one_line(text.as_bytes()))
+    one_line(text.as_bytes())
 }
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);

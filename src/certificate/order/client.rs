@@ -11,6 +11,7 @@ use crate::certificate::answers::ChallengeFiles;
 use crate::certificate::dns01::Dns01;
 use crate::certificate::http::{AcmeHttp, HttpError};
 use crate::settings::ca::{CaSettings, ExternalAccount};
+use crate::settings::proxy::ProxySettings;
 use crate::settings::{AcmeSettings, Settings};
 
 #[derive(Debug)]
@@ -71,7 +72,7 @@ impl AcmeClient {
         patience: Patience,
     ) -> Result<Self, AcmeClientError> {
         let key = AccountKey::open(state_dir, &settings.directory)?;
-        let client = Self::of_key(&first(settings), key, patience)?;
+        let client = Self::of_key(&first(settings), &settings.proxy, key, patience)?;
         Ok(client.shared())
     }
 
@@ -86,7 +87,7 @@ impl AcmeClient {
         let several = cas.len() > 1;
         let clients = cas.iter().enumerate().map(|(nth, ca)| {
             let key = AccountKey::open(&settings.state_dir, &ca.directory)?;
-            let own = Self::of_key(ca, key, Patience::default())?;
+            let own = Self::of_key(ca, &settings.acme.proxy, key, Patience::default())?;
             Ok(Shared {
                 answers: Some(ChallengeFiles::below(&settings.runtime_dir)),
                 is_first: nth == 0,
@@ -111,16 +112,17 @@ impl AcmeClient {
             external_account: None,
             ..first(settings)
         };
-        Ok(Self::of_key(&ca, key, Patience::default())?.shared())
+        Ok(Self::of_key(&ca, &settings.proxy, key, Patience::default())?.shared())
     }
 
     fn of_key(
         ca: &CaSettings,
+        proxy: &ProxySettings,
         key: AccountKey,
         patience: Patience,
     ) -> Result<Shared, AcmeClientError> {
         let ca_file = ca.ca_file.as_deref();
-        let http = AcmeHttp::new(key.directory(), ca_file, patience.answer)?;
+        let http = AcmeHttp::new(key.directory(), ca_file, proxy, patience.answer)?;
         Ok(Shared {
             key,
             http,

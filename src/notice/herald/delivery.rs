@@ -8,6 +8,7 @@ use super::super::observe::host_name;
 use super::super::send::{SendError, send};
 use crate::notice::Notice;
 use crate::settings::hooks::{Hook, HookId};
+use crate::settings::proxy::ProxySettings;
 
 /// A round for one hook.
 pub(super) struct Delivery {
@@ -69,7 +70,7 @@ impl Delivery {
         }
     }
 
-    pub(super) async fn carry_out(self) -> Delivered {
+    pub(super) async fn carry_out(self, proxy: ProxySettings) -> Delivered {
         let host = host_name();
         let (mut sent, mut refused, mut error) = (BTreeSet::new(), BTreeSet::new(), None);
         for (notice, ids) in self.messages {
@@ -80,7 +81,7 @@ impl Delivery {
             if limit.is_zero() {
                 break;
             }
-            match send(&self.hook, &notice, &host, limit).await {
+            match send(&self.hook, &notice, &host, &proxy, limit).await {
                 Ok(()) => sent.extend(ids),
                 Err(failed) => {
                     let goes_on = failed.is_about_the_message();
@@ -222,7 +223,10 @@ mod tests {
         let all = ids(standing.ready(left().collect(), later));
         assert_eq!((all.len(), all[0]), (IN_A_ROUND + 1, last));
         // an error about all of them
-        let silent = Some(SendError::TimedOut(ANSWER_LIMIT));
+        let silent = Some(SendError::TimedOut {
+            limit: ANSWER_LIMIT,
+            via: String::new(),
+        });
         standing.note(&delivered(&[], 0..0, silent), now);
         assert!(standing.ready(left().collect(), now).is_empty());
         // what was refused is taken after all

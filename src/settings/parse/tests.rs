@@ -4,6 +4,7 @@ use std::time::Duration;
 use super::*;
 use crate::certificate::Challenge;
 use crate::settings::hooks::HookSettings;
+use crate::settings::proxy::{ProxyChoice, ProxySettings, ProxyUrl};
 use crate::settings::{
     Algorithm, DnsSettings, ExecSettings, InternalCaSettings, KeyType, Means, ProviderSettings,
     Rfc2136Settings,
@@ -219,6 +220,7 @@ roots: /a/sites
             reuse_key: true,
             challenge: Challenge::Http01,
             dns: Some("own".into()),
+            proxy: ProxySettings::default(),
         },
         dns: DnsSettings {
             resolvers: ["192.0.2.53:53", "[2001:db8::53]:5353"]
@@ -410,6 +412,7 @@ fn no_error_draws_the_line_of_a_secret() {
 fn a_key_at_the_top_that_belongs_below_says_where() {
     for (text, hint) in [
         ("email: a@b.example", "below `acme`, as in acme: {email: …}"),
+        ("proxy: \"http://proxy:3128\"", "below `acme`"),
         ("on_failure: []", "below `hooks`"),
         ("listen: [\"0.0.0.0\"]", "below `nginx`"),
         ("resolvers: [192.0.2.53]", "below `dns`"),
@@ -418,4 +421,45 @@ fn a_key_at_the_top_that_belongs_below_says_where() {
         let said = errors[0].hint.as_deref().unwrap_or_default();
         assert!(said.contains(hint), "{text}: {said}");
     }
+}
+
+#[test]
+fn a_proxy_is_an_http_url_or_off_and_what_is_refused_is_not_quoted() {
+    let choice = |text: &str| {
+        parsed(&format!("acme:\n  proxy: {text}\n"))
+            .acme
+            .proxy
+            .choice
+    };
+    let url = "http://user:hunter2@proxy.internal:3128";
+    let through = ProxyChoice::Through(ProxyUrl::parse(url).unwrap());
+    assert_eq!(choice(url), through);
+    assert!(!format!("{through:?}").contains("hunter2"));
+    assert_eq!(parsed("acme: {}\n").acme.proxy.choice, ProxyChoice::Unset);
+    for off in ["off", "\"off\"", "false", "\"\"", "", "~"] {
+        assert_eq!(choice(off), ProxyChoice::Off, "{off}");
+    }
+    for (text, reason) in [
+        ("https://user:hunter2@proxy:3128", "no http:// URL"),
+        ("socks5://user:hunter2@proxy:1080", "no http:// URL"),
+        ("user:hunter2@proxy:3128", "no http:// URL"),
+        ("proxy:3128", "no http:// URL"),
+        ("http://user:hunter2@:3128", "not a URL with a host"),
+        ("http://user:hunter2@proxy:3128/x", "a proxy has no path"),
+    ] {
+        let text = format!("acme:\n  proxy: {text}\n");
+        let [error] = &parse(Path::new("vhostd.yml"), &text).unwrap_err()[..] else {
+            panic!("{text}");
+        };
+        let expected = format!("line 2: `proxy`: {reason}");
+        assert!(error.reason.starts_with(&expected), "{text}: {error:?}");
+        let hint = error.hint.as_deref().unwrap();
+        assert!(
+            hint.starts_with("as in http://proxy.internal:3128"),
+            "{hint}"
+        );
+        assert!(!format!("{error:?}").contains("hunter2"), "{error:?}");
+    }
+    assert!(refused("acme:\n  proxy: [a]\n").contains("expected the URL of a proxy, or off"));
+    assert!(refused("acme:\n  proxy: on\n").contains("expected the URL of a proxy, or off"));
 }

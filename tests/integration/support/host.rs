@@ -141,6 +141,8 @@ impl Host {
             .args(arguments)
             .env("VHOSTD_CONFIG", self.path("vhostd.yml"))
             .env_remove("NO_COLOR")
+            .env_remove("HTTPS_PROXY")
+            .env_remove("https_proxy")
             .stdin(Stdio::null());
         command
     }

@@ -291,6 +291,10 @@ impl Pebble {
         format!("https://127.0.0.1:{}/dir", self.port)
     }
 
+    pub fn address(&self) -> SocketAddr {
+        ([127, 0, 0, 1], self.port).into()
+    }
+
     /// For `acme.ca_file`: trust for the directory's own TLS.
     pub fn ca_file(&self) -> PathBuf {
         self.directory.path().join("ca.pem")
@@ -416,6 +420,9 @@ impl Pebble {
     }
 }
 
+/// A name of Pebble's that no DNS knows (RFC 6761 §6.4): only a proxy leads there.
+pub const UNRESOLVED: &str = "ca.invalid";
+
 fn write_server_certificate(directory: &tempfile::TempDir) {
     let path = |name: &str| directory.path().join(name);
     let ca_key = KeyPair::generate().unwrap();
@@ -429,7 +436,7 @@ fn write_server_certificate(directory: &tempfile::TempDir) {
     let issuer = Issuer::new(ca, ca_key);
     let key = KeyPair::generate().unwrap();
     let server =
-        CertificateParams::new(vec!["127.0.0.1".to_owned(), "localhost".to_owned()]).unwrap();
+        CertificateParams::new(["127.0.0.1", "localhost", UNRESOLVED].map(str::to_owned)).unwrap();
     fs::write(
         path("server.pem"),
         server.signed_by(&key, &issuer).unwrap().pem(),
