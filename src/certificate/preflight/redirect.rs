@@ -125,7 +125,7 @@ impl Target {
 
 /// What is behind the host, where there is something.
 fn port(authority: &str) -> Option<&str> {
-    let (_, port) = authority.rsplit_once(':')?;
+    let (_, port) = authority.rsplit('@').next()?.rsplit_once(':')?;
     Some(port).filter(|port| !port.is_empty() && !port.contains(']'))
 }
 
@@ -198,7 +198,7 @@ mod tests {
             ("https://cdn.example", "https://cdn.example/"),
             ("https://cdn.example?x", "https://cdn.example/?x"),
             ("https://cdn.example:443/x#y", "https://cdn.example/x"),
-            ("https://user@cdn.example/x", "https://cdn.example/x"),
+            ("https://user:word@cdn.example/x", "https://cdn.example/x"),
             ("//cdn.example/x", "http://cdn.example/x"),
             ("/x", "http://shop.example/x"),
             ("?x", "http://shop.example/a/b?x"),
