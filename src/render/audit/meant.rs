@@ -352,7 +352,7 @@ const MAPS: [Map; 9] = [
 /// Lines of a map that is empty where the handshake is of the request's host.
 const SAME_HOST: [[&str; 2]; 2] = [["default", "1"], [r"~*^([^ ]+?)\.? \1$", ""]];
 /// Hidden files, but for `/.well-known/`, and leftovers.
-const HIDDEN: &str = r"~^/+\.(?!well-known/)|[^/]/+\.|(?i:~|\.(?:bak|log|orig|sql|swp))$";
+const HIDDEN: &str = r"~/\.(?!(?<=^/\.)well-known/)|(?i:~|\.(?:bak|log|orig|sql|swp))$";
 const CHALLENGES: &str = "/.well-known/acme-challenge/";
 /// RFC 8555 §8.3: a token is base64url.
 const CHALLENGE_TOKEN: &str = r"^/\.well-known/acme-challenge/(?<vhostd_token>[A-Za-z0-9_-]+)$";
