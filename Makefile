@@ -12,7 +12,7 @@ SSLYZE := $(abspath $(TARGET))/sslyze
 
 BUILD_NEEDS := gcc:gcc /usr/include/stdlib.h:libc6-dev
 RUN_NEEDS := nginx:nginx
-TEST_NEEDS := pebble:pebble certbot:certbot cmp:diffutils curl:curl g++:g++ git:git ip:iproute2 knotd:knot /bin/kill:procps mkfs.ext4:e2fsprogs mount:mount openssl:openssl patchelf:patchelf perl:perl-base pip3:python3-pip rsync:rsync strace:strace update-ca-certificates:ca-certificates vim:vim
+TEST_NEEDS := pebble:pebble certbot:certbot /usr/lib/python3/dist-packages/certbot_nginx:python3-certbot-nginx cmp:diffutils curl:curl g++:g++ git:git ip:iproute2 knotd:knot /bin/kill:procps mkfs.ext4:e2fsprogs mount:mount openssl:openssl patchelf:patchelf perl:perl-base pip3:python3-pip rsync:rsync strace:strace update-ca-certificates:ca-certificates vim:vim
 
 .PHONY: help demo test bench build install
 

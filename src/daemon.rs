@@ -30,7 +30,7 @@ use crate::reconcile::intent::Intent;
 use crate::reconcile::report::Report;
 use crate::settings::Settings;
 use crate::systemd;
-use crate::watch::{Watch, WatchError};
+use crate::watch::{Hint, Watch, WatchError};
 
 use batch::{Batch, Pending, Told};
 use event::Event;
@@ -51,6 +51,8 @@ const READ_AGAIN: Duration = Duration::from_millis(50);
 const RESCAN: Duration = Duration::from_secs(30);
 /// As long as a directory that should be watched is missing, or nginx is down.
 const RESCAN_SOON: Duration = Duration::from_secs(1);
+/// An edit of nginx's files, or a package that brings some, may not be finished.
+const HAND_WRITTEN_REST: Duration = Duration::from_secs(1);
 const LOCK_LIMIT: Duration = Duration::from_secs(120);
 
 #[derive(Debug, thiserror::Error)]
@@ -174,8 +176,11 @@ pub async fn run_witnessed(
     let installation = Arc::new(Installation::open(settings, now)?);
     let socket = ControlSocket::bind(&installation.settings.control_socket()).await?;
     let hint = events.clone();
-    let watch = Watch::start(&installation.settings.vhosts_dir, move || {
-        let _ = hint.send(Event::Files);
+    let watch = Watch::start(&installation.settings.vhosts_dir, move |changed| {
+        let _ = hint.send(match changed {
+            Hint::HandWritten => Event::HandWritten,
+            Hint::Vhosts => Event::Files,
+        });
     })?;
     let (calls, mut called) = mpsc::unbounded_channel();
     let (view, viewed) = watch::channel(View {
@@ -242,6 +247,9 @@ impl Daemon {
     fn on_event(&mut self, event: Event) {
         match event {
             Event::Files => self.pending.files = true,
+            Event::HandWritten => {
+                self.next_rescan = self.next_rescan.min(Instant::now() + HAND_WRITTEN_REST);
+            }
             Event::Read(done) => self.on_read(*done),
             Event::Applied(applied) => self.on_applied(applied),
             Event::Asked(name) => self.orders.answered(&name),

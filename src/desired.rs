@@ -47,8 +47,9 @@ pub struct HostFacts {
     pub challenge_files: Option<PathBuf>,
     pub probe: Probe,
     pub log_dir: PathBuf,
-    /// http-level settings that no hand-written file sets, so that we may.
-    pub unset_http_directives: UnsetHttpDirectives,
+    /// `server_names_hash_bucket_size`, where a name needs it and no hand-written file has it: a second
+    /// one is fatal.
+    pub names_hash_bucket_size: Option<usize>,
 }
 
 impl HostFacts {
@@ -62,8 +63,10 @@ impl HostFacts {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Listener {
     pub address: SocketAddr,
-    /// Whether we own the answer to unknown names here (no hand-written `default_server`).
+    /// Whether we own the answer to unknown names here (no hand-written default server).
     pub default_server: bool,
+    /// Whether `http2` may be a parameter here, where nginx has it for whole sockets alone.
+    pub http2: bool,
 }
 
 /// How nginx proves which generation answers, on the ordinary listeners.
@@ -94,13 +97,6 @@ pub struct Features {
     pub post_quantum_curve: bool,
     /// `keepalive_min_timeout` (1.27.4): no idle connection is cut by a reload.
     pub keepalive_min_timeout: bool,
-}
-
-/// http-level singletons: a second one is fatal, so ours appear only where there is no other.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct UnsetHttpDirectives {
-    pub server_names_hash_bucket_size: bool,
-    pub server_names_hash_max_size: bool,
 }
 
 #[derive(Clone, Debug)]

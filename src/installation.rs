@@ -18,11 +18,14 @@ use crate::certificate::ledger::{Ledger, LedgerError};
 use crate::certificate::store::{CertificateStore, StoreError};
 use crate::certificate::{CertificateName, Challenge, Identifier, Issuer, WantedCertificate};
 use crate::desired::{CertificateFiles, Features, Owners, Probe, RESERVED_NAME};
+use crate::generation::manifest::Manifest;
 use crate::generation::{GenerationError, GenerationStore};
 use crate::nginx::dump::Survey;
 use crate::nginx::features::{ProbeFeaturesError, binary_version, features};
 use crate::nginx::process::NoMaster;
 use crate::nginx::{self, HostNginx, LocateError, Logs, Nginx};
+use crate::reconcile::last_look::LastLook;
+use crate::reconcile::neighbours::advice;
 use crate::render::{TemplateError, Templates};
 use crate::settings::{KeyType, Settings};
 
@@ -216,9 +219,12 @@ impl Installation {
         )
     }
 
-    /// What is known of the hand-written configuration: what the active generation was made for, or,
-    /// before the first, what nginx says now.
+    /// What is known of the hand-written configuration: what nginx said last, what the active generation
+    /// was made for, or, before the first, what nginx says now.
     pub fn survey(&self) -> Result<Survey, GenerationError> {
+        if let Some(look) = LastLook::read(&self.settings.state_dir) {
+            return Ok(look.survey);
+        }
         let active = self.generations.active()?.manifest;
         if active.number > 0 {
             return Ok(active.survey);
@@ -235,6 +241,15 @@ impl Installation {
             .path(self.generations.active_number().ok()?);
         let accepted = self.host_nginx.test(&path, &path, &Logs::default()).ok()?;
         Some(accepted.survey)
+    }
+
+    /// What the admin is to know or to change about the hand-written files beside `served`.
+    pub fn advice(&self, survey: &Survey, served: &Manifest, now: OffsetDateTime) -> Vec<String> {
+        let speaks_https = !served.https.is_empty();
+        let probe = speaks_https.then(|| self.probe(now).ok()).flatten();
+        let features = probe.and_then(|probe| self.features(&survey.load_modules, &probe).ok());
+        let http2_in_listen = features.is_some_and(|features| !features.http2_directive);
+        advice::of(&self.settings.nginx, survey, served, http2_in_listen)
     }
 
     /// The location that proves a generation, and the certificate of the reserved name.

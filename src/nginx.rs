@@ -9,10 +9,13 @@ pub mod candidate; // X a child nginx that reads a candidate where the active ge
 
 mod certificate_trial; // X what nginx says of certificates, before they are stored
 pub mod dump; // P `nginx -T` → what the hand-written sites use
+mod entry; // R where the one line is, or goes
 pub mod error_log; // R what nginx wrote since a moment
 pub mod features; // X what this nginx can do, tried out
 mod footprint; // R what a test would create
+pub mod included; // R the files that nginx reads beside ours, and whether one changed
 pub mod lone_block; // X what nginx says of one server block
+pub mod names_hash; // P how large nginx's hash of server names must be
 mod namespace; // X mounts, processes and a network of a child's own
 mod pattern; // P the patterns of `include`
 pub mod probe; // N which generation answers
@@ -36,7 +39,7 @@ use candidate::{CandidateError, RewrittenMain};
 use certificate_trial::CertificateTrial;
 use dump::Survey;
 use error_log::{Mark, Verdict};
-use footprint::{Footprint, Roots};
+use footprint::Footprint;
 use probe::{Answer, Knows, ProbeError, Prober, Question};
 use process::{Identity, Master, NoMaster, Workers};
 pub use trial::{Trial, scratch};
@@ -134,7 +137,8 @@ pub struct HostNginx {
     pub version: String,
     /// Canonical.
     config: PathBuf,
-    include: PathBuf,
+    /// That of the settings.
+    include: Option<PathBuf>,
     pid_file: Option<PathBuf>,
     built: BuiltIn,
     prober: Prober,
@@ -293,7 +297,7 @@ impl HostNginx {
                 }
             }
         }
-        let main = RewrittenMain::create(&self.config, &self.include, candidate)?;
+        let main = RewrittenMain::create(&self.config, &self.include_file(), candidate)?;
         let finished = self.start_dump(&main.path)?.finish(TEST_LIMIT)?;
         let open = touched.into_iter().map(|(directory, _)| directory);
         Ok((main.original_names(finished), open.collect()))
@@ -302,11 +306,7 @@ impl HostNginx {
 
 impl Nginx for HostNginx {
     fn test(&self, candidate: &Path, active: &Path, logs: &Logs) -> Result<Accepted, TestError> {
-        let mut footprint = Footprint::read(Roots {
-            main: &self.config,
-            prefix: &self.built.prefix,
-            ours: &self.state_dir,
-        });
+        let mut footprint = self.footprint();
         footprint.logs.extend(logs.all.iter().cloned());
         let pid_file = self.pid_file.clone().or_else(|| footprint.pid.clone());
         let pid_file = missing(&[pid_file.unwrap_or_else(|| self.built.pid.clone())]);
@@ -324,14 +324,15 @@ impl Nginx for HostNginx {
         if !includes_us(&finished.stdout, &self.state_dir) {
             return Err(TestError::NotIncluded {
                 config: self.config.clone(),
-                include: self.include.clone(),
+                include: self.include_file(),
             });
         }
         let survey = dump::survey(&finished.stdout, &self.state_dir)?;
-        Ok(Accepted {
-            survey,
-            warnings: lines_of(&finished.stderr, "[warn]"),
-        })
+        // nginx says the same of every socket
+        let mut warnings = lines_of(&finished.stderr, "[warn]");
+        warnings.sort();
+        warnings.dedup();
+        Ok(Accepted { survey, warnings })
     }
 
     fn try_alone(&self, trial: &Trial<'_>) -> Result<(), TestError> {

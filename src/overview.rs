@@ -200,9 +200,10 @@ pub fn overview(installation: &Installation, failure: Option<&str>) -> Result<Ov
         .iter()
         .flat_map(|record| record.warnings.clone())
         .collect();
-    for exposure in installation.exposures() {
-        if !warnings.contains(&exposure) {
-            warnings.push(exposure);
+    let advice = installation.advice(&survey, &active, clock::system()());
+    for warning in installation.exposures().into_iter().chain(advice) {
+        if !warnings.contains(&warning) {
+            warnings.push(warning);
         }
     }
     let settings = &installation.settings;

@@ -9,9 +9,14 @@ use std::time::Duration;
 use crate::atomic_file::{self, WriteError};
 use crate::clock;
 use crate::generation::GenerationError;
+use crate::generation::manifest::{Manifest, ServedName};
 use crate::installation::{Installation, SweepError};
+use crate::nginx::dump::Survey;
 use crate::nginx::process::NoMaster;
 use crate::nginx::{Logs, ReloadError, TestError};
+use crate::reconcile::intent::{self, Reading};
+use crate::reconcile::last_look::LastLook;
+use crate::reconcile::neighbours::advice;
 use crate::reconcile::{master, neighbours, proof};
 use crate::settings::Settings;
 
@@ -51,7 +56,7 @@ impl PreparationError {
         Some(match self {
             Self::ForeignInclude(path) => {
                 format!(
-                    "move {} away, or set `nginx.include` to another file",
+                    "move {} away, take vhostd's line out of it by hand, or set `nginx.include` to another file",
                     path.display()
                 )
             }
@@ -86,8 +91,8 @@ pub fn directories(settings: &Settings) -> Result<(), WriteError> {
 /// Makes nginx read `current/http.conf`. Where nginx does not accept that, nothing is left of it.
 pub fn prepare(installation: &Installation) -> Result<Vec<Change>, PreparationError> {
     let settings = &installation.settings;
-    let include = &settings.nginx.include;
     let locked = installation.generations.lock(Duration::from_secs(60))?;
+    let include = &installation.host_nginx.include_file();
     sweep(installation)?;
     let mut changes = vec![
         Change::Done(format!(
@@ -102,7 +107,8 @@ pub fn prepare(installation: &Installation) -> Result<Vec<Change>, PreparationEr
     let line = include_line(settings);
     let before = read(include)?;
     match &before {
-        Some(text) if *text == line => {}
+        // by hand, inside a file of the admin's
+        Some(text) if text.lines().any(|it| it.trim() == line.trim()) => {}
         Some(text) if !is_ours(text) => {
             return Err(PreparationError::ForeignInclude(include.clone()));
         }
@@ -110,6 +116,7 @@ pub fn prepare(installation: &Installation) -> Result<Vec<Change>, PreparationEr
     }
     let active = installation.generations.active_number()?;
     let path = locked.store().path(active);
+    let files = installation.host_nginx.included_files();
     let accepted = installation.nginx().test(&path, &path, &Logs::default());
     let accepted = match accepted {
         Ok(accepted) => accepted,
@@ -128,40 +135,79 @@ pub fn prepare(installation: &Installation) -> Result<Vec<Change>, PreparationEr
         "include line       {}",
         include.display()
     )));
-    for server in &accepted.survey.servers {
-        if neighbours::is_implicit_catch_all(server) {
-            changes.push(Change::Warning(format!(
-                "{}:{} answers unknown names only because it comes first; add `default_server` to its `listen` to keep that",
-                server.file.display(),
-                server.line
-            )));
-        }
-    }
-    changes.extend(master::advice(&accepted.survey).map(Change::Warning));
+    let survey = accepted.survey;
+    let unknown = advice::unknown_names(&settings.nginx, &survey, installation.has_ipv6);
+    let unknown = unknown
+        .iter()
+        .map(|who| format!("unknown names      {who}"));
+    changes.extend(unknown.map(Change::Done));
+    let served = expected(installation, &survey)?;
+    let warnings = installation.advice(&survey, &served, served.created_at);
+    let warnings = warnings.into_iter().chain(master::advice(&survey));
+    changes.extend(warnings.map(Change::Warning));
+    LastLook { files, survey }.write(&settings.state_dir)?;
     Ok(changes)
+}
+
+/// What will be served beside the hand-written files: on all of our sockets, the names of the vhost
+/// files that are there. Files that cannot be read are `reload`'s to tell.
+fn expected(installation: &Installation, survey: &Survey) -> Result<Manifest, PreparationError> {
+    let settings = &installation.settings.nginx;
+    let sockets = |port| {
+        let listeners = neighbours::listeners(settings, survey, installation.has_ipv6, port);
+        listeners.iter().map(|it| it.address).collect::<Vec<_>>()
+    };
+    let mut served = installation.generations.active()?.manifest;
+    (served.http, served.https) = (sockets(settings.http_port), sockets(settings.https_port));
+    let reading = Reading {
+        absences: None,
+        manual: true,
+    };
+    let Ok(intent) = intent::read(installation, reading) else {
+        return Ok(served);
+    };
+    for vhost in intent.candidates.iter().flat_map(|it| &it.app.vhosts) {
+        served
+            .names
+            .extend(vhost.all_names().map(|name| ServedName {
+                vhost: vhost.name.clone(),
+                host: ServedName::host(&name.value),
+                leaf: None,
+                further_leaves: Vec::new(),
+                config: String::new(),
+            }));
+    }
+    Ok(served)
 }
 
 /// Removes the include line and tells nginx; also where an earlier undoing was killed in between.
 pub fn undo(installation: &Installation) -> Result<Vec<Change>, PreparationError> {
-    let include = &installation.settings.nginx.include;
     let _locked = installation.generations.lock(Duration::from_secs(60))?;
     sweep(installation)?;
     let survey = installation.survey()?;
+    let include = installation.host_nginx.include_file();
+    let line = include_line(&installation.settings);
     let mut changes = Vec::new();
-    match read(include)? {
-        None => {
-            changes.push(Change::Done(format!("{} was not there", include.display())));
-            let active = installation.generations.active()?.manifest;
-            if proof::answering(installation.nginx(), &active).is_none() {
-                return Ok(changes);
+    // first the one that nginx reads; an earlier place may have a line, too
+    let all = installation.host_nginx.include_files();
+    let others = all.into_iter().filter(|path| *path != include);
+    for path in std::iter::once(include.clone()).chain(others) {
+        match read(&path)? {
+            None => {}
+            Some(text) if text == line || (path == include && is_ours(&text)) => {
+                atomic_file::remove(&path)?;
+                changes.push(Change::Done(format!("removed {}", path.display())));
             }
+            // another installation's
+            Some(_) if path != include => {}
+            Some(_) => return Err(PreparationError::ForeignInclude(path)),
         }
-        Some(text) if !is_ours(&text) => {
-            return Err(PreparationError::ForeignInclude(include.clone()));
-        }
-        Some(_) => {
-            atomic_file::remove(include)?;
-            changes.push(Change::Done(format!("removed {}", include.display())));
+    }
+    if changes.is_empty() {
+        changes.push(Change::Done(format!("{} was not there", include.display())));
+        let active = installation.generations.active()?.manifest;
+        if proof::answering(installation.nginx(), &active).is_none() {
+            return Ok(changes);
         }
     }
     match installation.nginx().reload(&survey) {
@@ -177,7 +223,9 @@ pub fn undo(installation: &Installation) -> Result<Vec<Change>, PreparationError
 /// What an interrupted run left, also beside the include line, which only setup writes.
 fn sweep(installation: &Installation) -> Result<(), PreparationError> {
     installation.sweep(clock::system()())?;
-    if let Some(directory) = installation.settings.nginx.include.parent() {
+    let includes = installation.host_nginx.include_files();
+    let parents = includes.iter().filter_map(|include| include.parent());
+    for directory in parents.filter(|directory| directory.is_dir()) {
         atomic_file::sweep_dead(directory)?;
     }
     Ok(())

@@ -4,6 +4,7 @@
 
 pub mod grace; // P a removed file's vhost goes after a second
 pub mod intent; // R files → candidates, each with its last good version
+pub mod last_look; // W the hand-written configuration as nginx last accepted it
 pub mod master; // R what is odd about nginx's running master
 pub mod pin; // W a rollback holds until something changes
 pub mod plan; // P what there is to do
@@ -315,7 +316,10 @@ fn run(
     let newest = attempted
         .as_ref()
         .filter(|it| it.number == report.generation);
-    let survey = newest.unwrap_or(&active).survey.clone();
+    let newest = newest.unwrap_or(&active);
+    let survey = newest.survey.clone();
+    let advice = installation.advice(candidate.survey(), newest, request.now);
+    report.warnings.extend(advice);
     master::observe(installation, &survey, &mut report);
     report.warnings.extend(installation.repaired());
     report.warnings.extend(installation.exposures());

@@ -52,8 +52,8 @@ pub struct NginxSettings {
     pub binary: PathBuf,
     /// The main file, which (indirectly) includes `current/http.conf`.
     pub config: PathBuf,
-    /// The one-line file that `setup` writes.
-    pub include: PathBuf,
+    /// The one-line file that `setup` writes; `None`: where the line is, or where nginx reads it last.
+    pub include: Option<PathBuf>,
     /// `None`: what nginx itself reports.
     pub pid_file: Option<PathBuf>,
     pub http_port: u16,
@@ -66,7 +66,7 @@ pub struct NginxSettings {
 /// Whether vhostd owns the answer to unknown names.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum DefaultServer {
-    /// Where no hand-written site is the `default_server` of that address and port.
+    /// Where no hand-written site is the default server of that address and port.
     Auto,
     On,
     Off,
@@ -234,7 +234,7 @@ impl Default for NginxSettings {
         Self {
             binary: "nginx".into(),
             config: "/etc/nginx/nginx.conf".into(),
-            include: "/etc/nginx/conf.d/vhostd.conf".into(),
+            include: None,
             pid_file: None,
             http_port: 80,
             https_port: 443,

@@ -5,6 +5,7 @@
 //! the directory it is on (removed and made again, or renamed away).
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -25,8 +26,28 @@ pub struct Watch {
     files: Files,
 }
 
-/// What is followed, for the thread that is told of events.
-type Files = Arc<Mutex<BTreeSet<PathBuf>>>;
+/// What may have changed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Hint {
+    /// Of nginx's hand-written configuration.
+    HandWritten,
+    /// A vhost file, or a file that one names.
+    Vhosts,
+}
+
+/// What is followed beside the vhosts directory.
+#[derive(Clone, Debug, Default)]
+pub struct Followed {
+    /// That vhost files name.
+    pub files: BTreeSet<PathBuf>,
+    /// Of nginx's hand-written configuration.
+    pub hand_written: BTreeSet<PathBuf>,
+    /// Where nginx would read further ones.
+    pub hand_written_directories: BTreeSet<PathBuf>,
+}
+
+/// For the thread that is told of events.
+type Files = Arc<Mutex<Followed>>;
 
 #[derive(Debug)]
 struct Target {
@@ -45,7 +66,7 @@ impl Watch {
     /// `changed` is called, on another thread, whenever something may have changed.
     pub fn start(
         directory: &Path,
-        changed: impl Fn() + Send + 'static,
+        changed: impl Fn(Hint) + Send + 'static,
     ) -> Result<Self, WatchError> {
         let parent = directory
             .parent()
@@ -55,9 +76,9 @@ impl Watch {
         let followed = files.clone();
         let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
             let followed = followed.lock().unwrap_or_else(PoisonError::into_inner);
-            if matters(&event, &watched, &followed) {
+            if let Some(hint) = hint(&event, &watched, &followed) {
                 drop(followed);
-                changed();
+                changed(hint);
             }
         });
         Ok(Self::with(watcher, [parent, directory], files))
@@ -84,17 +105,21 @@ impl Watch {
         watch
     }
 
-    /// Watches the directories of `files`, too, and those that they are linked from; nothing else
+    /// Watches the directories of these files, too, and those that they are linked from; nothing else
     /// of before. A file whose directory is not there yet is found by the next reading.
-    pub fn follow(&mut self, files: &BTreeSet<PathBuf>) {
-        let resolved = files.iter().filter_map(|file| fs::canonicalize(file).ok());
-        let all: BTreeSet<PathBuf> = files.iter().cloned().chain(resolved).collect();
+    pub fn follow(&mut self, mut followed: Followed) {
+        for files in [&mut followed.files, &mut followed.hand_written] {
+            let resolved = files.iter().filter_map(|file| fs::canonicalize(file).ok());
+            let resolved: Vec<PathBuf> = resolved.collect();
+            files.extend(resolved);
+        }
+        let all = followed.files.iter().chain(&followed.hand_written);
         let directories: BTreeSet<PathBuf> = all
-            .iter()
             .filter_map(|file| file.parent())
             .map(Path::to_path_buf)
+            .chain(followed.hand_written_directories.iter().cloned())
             .collect();
-        *self.files.lock().unwrap_or_else(PoisonError::into_inner) = all;
+        *self.files.lock().unwrap_or_else(PoisonError::into_inner) = followed;
         let Some(watcher) = &mut self.watcher else {
             return;
         };
@@ -159,16 +184,16 @@ fn is_empty(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|it| it.is_file() && it.len() == 0)
 }
 
-fn matters(
+/// What `event` says may have changed; `None`: nothing.
+fn hint(
     event: &notify::Result<notify::Event>,
     directory: &Path,
-    files: &BTreeSet<PathBuf>,
-) -> bool {
+    followed: &Followed,
+) -> Option<Hint> {
     // an error or an overflow may hide anything: read again
-    let Ok(event) = event else { return true };
-    if event.need_rescan() {
-        return true;
-    }
+    let Some(event) = event.as_ref().ok().filter(|event| !event.need_rescan()) else {
+        return Some(Hint::Vhosts);
+    };
     let kind = match event.kind {
         // our own reading opens files, too
         EventKind::Access(AccessKind::Close(AccessMode::Write)) => true,
@@ -180,8 +205,20 @@ fn matters(
         _ => true,
     };
     // of other directories only the files that are followed are interesting, and ours itself
-    let ours = |path: &PathBuf| path.starts_with(directory) || files.contains(path);
-    kind && event.paths.iter().any(ours)
+    let vhosts = |path: &PathBuf| path.starts_with(directory) || followed.files.contains(path);
+    let hidden = |name: &OsStr| name.as_encoded_bytes().starts_with(b".");
+    let hand_written = |path: &PathBuf| {
+        let parent = path.parent().map(Path::to_path_buf);
+        let beside = parent.is_some_and(|it| followed.hand_written_directories.contains(&it));
+        let seen = !path.file_name().is_some_and(hidden);
+        followed.hand_written.contains(path) || (beside && seen)
+    };
+    let any = |is: &dyn Fn(&PathBuf) -> bool| kind && event.paths.iter().any(is);
+    match (any(&vhosts), any(&hand_written)) {
+        (true, _) => Some(Hint::Vhosts),
+        (false, true) => Some(Hint::HandWritten),
+        (false, false) => None,
+    }
 }
 
 #[cfg(test)]
@@ -193,15 +230,15 @@ mod tests {
 
     const LIMIT: Duration = Duration::from_secs(10);
 
-    fn start(directory: &Path) -> (Watch, Receiver<()>) {
+    fn start(directory: &Path) -> (Watch, Receiver<Hint>) {
         let (sender, receiver) = channel();
-        let watch = Watch::start(directory, move || {
-            let _ = sender.send(());
+        let watch = Watch::start(directory, move |hint| {
+            let _ = sender.send(hint);
         });
         (watch.unwrap(), receiver)
     }
 
-    fn settle(events: &Receiver<()>) {
+    fn settle(events: &Receiver<Hint>) {
         while events.recv_timeout(Duration::from_millis(50)).is_ok() {}
     }
 
@@ -272,7 +309,10 @@ mod tests {
         let beside = home.path().join("own.pem");
         fs::write(&beside, "1").unwrap();
         let (mut watch, events) = start(&vhosts);
-        watch.follow(&BTreeSet::from([live.join("cert.pem"), beside.clone()]));
+        watch.follow(Followed {
+            files: BTreeSet::from([live.join("cert.pem"), beside.clone()]),
+            ..Followed::default()
+        });
         fs::write(live.join("README"), "x").unwrap();
         assert!(events.recv_timeout(Duration::from_millis(200)).is_err());
         fs::write(archive.join("cert1.pem"), "2").unwrap();
@@ -285,9 +325,38 @@ mod tests {
         fs::write(&beside, "2").unwrap();
         events.recv_timeout(LIMIT).unwrap();
         settle(&events);
-        watch.follow(&BTreeSet::new());
+        watch.follow(Followed::default());
         fs::write(archive.join("cert1.pem"), "3").unwrap();
         assert!(events.recv_timeout(Duration::from_millis(200)).is_err());
+    }
+
+    #[test]
+    fn a_hand_written_file_that_comes_or_changes_is_a_hint_of_its_own_and_a_hidden_one_is_none() {
+        let home = tempfile::tempdir().unwrap();
+        let [vhosts, sites] = ["vhosts.d", "sites"].map(|name| {
+            let path = home.path().join(name);
+            fs::create_dir(&path).unwrap();
+            path
+        });
+        let main = home.path().join("nginx.conf");
+        fs::write(&main, "1").unwrap();
+        let (mut watch, events) = start(&vhosts);
+        watch.follow(Followed {
+            hand_written: BTreeSet::from([main.clone()]),
+            hand_written_directories: BTreeSet::from([sites.clone()]),
+            ..Followed::default()
+        });
+        for path in [sites.join(".new.swp"), home.path().join("other")] {
+            fs::write(path, "2").unwrap();
+        }
+        assert!(events.recv_timeout(Duration::from_millis(200)).is_err());
+        for path in [main, sites.join("new")] {
+            fs::write(path, "2").unwrap();
+            assert_eq!(events.recv_timeout(LIMIT), Ok(Hint::HandWritten));
+            settle(&events);
+        }
+        fs::write(vhosts.join("a.yml"), "2").unwrap();
+        assert_eq!(events.recv_timeout(LIMIT), Ok(Hint::Vhosts));
     }
 
     #[test]

@@ -8,7 +8,6 @@ use libfuzzer_sys::fuzz_target;
 use vhostd::certificate::{Identifier, Issuer, WantedCertificate};
 use vhostd::desired::{
     CertificateFiles, DesiredState, DesiredTls, DesiredVhost, Features, HostFacts, Listener, Probe,
-    UnsetHttpDirectives,
 };
 use vhostd::render::{Templates, render};
 use vhostd::vhost::parse::parse;
@@ -73,6 +72,7 @@ fn desired(app: &App) -> DesiredState {
     let listener = |port| Listener {
         address: ([0, 0, 0, 0], port).into(),
         default_server: true,
+        http2: true,
     };
     DesiredState {
         kept: Vec::new(),
@@ -88,7 +88,7 @@ fn desired(app: &App) -> DesiredState {
                 certificate: files(),
             },
             log_dir: "/var/log/nginx".into(),
-            unset_http_directives: UnsetHttpDirectives::default(),
+            names_hash_bucket_size: None,
         },
     }
 }

@@ -13,6 +13,7 @@ use crate::diagnostic::Diagnostic;
 use crate::generation::GenerationStore;
 use crate::installation::has_ipv6;
 use crate::reconcile::intent::parse_alone;
+use crate::reconcile::last_look::LastLook;
 use crate::reconcile::neighbours;
 use crate::reconcile::report::{Rejected, misnamed, rejected};
 use crate::settings::Settings;
@@ -244,15 +245,17 @@ pub(super) fn given(settings: &Settings) -> Given {
         .ok()
         .and_then(|bytes| serde_json::from_slice(&bytes).ok())
         .unwrap_or_default();
-    let active = GenerationStore::new(&settings.state_dir).active();
-    let survey = active.map(|active| active.manifest.survey);
+    let survey = match LastLook::read(&settings.state_dir) {
+        Some(look) => look.survey,
+        None => {
+            let active = GenerationStore::new(&settings.state_dir).active();
+            active.map(|it| it.manifest.survey).unwrap_or_default()
+        }
+    };
     Given {
         owners,
-        entrances: Some(neighbours::entrances(
-            settings,
-            &survey.unwrap_or_default(),
-            has_ipv6(),
-        )),
+        hand_written: neighbours::names(&survey, &settings.nginx),
+        entrances: Some(neighbours::entrances(settings, &survey, has_ipv6())),
         ..Given::default()
     }
 }

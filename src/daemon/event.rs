@@ -14,6 +14,8 @@ use crate::watch::Watch;
 pub(super) enum Event {
     /// A hint: something in the vhosts directory may have changed.
     Files,
+    /// A hint: something in nginx's hand-written configuration may have changed.
+    HandWritten,
     Read(Box<ReadDone>),
     Applied(Result<Applied, ReconcileError>),
     /// The CA was asked when to renew it.

@@ -150,7 +150,8 @@ impl Orders {
                 let candidates = intent.candidates.clone();
                 let active = installation.generations.active();
                 let active = active.map_err(|error| error.to_string())?.manifest;
-                let survey = &active.survey;
+                let survey = installation.survey().map_err(|error| error.to_string())?;
+                let survey = &survey;
                 let taken = neighbours::names(survey, &installation.settings.nginx);
                 let mut given = intent.given(owners, taken);
                 let (settings, has_ipv6) = (&installation.settings, installation.has_ipv6);

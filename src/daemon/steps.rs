@@ -13,11 +13,13 @@ use crate::certificate::CertificateName;
 use crate::certificate::renew::Obtained;
 use crate::generation::manifest::Reason;
 use crate::installation::Installation;
-use crate::reconcile::intent::Reading;
+use crate::reconcile::intent::{Intent, Reading};
+use crate::reconcile::last_look::LastLook;
 use crate::reconcile::{self, Applied, ReconcileError};
 use crate::settings::Settings;
 use crate::status::StatusRecord;
 use crate::systemd;
+use crate::watch::Followed;
 
 impl Daemon {
     pub(super) fn reopen(&mut self, batch: Batch) {
@@ -99,7 +101,7 @@ impl Daemon {
             .and_then(|()| reconcile::intent::read(&installation, reading));
             if let Ok(intent) = &intent {
                 // they are read when the intent is applied
-                watch.follow(&intent.files());
+                watch.follow(followed(intent, &installation));
             }
             let _ = events.send(Event::Read(Box::new(ReadDone {
                 intent,
@@ -292,5 +294,17 @@ impl Daemon {
     /// Nothing runs and nothing is asked for: what waiters wait for is as done as it gets.
     pub(super) fn is_settled(&self) -> bool {
         matches!(self.phase, Phase::Idle) && self.pending.is_empty()
+    }
+}
+
+/// What is watched beside the vhosts directory.
+fn followed(intent: &Intent, installation: &Installation) -> Followed {
+    let look = LastLook::read(&installation.settings.state_dir);
+    let (hand_written, hand_written_directories) =
+        look.map(|look| look.files.paths()).unwrap_or_default();
+    Followed {
+        files: intent.files(),
+        hand_written,
+        hand_written_directories,
     }
 }

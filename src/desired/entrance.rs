@@ -23,6 +23,8 @@ pub struct Entrance {
 pub enum DefaultServerOf {
     /// A hand-written site, `path:line`.
     HandWritten(String),
+    /// The first hand-written site of the socket, `path:line`, which says nothing of it.
+    FirstHandWritten(String),
     /// `nginx.default_server` is off.
     Nobody,
     Us,
@@ -143,6 +145,9 @@ impl Entrances {
                 DefaultServerOf::HandWritten(place) => {
                     Some((format!("{why}, which is at {place}"), HAND_WRITTEN_HINT))
                 }
+                DefaultServerOf::FirstHandWritten(place) => {
+                    Some((format!("{why}, which is at {place}, the first there"), FIRST_HINT))
+                }
                 DefaultServerOf::Nobody => {
                     Some((format!("{why}, which is not vhostd's"), OFF_HINT))
                 }
@@ -175,6 +180,7 @@ impl Entrances {
 
 pub(super) const SHARED_HINT: &str = "give all addresses to one vhost, or list them under `nginx.listen`, so that each has a socket of its own";
 const HAND_WRITTEN_HINT: &str = "take `default_server` out of that `listen`, which vhostd does not touch, or set `tls: off` for this vhost";
+const FIRST_HINT: &str = "set `nginx.default_server: on` if vhostd may have that socket's unknown names, or `tls: off` for this vhost";
 const LISTEN_HINT: &str = "add it to `nginx.listen`, or set `tls: off` for this vhost";
 const OFF_HINT: &str = "set `nginx.default_server: auto`, or `tls: off` for this vhost";
 const TAKEN_HINT: &str =

@@ -174,7 +174,7 @@ mod tests {
 
     use super::*;
     use crate::certificate::{CertificateName, Validity};
-    use crate::desired::{Features, Listener, Probe, UnsetHttpDirectives};
+    use crate::desired::{Features, Listener, Probe};
     use crate::settings::KeyType;
 
     const NOW: OffsetDateTime = OffsetDateTime::UNIX_EPOCH;
@@ -196,6 +196,7 @@ mod tests {
         let listener = Listener {
             address: "0.0.0.0:443".parse().unwrap(),
             default_server: true,
+            http2: true,
         };
         HostFacts {
             http: vec![listener],
@@ -211,7 +212,7 @@ mod tests {
                 },
             },
             log_dir: "/var/log/nginx".into(),
-            unset_http_directives: UnsetHttpDirectives::default(),
+            names_hash_bucket_size: None,
         }
     }
 

@@ -113,7 +113,7 @@ impl ServedName {
     }
 
     /// The name that [`Self::host`] was made from.
-    fn name(&self) -> Option<ServerName> {
+    pub(crate) fn name(&self) -> Option<ServerName> {
         match self.host.split_once('.') {
             Some((BELOW_A_WILDCARD, zone)) => format!("*.{zone}").parse().ok(),
             _ => self.host.parse().ok(),

@@ -16,6 +16,10 @@ pub struct Footprint {
     pub directories: BTreeSet<PathBuf>,
     /// The `pid` directive.
     pub pid: Option<PathBuf>,
+    /// Of every `include` of hand-written files, absolute, and the main file.
+    pub patterns: BTreeSet<PathBuf>,
+    /// The hand-written file that includes ours.
+    pub entry: Option<PathBuf>,
 }
 
 /// Where the reading begins.
@@ -50,6 +54,7 @@ impl Footprint {
             seen: BTreeSet::new(),
             found: Self::default(),
         };
+        reading.found.patterns.insert(roots.main.to_path_buf());
         reading.file(roots.main);
         reading.found
     }
@@ -83,25 +88,25 @@ struct Reading<'a> {
 }
 
 impl Reading<'_> {
-    fn file(&mut self, path: &Path) {
-        let Ok(path) = path.canonicalize() else {
+    fn file(&mut self, written: &Path) {
+        let Ok(path) = written.canonicalize() else {
             return;
         };
         if path.starts_with(self.roots.ours) || !self.seen.insert(path.clone()) {
             return;
         }
         let text = fs::read(&path).unwrap_or_default();
-        self.directives(&syntax::parse(&text).unwrap_or_default());
+        self.directives(written, &syntax::parse(&text).unwrap_or_default());
     }
 
-    fn directives(&mut self, directives: &[Directive]) {
+    fn directives(&mut self, file: &Path, directives: &[Directive]) {
         for directive in directives {
-            self.directives(directive.children());
+            self.directives(file, directive.children());
             let Some(argument) = directive.args.first() else {
                 continue;
             };
             match directive.name.as_str() {
-                "include" => self.include(argument),
+                "include" => self.include(file, argument),
                 "pid" => self.found.pid = Some(self.roots.prefix.join(argument)),
                 name if LOGS.contains(&name) && is_file(argument) => {
                     self.found.logs.insert(self.roots.prefix.join(argument));
@@ -115,19 +120,29 @@ impl Reading<'_> {
         }
     }
 
-    fn include(&mut self, pattern: &str) {
+    fn include(&mut self, from: &Path, pattern: &str) {
         let beside = self.roots.main.parent().unwrap_or(Path::new("/"));
         let pattern = beside.join(pattern);
-        let as_nginx = glob::MatchOptions {
-            require_literal_leading_dot: true,
-            require_literal_separator: true,
-            case_sensitive: true,
-        };
-        let files = glob::glob_with(&pattern.to_string_lossy(), as_nginx);
-        for file in files.into_iter().flatten().flatten() {
+        if pattern.starts_with(self.roots.ours) {
+            self.found.entry.get_or_insert_with(|| from.to_path_buf());
+            return;
+        }
+        for file in matching(&pattern) {
             self.file(&file);
         }
+        self.found.patterns.insert(pattern);
     }
+}
+
+/// The files that an `include` of `pattern` reads, sorted.
+pub(super) fn matching(pattern: &Path) -> Vec<PathBuf> {
+    let as_nginx = glob::MatchOptions {
+        require_literal_leading_dot: true,
+        require_literal_separator: true,
+        case_sensitive: true,
+    };
+    let files = glob::glob_with(&pattern.to_string_lossy(), as_nginx);
+    files.into_iter().flatten().flatten().collect()
 }
 
 /// A log's argument that is a path: not `off`, standard error, a server, memory or variables.
@@ -174,6 +189,7 @@ mod tests {
             logs: [base.join("logs/a.log")].into(),
             directories: [PathBuf::from("/cache/a")].into(),
             pid: Some("/run/n.pid".into()),
+            ..found.clone()
         };
         assert_eq!(found, expected);
     }
@@ -191,7 +207,7 @@ mod tests {
                 .map(|name| base.join(name))
                 .into(),
             directories: [base.join("new/not/yet")].into(),
-            pid: None,
+            ..Footprint::default()
         };
         let touched = footprint.touched();
         assert_eq!(

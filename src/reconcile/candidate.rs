@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use time::OffsetDateTime;
 
 use super::intent::Intent;
+use super::last_look::LastLook;
 use super::proof::fingerprint;
 use super::quarantine::Quarantine;
 use super::setback::Setback;
@@ -25,7 +26,9 @@ use crate::desired::{
 use crate::generation::TestedGeneration;
 use crate::generation::manifest::{AppSource, Manifest, ServedName};
 use crate::installation::Installation;
+use crate::nginx::TestError;
 use crate::nginx::dump::Survey;
+use crate::nginx::included::IncludedFiles;
 use crate::render::{RenderedConfig, render};
 use crate::vhost::{App, AppName, ServerName, TlsDefaults, root};
 
@@ -61,6 +64,10 @@ pub(crate) struct Candidate<'a> {
     /// Further warnings, of the apps as they were resolved last.
     pub(crate) shared: Vec<String>,
     survey: Survey,
+    /// Why nginx does not take the active generation beside the hand-written files as they are now.
+    refused_active: Option<TestError>,
+    /// The hand-written files before nginx was asked about them in this run.
+    looked_at: Option<IncludedFiles>,
     /// What failed last.
     pub(crate) setback: Option<Setback>,
 }
@@ -121,10 +128,18 @@ impl<'a> Candidate<'a> {
             inventory,
             warnings,
             shared: Vec::new(),
-            survey: active.survey.clone(),
+            survey: LastLook::read(&installation.settings.state_dir)
+                .map_or_else(|| active.survey.clone(), |look| look.survey),
+            refused_active: None,
+            looked_at: None,
             setback: Setback::read(&installation.settings.state_dir),
             intent,
         })
+    }
+
+    /// The hand-written configuration, as far as it is known.
+    pub(crate) fn survey(&self) -> &Survey {
+        &self.survey
     }
 
     /// Whether challenges for names without a vhost are answered by the active generation.
@@ -195,7 +210,7 @@ impl<'a> Candidate<'a> {
             let rendered: Vec<App> = rendered.cloned().collect();
             let mut state = desired::desired(
                 &rendered,
-                self.host()?,
+                self.host(&frozen)?,
                 &root::links_checked_below(&rendered),
                 &self.default_tls(),
                 &self.inventory,
@@ -265,7 +280,7 @@ impl<'a> Candidate<'a> {
         Ok(desired::accept(candidates, &given))
     }
 
-    fn host(&self) -> Result<HostFacts, ReconcileError> {
+    fn host(&self, frozen: &BTreeSet<AppName>) -> Result<HostFacts, ReconcileError> {
         let installation = self.installation;
         let settings = &installation.settings.nginx;
         let at = |port| neighbours::listeners(settings, &self.survey, installation.has_ipv6, port);
@@ -278,8 +293,21 @@ impl<'a> Candidate<'a> {
             challenge_files: installation.challenge_files(),
             probe,
             log_dir: installation.settings.log_dir.clone(),
-            unset_http_directives: neighbours::unset_http_directives(&self.survey),
+            names_hash_bucket_size: self.names_hash_bucket_size(frozen),
         })
+    }
+
+    fn names_hash_bucket_size(&self, frozen: &BTreeSet<AppName>) -> Option<usize> {
+        let vhosts = self.apps.iter().flat_map(|app| &app.vhosts);
+        let accepted = vhosts.flat_map(|vhost| vhost.all_names().map(|name| &name.value));
+        let served = self.active.names.iter();
+        let kept: Vec<ServerName> = served
+            .filter(|name| frozen.contains(name.vhost.app()))
+            .filter_map(ServedName::name)
+            .collect();
+        let names = accepted.chain(&kept).map(ServerName::as_str);
+        let settings = &self.installation.settings.nginx;
+        neighbours::names_hash_bucket_size(&self.survey, settings, names)
     }
 
     fn draft(&self, state: &DesiredState, frozen: &BTreeSet<AppName>) -> Manifest {

@@ -1,11 +1,14 @@
 //! P: what the hand-written sites mean for us: which sockets we listen on, where we own the answer
 //! to unknown names, which names are taken.
 
+pub mod advice; // P what the admin is to know or to change about them
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use crate::desired::{DefaultServerOf, Entrance, Entrances, Listener, UnsetHttpDirectives};
+use crate::desired::{DefaultServerOf, Entrance, Entrances, Listener};
 use crate::nginx::dump::{HandWrittenListen, HandWrittenServer, ListenSocket, Survey};
+use crate::nginx::names_hash;
 use crate::settings::{DefaultServer, NginxSettings, Settings};
 use crate::vhost::ServerName;
 
@@ -29,11 +32,12 @@ pub fn listeners(
             let default_server = match settings.default_server {
                 DefaultServer::On => true,
                 DefaultServer::Off => false,
-                DefaultServer::Auto => default_server(survey, address).is_none(),
+                DefaultServer::Auto => default_site(survey, address).is_none_or(|it| !it.stays()),
             };
             Listener {
                 address,
                 default_server,
+                http2: without_http2(survey, address).is_none(),
             }
         })
         .collect()
@@ -47,8 +51,9 @@ pub fn entrances(settings: &Settings, survey: &Survey, has_ipv6: bool) -> Entran
         socket: listener.address,
         default_server: match listener.default_server {
             true => DefaultServerOf::Us,
-            false => match default_server(survey, listener.address) {
-                Some(place) => DefaultServerOf::HandWritten(place),
+            false => match default_site(survey, listener.address).filter(DefaultSite::stays) {
+                Some(site) if site.explicit => DefaultServerOf::HandWritten(site.place),
+                Some(site) => DefaultServerOf::FirstHandWritten(site.place),
                 None => DefaultServerOf::Nobody,
             },
         },
@@ -62,16 +67,64 @@ pub fn entrances(settings: &Settings, survey: &Survey, has_ipv6: bool) -> Entran
     }
 }
 
-/// The hand-written default server of that very socket, as `path:line`.
-pub fn default_server(survey: &Survey, socket: SocketAddr) -> Option<String> {
-    survey
+/// The hand-written server that gets a socket's unknown names, or got them before vhostd came.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct DefaultSite {
+    /// `path:line`
+    pub place: String,
+    /// It says `default_server`; else it is the first of the hand-written ones.
+    pub explicit: bool,
+    /// nginx reads it before our files.
+    pub read_first: bool,
+}
+
+impl DefaultSite {
+    /// Whether it gets unknown names as long as no listener of ours says `default_server`.
+    pub fn stays(&self) -> bool {
+        self.explicit || self.read_first
+    }
+}
+
+/// That of `socket`: nginx takes the first server unless one says `default_server`.
+pub fn default_site(survey: &Survey, socket: SocketAddr) -> Option<DefaultSite> {
+    let sites: Vec<(usize, bool)> = survey
         .servers
         .iter()
-        .find(|server| {
-            let mut listens = server.listens.iter();
-            listens.any(|listen| listen.default_server && socket_of(listen) == Some(socket))
+        .enumerate()
+        .filter_map(|(index, server)| {
+            let mut here = listens_at(server, socket).peekable();
+            here.peek()?;
+            Some((index, here.any(|listen| listen.default_server)))
         })
-        .map(place)
+        .collect();
+    let explicit = sites.iter().find(|(_, explicit)| *explicit);
+    let (index, explicit) = explicit.or(sites.first()).copied()?;
+    Some(DefaultSite {
+        place: place(&survey.servers[index]),
+        explicit,
+        read_first: index < survey.read_first,
+    })
+}
+
+/// The first hand-written site of `socket`, as `path:line`, where those have no `http2`: before nginx
+/// 1.25.1 ours would switch it on for them, too.
+pub fn without_http2(survey: &Survey, socket: SocketAddr) -> Option<String> {
+    let mut sites = survey
+        .servers
+        .iter()
+        .filter(|server| listens_at(server, socket).next().is_some())
+        .peekable();
+    let first = place(sites.peek()?);
+    let has = sites.any(|server| listens_at(server, socket).any(|listen| listen.http2));
+    (!has).then_some(first)
+}
+
+fn listens_at(
+    server: &HandWrittenServer,
+    socket: SocketAddr,
+) -> impl Iterator<Item = &HandWrittenListen> {
+    let listens = server.listens.iter();
+    listens.filter(move |listen| socket_of(listen) == Some(socket))
 }
 
 /// Hand-written sockets that take requests for one address away from a wildcard socket of ours.
@@ -96,22 +149,25 @@ pub fn takers(survey: &Survey, ours: &[SocketAddr]) -> Vec<(SocketAddr, String)>
 
 /// The exact names that hand-written sites serve on one of our ports, with `path:line`.
 pub fn names(survey: &Survey, settings: &NginxSettings) -> BTreeMap<ServerName, String> {
-    let ours = [settings.http_port, settings.https_port];
     let mut names = BTreeMap::new();
-    for server in &survey.servers {
-        let shares = |listen: &HandWrittenListen| match &listen.socket {
-            ListenSocket::Tcp { port, .. } | ListenSocket::Name { port, .. } => ours.contains(port),
-            ListenSocket::Unix(_) => false,
-        };
-        if !server.listens.iter().any(shares) {
-            continue;
-        }
+    let servers = survey.servers.iter();
+    for server in servers.filter(|server| shares(server, settings)) {
         // what is no plain name (a regular expression, `_`) cannot be a vhost's either
         for name in server.names.iter().flat_map(|name| plain_names(name)) {
             names.entry(name).or_insert_with(|| place(server));
         }
     }
     names
+}
+
+/// Whether a hand-written site is on one of our ports.
+fn shares(server: &HandWrittenServer, settings: &NginxSettings) -> bool {
+    let ours = [settings.http_port, settings.https_port];
+    let mut listens = server.listens.iter();
+    listens.any(|listen| match &listen.socket {
+        ListenSocket::Tcp { port, .. } | ListenSocket::Name { port, .. } => ours.contains(port),
+        ListenSocket::Unix(_) => false,
+    })
 }
 
 /// `.zone` is nginx's way to write `zone` and `*.zone`.
@@ -123,26 +179,25 @@ fn plain_names(name: &str) -> Vec<ServerName> {
     texts.iter().filter_map(|text| text.parse().ok()).collect()
 }
 
-/// Whether a hand-written server answers any name at all, by being first rather than by saying so.
-pub fn is_implicit_catch_all(server: &HandWrittenServer) -> bool {
-    let nameless = server
-        .names
+/// The `server_names_hash_bucket_size` that we have to set for `ours`; `None` where nginx's default
+/// suffices, or a hand-written file says it. Hand-written names are in the same hash.
+pub fn names_hash_bucket_size<'a>(
+    survey: &'a Survey,
+    settings: &NginxSettings,
+    ours: impl Iterator<Item = &'a str>,
+) -> Option<usize> {
+    if survey.http_directives.contains(HASH_BUCKET_SIZE) {
+        return None;
+    }
+    let sharing = survey
+        .servers
         .iter()
-        .all(|name| matches!(name.as_str(), "_" | "" | "localhost"));
-    nameless
-        && server
-            .listens
-            .iter()
-            .any(|listen| !listen.default_server && socket_of(listen).is_some())
+        .filter(|server| shares(server, settings));
+    let theirs = sharing.flat_map(|server| server.names.iter().map(String::as_str));
+    names_hash::bucket_size(ours.chain(theirs))
 }
 
-pub fn unset_http_directives(survey: &Survey) -> UnsetHttpDirectives {
-    let unset = |directive: &str| !survey.http_directives.contains(directive);
-    UnsetHttpDirectives {
-        server_names_hash_bucket_size: unset("server_names_hash_bucket_size"),
-        server_names_hash_max_size: unset("server_names_hash_max_size"),
-    }
-}
+pub const HASH_BUCKET_SIZE: &str = "server_names_hash_bucket_size";
 
 fn socket_of(listen: &HandWrittenListen) -> Option<SocketAddr> {
     match &listen.socket {
@@ -157,3 +212,6 @@ fn socket_of(listen: &HandWrittenListen) -> Option<SocketAddr> {
 fn place(server: &HandWrittenServer) -> String {
     format!("{}:{}", server.file.display(), server.line)
 }
+
+#[cfg(test)]
+mod tests;

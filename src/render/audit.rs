@@ -253,7 +253,6 @@ const DECIDED: &[&str] = &[
     "server",
     "server_name",
     "server_names_hash_bucket_size",
-    "server_names_hash_max_size",
     "ssl_certificate",
     "ssl_certificate_key",
     "ssl_reject_handshake",

@@ -288,7 +288,7 @@ fn https_listens(listeners: &[Listener], features: Features) -> Result<Vec<Liste
             Ok(Listen {
                 address: address_token(listener.address)?,
                 ssl: true,
-                http2: !features.http2_directive,
+                http2: listener.http2 && !features.http2_directive,
             })
         })
         .collect()

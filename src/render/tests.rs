@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::certificate::{Challenge, Identifier, Issuer, WantedCertificate};
-use crate::desired::{CertificateFiles, Features, HostFacts, Listener, Probe, UnsetHttpDirectives};
+use crate::desired::{CertificateFiles, Features, HostFacts, Listener, Probe};
 use crate::diagnostic::{Located, Position};
 use crate::vhost::{AssetPath, CacheAssets, RootDir, ServerName, TlsSpec, Upstream, VhostSpec};
 
@@ -15,6 +15,7 @@ fn listener(address: &str, default_server: bool) -> Listener {
     Listener {
         address: address.parse().unwrap(),
         default_server,
+        http2: true,
     }
 }
 
@@ -34,10 +35,7 @@ fn host() -> HostFacts {
             certificate: certificate("vhostd.invalid"),
         },
         log_dir: "/var/log/nginx".into(),
-        unset_http_directives: UnsetHttpDirectives {
-            server_names_hash_bucket_size: true,
-            server_names_hash_max_size: true,
-        },
+        names_hash_bucket_size: Some(512),
     }
 }
 
@@ -217,7 +215,7 @@ fn a_newer_nginx_gets_its_own_syntax() {
         ..Features::default()
     };
     desired.host.thumbprint = None;
-    desired.host.unset_http_directives = UnsetHttpDirectives::default();
+    desired.host.names_hash_bucket_size = None;
     let config = rendered(&desired);
     assert_snapshot("newer/base.conf", text(&config, "base.conf"));
     assert_snapshot(

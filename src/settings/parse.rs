@@ -95,7 +95,11 @@ fn nginx(settings: &mut NginxSettings, mut fields: Fields, problems: &mut Proble
         set(&mut settings.binary, binary(&text, problems));
     }
     set_path(&mut settings.config, &mut fields, "config", problems);
-    set_path(&mut settings.include, &mut fields, "include", problems);
+    if let Some(text) = fields.string("include", problems)
+        && text.value != "auto"
+    {
+        settings.include = path(&text, problems);
+    }
     if let Some(text) = fields.string("pid_file", problems) {
         settings.pid_file = path(&text, problems);
     }

@@ -362,6 +362,7 @@ fn what_can_be_found_out_again_is_found_out_again() {
         "features.json",
         "probe-secret",
         "setback.json",
+        "hand_written.json",
     ] {
         let path = host.path("state").join(name);
         fs::write(&path, "\0garbage").unwrap();

@@ -127,8 +127,7 @@ fn accepted(candidates: &[Candidate], owners: &Owners) -> Accepted {
     let given = Given {
         owners: owners.clone(),
         hand_written: ["byhand.example", "*.wild.example"].map(by_hand).into(),
-        silent: BTreeMap::new(),
-        entrances: None,
+        ..Given::default()
     };
     accepted_given(candidates, &given)
 }

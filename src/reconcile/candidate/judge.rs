@@ -28,9 +28,9 @@ impl Candidate<'_> {
         locked: &LockedStore,
         progress: &mut Progress<'_>,
     ) -> Result<Judgement, ReconcileError> {
-        // a person asked: the hand-written files may have changed too
-        let blind = self.request.is_manual() || self.active.number == 0;
-        if blind && let Lesson::GiveUp { error, hint } = self.survey_again(locked) {
+        // a person asked, or the hand-written files changed
+        let blind = self.request.is_manual() || self.active.number == 0 || !self.knows_the_host();
+        if blind && let Lesson::GiveUp { error, hint } = self.look(locked) {
             // what is accepted, and what certificates it needs, does not depend on the admin's files
             self.render()?;
             progress.finished(
@@ -53,6 +53,10 @@ impl Candidate<'_> {
                 progress.finished(StepName::Test, words);
             }
             match plan {
+                Plan::Unchanged | Plan::Prove if self.refused_active.is_some() => {
+                    let refused = self.refused_beside_the_hand_written_files();
+                    return self.settled(refused);
+                }
                 Plan::Unchanged => return self.settled(Judgement::Unchanged),
                 Plan::Prove => {
                     return self.settled(Judgement::Prove(Box::new(self.active.clone())));
@@ -117,6 +121,7 @@ impl Candidate<'_> {
                 let number = tested.manifest().number;
                 progress.finished(StepName::Test, format!("nginx accepts generation {number}"));
                 self.warnings.extend(accepted.warnings);
+                self.remember_look();
                 return self.settled(Judgement::Tested(Box::new(tested))).map(Some);
             }
             Ok((tested, accepted)) => {

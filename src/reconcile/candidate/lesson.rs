@@ -2,12 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use super::Candidate;
 use super::alone::Refused;
+use super::{Candidate, Judgement};
 use crate::generation::LockedStore;
 use crate::generation::manifest::Manifest;
 use crate::nginx::{Logs, TestError};
 use crate::reconcile::ReconcileError;
+use crate::reconcile::last_look::LastLook;
 use crate::render::RenderedConfig;
 use crate::vhost::AppName;
 
@@ -154,6 +155,65 @@ impl Candidate<'_> {
                 logs.display()
             )
         })
+    }
+
+    /// Whether no hand-written file has changed since nginx was last asked about them.
+    pub(super) fn knows_the_host(&self) -> bool {
+        let look = LastLook::read(&self.installation.settings.state_dir);
+        look.is_some_and(|look| look.files.is_current())
+    }
+
+    /// What nginx says of the configuration as it is on disk, and, where it refuses that, of the
+    /// hand-written files alone. While those are as they were, they alone are asked about, which is
+    /// cheaper: nginx accepted them beside the active generation.
+    pub(super) fn look(&mut self, locked: &LockedStore) -> Lesson {
+        if self.knows_the_host() {
+            return self.survey_again(locked);
+        }
+        let installation = self.installation;
+        // before the test: what changes meanwhile is seen by the next look
+        let files = installation.host_nginx.included_files();
+        let active = locked.store().path(self.active.number);
+        let logs = Logs {
+            all: self.active.logs.clone(),
+            new: Vec::new(),
+        };
+        match installation.nginx().test(&active, &active, &logs) {
+            Ok(accepted) => {
+                self.survey = accepted.survey;
+                self.looked_at = Some(files);
+                self.remember_look();
+                Lesson::TryAgain
+            }
+            Err(error) => {
+                self.refused_active = Some(error);
+                self.looked_at = Some(files);
+                self.survey_again(locked)
+            }
+        }
+    }
+
+    /// Once nginx has accepted a generation beside those files: until then it is asked again.
+    pub(super) fn remember_look(&mut self) {
+        let Some(files) = self.looked_at.take() else {
+            return;
+        };
+        let survey = self.survey.clone();
+        let look = LastLook { files, survey };
+        if let Err(error) = look.write(&self.installation.settings.state_dir) {
+            self.warnings.push(format!("failed to {error}"));
+        }
+    }
+
+    /// The active generation cannot stand beside a hand-written change, and would be made again as it is.
+    pub(super) fn refused_beside_the_hand_written_files(&mut self) -> Judgement {
+        let error = self.refused_active.take();
+        let why = error.map_or_else(String::new, |error| format!(": {error}"));
+        let number = self.active.number;
+        Judgement::Refused {
+            error: format!("nginx refuses generation {number} beside the hand-written files{why}"),
+            hint: Some("run `nginx -t`, fix what it names, then run `vhostd reload`".into()),
+        }
     }
 
     /// What the hand-written files say without us: generation 0 serves nothing.

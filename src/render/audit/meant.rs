@@ -29,13 +29,8 @@ pub(super) fn vhost_file(file: &VhostFile) -> Vec<Meant<'_>> {
 
 pub(super) fn base_file(base: &Base) -> Vec<Meant<'_>> {
     let mut tree = Vec::new();
-    let sizes = [
-        ("server_names_hash_bucket_size", &base.hash_bucket_size),
-        ("server_names_hash_max_size", &base.hash_max_size),
-    ];
-    for (name, size) in sizes {
-        tree.extend(size.iter().map(|size| simple([name, size.as_str()])));
-    }
+    let size = base.hash_bucket_size.iter();
+    tree.extend(size.map(|size| simple(["server_names_hash_bucket_size", size.as_str()])));
     for (from, to, lines) in MAPS {
         let lines = lines.iter().map(|line| simple(line.iter().copied()));
         tree.push(block(["map", from, to], lines.collect()));

@@ -16,10 +16,8 @@ use crate::render::token::{Part, Token, TokenError};
 /// `base.conf`
 #[derive(Debug, Serialize)]
 pub struct Base {
-    /// `server_names_hash_bucket_size`, where no hand-written file has it.
+    /// `server_names_hash_bucket_size`, where a name needs it and no hand-written file has it.
     pub hash_bucket_size: Option<Token>,
-    /// `server_names_hash_max_size`, likewise.
-    pub hash_max_size: Option<Token>,
     pub https_port: Option<HttpsPort>,
     pub hops: Hops,
     pub assets: AssetMap,
@@ -83,10 +81,11 @@ pub struct Reserved {
 impl Base {
     pub fn new(desired: &DesiredState) -> Result<Self, TokenError> {
         let host = &desired.host;
-        let unset = host.unset_http_directives;
+        let bucket_size = host.names_hash_bucket_size;
         Ok(Self {
-            hash_bucket_size: number(unset.server_names_hash_bucket_size, HASH_BUCKET_SIZE)?,
-            hash_max_size: number(unset.server_names_hash_max_size, hash_max_size(desired))?,
+            hash_bucket_size: bucket_size
+                .map(|size| Token::literal(&size.to_string()))
+                .transpose()?,
             https_port: https_port(host)?,
             hops: hops(&host.probe)?,
             assets: AssetMap::shared()?,
@@ -205,30 +204,8 @@ fn owned(listeners: &[Listener]) -> Vec<Listener> {
         .collect()
 }
 
-fn number(wanted: bool, value: usize) -> Result<Option<Token>, TokenError> {
-    match wanted {
-        true => Token::literal(&value.to_string()).map(Some),
-        false => Ok(None),
-    }
-}
-
-/// Grows in steps, so that the base file does not change with every name.
-fn hash_max_size(desired: &DesiredState) -> usize {
-    let names: usize = desired
-        .vhosts
-        .iter()
-        .map(|vhost| vhost.spec.all_names().count())
-        .sum();
-    names.next_power_of_two().max(HASH_MAX_SIZE)
-}
-
 /// RFC 9110 §15.5.20: another server than the one of the handshake is asked for.
 const MISDIRECTED: &str = "421";
 const HTTPS_PORT: u16 = 443;
 /// nginx's own: the connection is closed without an answer.
 const CLOSE: &str = "444";
-
-/// A name of 253 characters needs 512; the default of 64 makes one of 47 fatal for everything.
-const HASH_BUCKET_SIZE: usize = 512;
-/// Quiet up to twenty thousand names.
-const HASH_MAX_SIZE: usize = 16_384;

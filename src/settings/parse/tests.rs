@@ -201,7 +201,7 @@ roots: /a/sites
         nginx: NginxSettings {
             binary: "/usr/sbin/nginx".into(),
             config: "/a/nginx.conf".into(),
-            include: "/a/vhostd.conf".into(),
+            include: Some("/a/vhostd.conf".into()),
             pid_file: Some("/a/nginx.pid".into()),
             http_port: 8080,
             https_port: 8443,

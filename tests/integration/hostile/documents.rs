@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use vhostd::certificate::{Identifier, Issuer, WantedCertificate};
 use vhostd::desired::{
     CertificateFiles, DesiredState, DesiredTls, DesiredVhost, HostFacts, Listener, Probe,
-    UnsetHttpDirectives,
 };
 use vhostd::diagnostic::{Located, Position};
 use vhostd::render::{RenderedConfig, Templates, entry, render};
@@ -132,6 +131,7 @@ fn facts(log_dir: &str, http_port: u16) -> HostFacts {
     let listener = |port| Listener {
         address: ([127, 0, 0, 1], port).into(),
         default_server: true,
+        http2: true,
     };
     HostFacts {
         http: vec![listener(http_port)],
@@ -144,10 +144,7 @@ fn facts(log_dir: &str, http_port: u16) -> HostFacts {
             certificate: files(),
         },
         log_dir: log_dir.into(),
-        unset_http_directives: UnsetHttpDirectives {
-            server_names_hash_bucket_size: true,
-            server_names_hash_max_size: true,
-        },
+        names_hash_bucket_size: Some(512),
     }
 }
 

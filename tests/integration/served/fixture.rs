@@ -8,7 +8,7 @@ use rustls::pki_types::CertificateDer;
 use vhostd::certificate::{Identifier, Issuer, WantedCertificate};
 use vhostd::desired::{
     CertificateFiles, DesiredState, DesiredTls, DesiredVhost, Features, HostFacts, Listener, Probe,
-    RESERVED_NAME, UnsetHttpDirectives,
+    RESERVED_NAME,
 };
 use vhostd::render::{Templates, entry, render};
 use vhostd::vhost::parse::parse;
@@ -151,6 +151,7 @@ impl Served {
             let listener = |address| Listener {
                 address,
                 default_server: true,
+                http2: true,
             };
             addresses.map(listener).to_vec()
         };
@@ -165,10 +166,7 @@ impl Served {
                 certificate: self.files(),
             },
             log_dir: self.host.path("logs"),
-            unset_http_directives: UnsetHttpDirectives {
-                server_names_hash_bucket_size: true,
-                server_names_hash_max_size: true,
-            },
+            names_hash_bucket_size: Some(512),
         }
     }
 
