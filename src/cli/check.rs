@@ -255,6 +255,7 @@ pub(super) fn given(settings: &Settings) -> Given {
     Given {
         owners,
         hand_written: neighbours::names(&survey, &settings.nginx),
+        patterns: neighbours::name_patterns(&survey, &settings.nginx),
         entrances: Some(neighbours::entrances(settings, &survey, has_ipv6())),
         ..Given::default()
     }

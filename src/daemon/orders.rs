@@ -155,6 +155,7 @@ impl Orders {
                 let taken = neighbours::names(survey, &installation.settings.nginx);
                 let mut given = intent.given(owners, taken);
                 let (settings, has_ipv6) = (&installation.settings, installation.has_ipv6);
+                given.patterns = neighbours::name_patterns(survey, &settings.nginx);
                 given.entrances = Some(neighbours::entrances(settings, survey, has_ipv6));
                 let apps = desired::accept(candidates, &given).apps;
                 let default = installation.settings.tls_defaults();

@@ -14,6 +14,7 @@ use time::OffsetDateTime;
 
 use self::words::{BELOW_HINT, HAND_WRITTEN_HINT, REGISTRY_HINT, diagnostic, explain, unspeakable};
 use super::entrance::{Entrances, addressed};
+use super::name_pattern::NamePattern;
 use super::suffix::{self, Shared};
 use crate::certificate::CertificateName;
 use crate::diagnostic::{Diagnostic, Located, Position};
@@ -84,6 +85,8 @@ pub struct Given {
     pub owners: Owners,
     /// A name that a hand-written site serves → its place, `path:line`.
     pub hand_written: BTreeMap<ServerName, String>,
+    /// Hand-written names that stand for many.
+    pub patterns: Vec<NamePattern>,
     /// Apps whose files are there, but ask for nothing that can be accepted → those files. They keep
     /// what they own.
     pub silent: BTreeMap<AppName, PathBuf>,
@@ -415,11 +418,18 @@ impl<'a> Contest<'a> {
             return Some(diagnostic(claim, reason, hint));
         }
         let above = wildcards_above(name.as_str()).filter_map(|text| text.parse().ok());
-        let (wildcard, place) = above
+        let above = above
             .filter_map(|above: ServerName| Some((place(&above)?, above)))
             .map(|(place, above)| (above, place))
-            .next()?;
-        let reason = format!("`{name}` is under `{wildcard}`, which {place} serves");
+            .next();
+        if let Some((wildcard, place)) = above {
+            let reason = format!("`{name}` is under `{wildcard}`, which {place} serves");
+            return Some(diagnostic(claim, reason, HAND_WRITTEN_HINT));
+        }
+        let mut patterns = self.given.patterns.iter();
+        let (pattern, host) = patterns.find_map(|it| Some((it, it.taken_by(name)?)))?;
+        let (text, place) = (&pattern.text, &pattern.place);
+        let reason = format!("`{host}` is already served by {place}, whose `{text}` matches it");
         Some(diagnostic(claim, reason, HAND_WRITTEN_HINT))
     }
 }

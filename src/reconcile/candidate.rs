@@ -259,6 +259,8 @@ impl<'a> Candidate<'a> {
     fn accept(&self) -> Result<Accepted, ReconcileError> {
         let owners = self.installation.owners()?;
         let mut given = self.intent.given(owners, self.taken_names());
+        let settings = &self.installation.settings.nginx;
+        given.patterns = neighbours::name_patterns(&self.survey, settings);
         given.entrances = Some(Entrances {
             kept: self.addresses_of(&self.intent.frozen),
             ..neighbours::entrances(

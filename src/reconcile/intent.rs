@@ -241,6 +241,7 @@ impl Intent {
             owners: owners.moved(&self.moved),
             hand_written,
             silent: silent.collect(),
+            patterns: Vec::new(),
             entrances: None,
         }
     }

@@ -6,7 +6,7 @@ pub mod advice; // P what the admin is to know or to change about them
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use crate::desired::{DefaultServerOf, Entrance, Entrances, Listener};
+use crate::desired::{DefaultServerOf, Entrance, Entrances, Listener, NamePattern};
 use crate::nginx::dump::{HandWrittenListen, HandWrittenServer, ListenSocket, Survey};
 use crate::nginx::names_hash;
 use crate::settings::{DefaultServer, NginxSettings, Settings};
@@ -158,6 +158,33 @@ pub fn names(survey: &Survey, settings: &NginxSettings) -> BTreeMap<ServerName, 
         }
     }
     names
+}
+
+/// The hand-written names on our ports that stand for many; an error: one that is not understood.
+pub fn patterns(
+    survey: &Survey,
+    settings: &NginxSettings,
+) -> impl Iterator<Item = Result<NamePattern, String>> {
+    let servers = survey.servers.iter();
+    let servers = servers.filter(|server| shares(server, settings));
+    servers.flat_map(|server| {
+        let place = place(server);
+        let names = server.names.iter();
+        let patterns = names.filter_map(move |name| {
+            let parsed = NamePattern::parse(name, &place)?;
+            Some(parsed.map_err(|_| {
+                format!(
+                    "vhostd does not understand the regular expression `{name}` at {place}: names that it matches are not protected from vhost files"
+                )
+            }))
+        });
+        patterns.collect::<Vec<_>>()
+    })
+}
+
+/// Those that are understood.
+pub fn name_patterns(survey: &Survey, settings: &NginxSettings) -> Vec<NamePattern> {
+    patterns(survey, settings).filter_map(Result::ok).collect()
 }
 
 /// Whether a hand-written site is on one of our ports.

@@ -4,6 +4,7 @@ mod certbot; // its nginx plugin goes on renewing hand-written sites
 mod default_server; // the first hand-written site of a socket keeps the unknown names
 mod http2; // it is not switched on for hand-written sites
 mod live; // hand-written files change while vhostd runs
+mod patterns; // names that hand-written patterns match are protected
 
 use std::fs;
 use std::path::PathBuf;

@@ -2,7 +2,9 @@
 
 use std::net::SocketAddr;
 
-use super::{HASH_BUCKET_SIZE, default_site, listeners, names_hash_bucket_size, without_http2};
+use super::{
+    HASH_BUCKET_SIZE, default_site, listeners, names_hash_bucket_size, patterns, without_http2,
+};
 use crate::desired::Listener;
 use crate::generation::manifest::{Manifest, ServedName};
 use crate::nginx::dump::Survey;
@@ -29,11 +31,13 @@ pub fn of(
             path.display()
         )
     });
+    let unknown = patterns(survey, settings).filter_map(Result::err);
     let size = size.map(|size| hash_bucket_size(size, settings));
     size.into_iter()
         .chain(displaced)
         .chain(without)
         .chain(unreadable)
+        .chain(unknown)
         .collect()
 }
 
