@@ -18,6 +18,7 @@ pub mod glance; // P a certificate of whoever, in words
 pub mod http; // N one origin, short waits, small answers: how the CA is spoken to
 pub mod inquire; // N a CA is asked when to renew, and its answer is remembered
 pub mod internal; // W vhostd's own CA (`tls: internal`)
+mod inventory; // P what is stored, and which of it a vhost serves
 pub mod jws; // P requests that the protocol library does not make, signed
 pub mod key; // P private keys and signing requests
 pub mod ledger; // W attempts, pending orders and the lock, per certificate
@@ -30,9 +31,9 @@ pub mod renewal_info; // P when the CA wants a certificate renewed
 pub mod reuse; // R the key of a renewal: a new one, or the one that is there
 pub mod schedule; // P what is due now, and when to look again
 pub mod store; // W versioned directories ↔ CertificateInventory
+pub mod subset; // P identifiers that an order leaves out because they keep failing
 pub(crate) mod words; // P a stranger's words, fit for a terminal and a status file
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -42,6 +43,7 @@ use sha2::{Digest, Sha256};
 use time::{Duration, OffsetDateTime};
 
 use crate::certificate::attempts::Attempts;
+pub use crate::certificate::inventory::CertificateInventory;
 use crate::certificate::key::PrivateKeyPem;
 use crate::certificate::renewal_info::RenewalId;
 use crate::settings::{AcmeSettings, KeyType};
@@ -264,8 +266,13 @@ pub struct Origin {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct CertificateRequest {
     pub name: CertificateName,
-    /// At least one; the first names the certificate; no duplicates.
+    /// At least one; no duplicates: those of `wanted` that are ordered.
     pub identifiers: Vec<Identifier>,
+    /// All that the certificate should have; the first names it.
+    pub wanted: Vec<Identifier>,
+    /// Those that failed before, where a good certificate with all the others is stored: the order
+    /// gains nothing while they fail.
+    pub retried: Vec<Identifier>,
     /// `Acme` or `Internal`.
     pub issuer: Issuer,
     /// Certificate profile (draft-ietf-acme-profiles); `None`: the CA chooses.
@@ -301,6 +308,8 @@ impl CertificateRequest {
         Self {
             name: wanted.name.clone(),
             identifiers: wanted.identifiers.clone(),
+            wanted: wanted.identifiers.clone(),
+            retried: Vec::new(),
             issuer: wanted.issuer,
             profile: wanted.profile.clone(),
             key_type: wanted.key_type,
@@ -317,6 +326,32 @@ impl CertificateRequest {
             forced: false,
             failures: attempts.map_or(0, |attempts| attempts.failures),
         }
+    }
+
+    /// What it is for.
+    pub fn to_wanted(&self) -> WantedCertificate {
+        WantedCertificate {
+            name: self.name.clone(),
+            identifiers: self.wanted.clone(),
+            issuer: self.issuer,
+            profile: self.profile.clone(),
+            key_type: self.key_type,
+            challenge: self.challenge.clone(),
+            files: None,
+        }
+    }
+
+    /// The same, without some of the identifiers.
+    pub fn without(mut self, omitted: &[Identifier]) -> Self {
+        self.identifiers.retain(|one| !omitted.contains(one));
+        self
+    }
+
+    /// What is wanted and not in this order.
+    pub fn omitted(&self) -> Vec<Identifier> {
+        let omitted = self.wanted.iter();
+        let omitted = omitted.filter(|wanted| !self.identifiers.contains(wanted));
+        omitted.cloned().collect()
     }
 }
 
@@ -394,6 +429,19 @@ impl StoredCertificate {
             .iter()
             .all(|wanted| covers(&self.identifiers, wanted))
     }
+
+    /// Those of `identifiers` that are not in it.
+    pub fn missing(&self, identifiers: &[Identifier]) -> Vec<Identifier> {
+        let missing = identifiers.iter();
+        let missing = missing.filter(|wanted| !covers(&self.identifiers, wanted));
+        missing.cloned().collect()
+    }
+
+    fn covers_any(&self, identifiers: &[Identifier]) -> bool {
+        identifiers
+            .iter()
+            .any(|wanted| covers(&self.identifiers, wanted))
+    }
 }
 
 /// Whether `wanted` is one of `have`, or below a wildcard of them (RFC 6125 §6.4.3).
@@ -409,58 +457,5 @@ fn wildcard_covers(have: &Identifier, wanted: &Identifier) -> bool {
     match (have.strip_prefix("*."), wanted.split_once('.')) {
         (Some(zone), Some((label, rest))) => rest == zone && label != "*",
         _ => false,
-    }
-}
-
-/// What is in the store: the newest good version of each certificate, and the placeholders.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct CertificateInventory {
-    pub certificates: BTreeMap<CertificateName, StoredCertificate>,
-    pub placeholders: BTreeMap<CertificateName, StoredCertificate>,
-}
-
-impl CertificateInventory {
-    /// What a vhost that wants `wanted` serves now.
-    ///
-    /// The certificate of that name while it is valid and from the wanted issuer's kind or any
-    /// other real one (a working certificate is better than a warning page), else the placeholder;
-    /// `None` where neither exists yet.
-    pub fn serving(
-        &self,
-        wanted: &WantedCertificate,
-        now: OffsetDateTime,
-    ) -> Option<&StoredCertificate> {
-        self.real(wanted, now)
-            .or_else(|| self.placeholders.get(&wanted.name))
-    }
-
-    /// What a vhost serves that wants all of these: of each kind of key one (nginx takes no more).
-    /// A placeholder is alone: a client that prefers its kind of key must not get it while another
-    /// certificate is good. None where not even a placeholder is there.
-    pub fn served(
-        &self,
-        wanted: &[WantedCertificate],
-        now: OffsetDateTime,
-    ) -> Vec<&StoredCertificate> {
-        let mut served: Vec<&StoredCertificate> = Vec::new();
-        for stored in wanted.iter().filter_map(|wanted| self.real(wanted, now)) {
-            let kind = |stored: &StoredCertificate| stored.key_type.map(KeyType::is_ecdsa);
-            if served.iter().all(|other| kind(other) != kind(stored)) {
-                served.push(stored);
-            }
-        }
-        if served.is_empty() {
-            let placeholder = |wanted: &WantedCertificate| self.placeholders.get(&wanted.name);
-            served.extend(wanted.iter().find_map(placeholder));
-        }
-        served
-    }
-
-    fn real(&self, wanted: &WantedCertificate, now: OffsetDateTime) -> Option<&StoredCertificate> {
-        let first = wanted.identifiers.get(..1).unwrap_or_default();
-        self.certificates
-            .get(&wanted.name)
-            // it was checked when it was stored: one from the future tells of our clock, not of it
-            .filter(|stored| now <= stored.validity.not_after && stored.covers(first))
     }
 }

@@ -119,6 +119,10 @@ pub struct RenewedCertificate {
     pub result: RenewalResult,
     /// RFC 3339.
     pub not_after: Option<String>,
+    /// What is wanted and not in the certificate that is there.
+    #[serde(default)]
+    pub missing_identifiers: Vec<String>,
+    /// Also of one that was renewed without some identifiers.
     pub error: Option<String>,
     /// When it is tried again, or next renewed. RFC 3339.
     pub next: Option<String>,

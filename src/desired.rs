@@ -21,7 +21,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::certificate::{Identifier, StoredCertificate, WantedCertificate};
-use crate::vhost::{VhostName, VhostSpec};
+use crate::vhost::{ServerName, VhostName, VhostSpec};
 
 /// Everything that nginx should serve; what `render` turns into files.
 #[derive(Clone, Debug)]
@@ -120,8 +120,12 @@ pub enum DesiredTls {
         files: Vec<CertificateFiles>,
         /// The identifiers that these certificates are for.
         covered: Vec<Identifier>,
-        /// Not a placeholder: plain HTTP redirects to HTTPS.
+        /// Not a placeholder, and good for one of the vhost's names at least: plain HTTP redirects
+        /// to HTTPS.
         trusted: bool,
+        /// The vhost's names that the certificates are not good for: plain HTTP redirects none of
+        /// these to HTTPS. Empty where nothing is trusted.
+        uncovered: Vec<ServerName>,
     },
 }
 

@@ -178,7 +178,7 @@ impl Obtaining {
         &self,
         wanted: &WantedCertificate,
     ) -> Result<CertificateRequest, ObtainingError> {
-        self.ledger.forget_failures(&wanted.name)?;
+        self.ledger.retry_now(&wanted.name)?;
         let newest = self.store.newest(&wanted.name)?;
         Ok(CertificateRequest {
             insisted: true,
@@ -347,12 +347,15 @@ pub fn outcome(
             .and_then(|at| at.format(&Rfc3339).ok())
     };
     let next = stored.as_ref().map(|stored| obtaining.renew_at(stored));
+    let missing = stored.as_ref();
+    let missing = missing.map_or_else(Vec::new, |stored| stored.missing(&wanted.identifiers));
     let base = RenewedCertificate {
         name: wanted.name.to_string(),
         result: RenewalResult::NotDue,
         not_after: stored
             .as_ref()
             .and_then(|stored| words(stored.validity.not_after)),
+        missing_identifiers: missing.iter().map(ToString::to_string).collect(),
         error: None,
         next: next.transpose()?.and_then(words),
         limit: match obtained {
@@ -375,29 +378,34 @@ pub fn outcome(
         ..base.clone()
     };
     Ok(match obtained {
-        Some(Obtained::Stored(_)) => RenewedCertificate {
+        Some(Obtained::Stored(_)) if missing.is_empty() => RenewedCertificate {
             result: RenewalResult::Renewed,
             ..base
         },
+        Some(Obtained::Stored(_)) => {
+            let attempts = obtaining.ledger.attempts_of(&wanted.name)?;
+            RenewedCertificate {
+                result: RenewalResult::Renewed,
+                error: attempts.and_then(|attempts| attempts.last_error),
+                ..base
+            }
+        }
         Some(Obtained::Failed { error, next, .. }) => failed(error, Some(*next)),
         // nothing was tried: either all is well, or the next attempt is not due yet
         Some(Obtained::AlreadyDone | Obtained::Postponed) | None => {
             let memory = obtaining.ledger.memory_of(&wanted.name)?;
-            let (stored, now) = (stored.as_ref(), obtaining.now());
+            let (stored, now, terms) = (stored.as_ref(), obtaining.now(), &obtaining.terms);
+            let next = CertificateState::of(wanted, stored, &memory, terms, now).next();
             match &memory.attempts {
                 Some(attempts) if !is_good(wanted, stored, now) => failed(
                     attempts.last_error.as_deref().unwrap_or("failed before"),
-                    attempts.next,
+                    next.or(attempts.next),
                 ),
                 // a renewal that failed is not tried again before its time
-                _ => {
-                    let terms = &obtaining.terms;
-                    let state = CertificateState::of(wanted, stored, &memory, terms, now);
-                    RenewedCertificate {
-                        next: state.next().and_then(words).or(base.next.clone()),
-                        ..base
-                    }
-                }
+                _ => RenewedCertificate {
+                    next: next.and_then(words).or(base.next.clone()),
+                    ..base
+                },
             }
         }
     })
@@ -428,15 +436,16 @@ impl CertificateSummary {
         for wanted in wanted {
             let name = wanted.name.to_string();
             let stored = inventory.certificates.get(&wanted.name);
-            let known = [&self.ordered, &self.pending, &self.failed]
-                .iter()
-                .any(|names| names.contains(&name));
+            let known = [&self.pending, &self.failed];
+            let known = known.iter().any(|names| names.contains(&name));
             if known || is_good(wanted, stored, obtaining.now()) {
                 continue;
             }
             let memory = memories.get(&wanted.name);
             match memory.is_some_and(|memory| memory.attempts.is_some()) {
+                // also of what was ordered without a name
                 true => self.failed.push(name),
+                false if self.ordered.contains(&name) => {}
                 false => self.pending.push(name),
             }
         }

@@ -61,7 +61,11 @@ pub struct NginxShown {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct CertificateShown {
     pub name: String,
+    /// What is wanted; of a certificate that is not wanted any more, its own.
     pub identifiers: Vec<String>,
+    /// Those of them that the certificate does not have.
+    #[serde(default)]
+    pub missing_identifiers: Vec<String>,
     /// That of its key; `None` of one that vhostd never asks for, and from an older daemon.
     #[serde(default)]
     pub key_type: Option<KeyType>,
@@ -308,6 +312,7 @@ fn of_wanted(
         None => CertificateShown {
             name: wanted.name.to_string(),
             identifiers: words(&wanted.identifiers),
+            missing_identifiers: Vec::new(),
             key_type: Some(wanted.key_type),
             state: CertificateWord::Pending,
             issuer: issuer(wanted.issuer),
@@ -322,19 +327,25 @@ fn of_wanted(
             warnings: Vec::new(),
         },
     };
+    let usable = shown.state == CertificateWord::Valid;
+    let missing = stored.map_or_else(Vec::new, |stored| stored.missing(&wanted.identifiers));
+    if !missing.is_empty() {
+        shown.identifiers = words(&wanted.identifiers);
+        shown.missing_identifiers = words(&missing);
+    }
     if !good && shown.state == CertificateWord::Valid {
         // expired, or without a name that is wanted now
         shown.state = CertificateWord::Pending;
     }
     // failures of what is not wanted any more say nothing about this one
-    let about = |attempts: &&Attempts| {
-        attempts.is_about(&wanted.identifiers, wanted.issuer, &wanted.challenge)
-    };
+    let about = |attempts: &&Attempts| attempts.is_for(wanted);
     if let Some(attempts) = memory.attempts.as_ref().filter(about) {
         shown.attempts = attempts.failures;
         shown.last_error.clone_from(&attempts.last_error);
         if !good {
             shown.state = match (attempts.retry, attempts.failures) {
+                // for the other names it does what it should
+                _ if usable && !missing.is_empty() => CertificateWord::Failing,
                 (RetryAdvice::Useless, _) => CertificateWord::Invalid,
                 // nothing was tried: the CA would not allow it yet
                 (_, 0) => CertificateWord::Pending,
@@ -343,7 +354,7 @@ fn of_wanted(
         }
         // a failed attempt before its time leaves the time as it was
         if !matches!(state, CertificateState::Valid { .. }) {
-            shown.renew_at = attempts.next.and_then(rfc3339);
+            shown.renew_at = state.next().or(attempts.next).and_then(rfc3339);
         }
     }
     let remarks = memory.remarks.as_ref();
@@ -359,6 +370,7 @@ fn of_stored(stored: &StoredCertificate, suggestion: Option<&Suggestion>) -> Cer
     CertificateShown {
         name: stored.name.to_string(),
         identifiers: words(&stored.identifiers),
+        missing_identifiers: Vec::new(),
         key_type: stored.key_type,
         state: match placeholder {
             true => CertificateWord::Placeholder,

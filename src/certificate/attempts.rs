@@ -7,7 +7,10 @@ use time::{Duration, OffsetDateTime};
 
 use crate::certificate::budget::Wait;
 use crate::certificate::fallback::Trouble;
-use crate::certificate::{CLOCK_SKEW, CertificateRequest, Challenge, Identifier, Issuer};
+use crate::certificate::subset::FailingIdentifier;
+use crate::certificate::{
+    CLOCK_SKEW, CertificateRequest, Challenge, Identifier, Issuer, WantedCertificate,
+};
 
 /// What went wrong since a certificate was last obtained; stored, so that a restart asks no sooner.
 ///
@@ -32,6 +35,9 @@ pub struct Attempts {
     /// What CAs did wrong, by directory.
     #[serde(default)]
     pub troubles: BTreeMap<String, Trouble>,
+    /// The identifiers that could not be proven.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failing: Vec<FailingIdentifier>,
 }
 
 /// Will retrying help?
@@ -66,16 +72,18 @@ impl Attempts {
             .map_or(0, |previous| previous.failures);
         let failures = earlier.saturating_add(1);
         let left = request.expires.map(|expires| expires - now);
+        let failing = still_failing(previous, request);
         Self {
-            identifiers: request.identifiers.clone(),
+            identifiers: request.wanted.clone(),
             issuer: request.issuer,
             challenge: request.challenge.clone(),
             failures,
             failed_at: now,
             next: Some(now + delay(failures, retry, left, chance)),
-            last_error: Some(error),
+            last_error: Some(Self::with_failing(error, &failing)),
             retry,
             troubles: troubles(previous, request),
+            failing,
         }
     }
 
@@ -89,16 +97,18 @@ impl Attempts {
         let earlier = previous
             .filter(|previous| previous.is_of(request))
             .map_or(0, |previous| previous.failures);
+        let failing = still_failing(previous, request);
         Self {
-            identifiers: request.identifiers.clone(),
+            identifiers: request.wanted.clone(),
             issuer: request.issuer,
             challenge: request.challenge.clone(),
             failures: earlier,
             failed_at: now,
             next: Some(wait.until),
-            last_error: Some(wait.why.clone()),
+            last_error: Some(Self::with_failing(wait.why.clone(), &failing)),
             retry: wait.retry(now),
             troubles: troubles(previous, request),
+            failing,
         }
     }
 
@@ -124,32 +134,37 @@ impl Attempts {
     ///
     /// A record from the future was written under a wrong clock: it forbids nothing, or a renewal
     /// could wait for years.
-    pub(super) fn blocks(
-        &self,
-        identifiers: &[Identifier],
-        issuer: Issuer,
-        challenge: &Challenge,
-        now: OffsetDateTime,
-    ) -> Option<OffsetDateTime> {
+    pub(super) fn blocks(&self, now: OffsetDateTime) -> Option<OffsetDateTime> {
         let believable = self.failed_at <= now + CLOCK_SKEW;
-        self.next.filter(|next| {
-            believable && now < *next && self.is_about(identifiers, issuer, challenge)
-        })
+        self.next.filter(|next| believable && now < *next)
     }
 
     /// Whether these failures are of what is wanted now.
-    pub fn is_about(
-        &self,
-        identifiers: &[Identifier],
-        issuer: Issuer,
-        challenge: &Challenge,
-    ) -> bool {
+    fn is_about(&self, identifiers: &[Identifier], issuer: Issuer, challenge: &Challenge) -> bool {
         self.identifiers == identifiers && self.issuer == issuer && self.challenge == *challenge
     }
 
-    fn is_of(&self, request: &CertificateRequest) -> bool {
-        self.is_about(&request.identifiers, request.issuer, &request.challenge)
+    pub fn is_for(&self, wanted: &WantedCertificate) -> bool {
+        self.is_about(&wanted.identifiers, wanted.issuer, &wanted.challenge)
     }
+
+    pub fn is_of(&self, request: &CertificateRequest) -> bool {
+        self.is_about(&request.wanted, request.issuer, &request.challenge)
+    }
+}
+
+/// Of the same way to prove them, also where other identifiers came or went.
+fn still_failing(
+    previous: Option<&Attempts>,
+    request: &CertificateRequest,
+) -> Vec<FailingIdentifier> {
+    let same = |previous: &&Attempts| {
+        previous.issuer == request.issuer && previous.challenge == request.challenge
+    };
+    let failing = previous.filter(same).into_iter();
+    let failing = failing.flat_map(|previous| &previous.failing);
+    let wanted = failing.filter(|one| request.wanted.contains(&one.identifier));
+    wanted.cloned().collect()
 }
 
 /// What is known of CAs for the same wish.
@@ -157,9 +172,7 @@ fn troubles(
     previous: Option<&Attempts>,
     request: &CertificateRequest,
 ) -> BTreeMap<String, Trouble> {
-    let previous = previous.filter(|previous| {
-        previous.is_about(&request.identifiers, request.issuer, &request.challenge)
-    });
+    let previous = previous.filter(|previous| previous.is_of(request));
     previous.map_or_else(BTreeMap::new, |previous| previous.troubles.clone())
 }
 
@@ -252,12 +265,16 @@ mod tests {
         let (request, now) = (request(None), start());
         let (error, retry) = ("no route".to_owned(), RetryAdvice::Retry);
         let failed = Attempts::after_failure(None, &request, error, retry, now, 0.0);
-        let blocks = |challenge: &Challenge| {
-            let blocked = failed.blocks(&request.identifiers, request.issuer, challenge, now);
-            blocked.is_some()
+        let is_about = |challenge: Challenge| {
+            let request = CertificateRequest {
+                challenge,
+                ..request.clone()
+            };
+            failed.is_of(&request)
         };
-        assert!(blocks(&Challenge::Http01));
-        assert!(!blocks(&Challenge::Dns01("own".into())));
+        assert!(failed.blocks(now).is_some());
+        assert!(is_about(Challenge::Http01));
+        assert!(!is_about(Challenge::Dns01("own".into())));
     }
 
     #[test]

@@ -245,10 +245,7 @@ impl Session {
     /// server shows them.
     pub async fn publish(&self, texts: &[(String, String)]) -> Result<(), Dns01Error> {
         let (name, provider) = self.provider()?;
-        let mut records = Vec::new();
-        for (identifier, value) in texts {
-            records.push(self.placed(identifier, value).await?);
-        }
+        let records = self.all_placed(texts).await?;
         self.note(name, &records)?;
         for record in &records {
             tracing::debug!(identifier = %self.name, target = record.target, "publishing a text");
@@ -290,17 +287,30 @@ impl Session {
         Ok((name, provider))
     }
 
-    /// Where the text of an identifier has to be.
-    async fn placed(&self, identifier: &str, value: &str) -> Result<Record, Dns01Error> {
-        let name = record::name_of(identifier);
-        match self.dns01.shared.dns.txt(&name).await {
-            Ok(published) => Ok(Record {
-                name,
-                target: published.target,
-                zone: published.zone,
-                value: value.to_owned(),
+    /// Where the text of each identifier has to be; the error names all that have no place.
+    async fn all_placed(&self, texts: &[(String, String)]) -> Result<Vec<Record>, Dns01Error> {
+        let (mut records, mut lost, mut why) = (Vec::new(), Vec::new(), None);
+        for (identifier, value) in texts {
+            let name = record::name_of(identifier);
+            match self.dns01.shared.dns.txt(&name).await {
+                Ok(published) => records.push(Record {
+                    name,
+                    target: published.target,
+                    zone: published.zone,
+                    value: value.clone(),
+                }),
+                Err(source) => {
+                    why.get_or_insert(source);
+                    lost.push(name);
+                }
+            }
+        }
+        match why {
+            None => Ok(records),
+            Some(source) => Err(Dns01Error::NoPlace {
+                names: lost,
+                source,
             }),
-            Err(source) => Err(Dns01Error::NoPlace { name, source }),
         }
     }
 

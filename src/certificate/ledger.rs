@@ -191,6 +191,15 @@ impl Ledger {
         Ok(atomic_file::remove(&self.path(name, ATTEMPTS))?)
     }
 
+    /// The operator wants it tried now. Which identifiers failed for how long is still known.
+    pub fn retry_now(&self, name: &CertificateName) -> Result<(), LedgerError> {
+        let known = self.attempts_of(name).ok().flatten();
+        match known.and_then(Attempts::retried_now) {
+            Some(attempts) => self.record_failure(name, &attempts),
+            None => self.forget_failures(name),
+        }
+    }
+
     /// What was used of what the CA allows. A file that cannot be parsed is as none: the CA counts,
     /// too.
     pub fn budget(&self, directory: &str) -> Result<Budget, LedgerError> {

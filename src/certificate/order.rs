@@ -7,6 +7,7 @@ mod alternate; // N another chain, where the usual one leads to no root that thi
 mod authorization; // N what the CA wants proven, and telling it to look
 mod client; // W one account at one CA, or at each of several
 mod error; // P why a certificate was not issued, and whether to ask again
+mod identifiers; // P what a failed order says of single identifiers
 mod key_change; // N the CA is told of the account's next key
 mod renewal; // N when the CA wants a certificate renewed
 mod session; // N the account at the CA, made with the first order

@@ -141,6 +141,32 @@ pub fn holds_back(request: &CertificateRequest, now: OffsetDateTime) -> bool {
     !request.forced && request.failures < HELD_BACK && !request.expires.is_some_and(soon)
 }
 
+/// Whether an order that only tries failing identifiers again is kept back as long as they do not
+/// lead here; every seventh is sent all the same, because we may be wrong.
+pub fn holds_back_retry(request: &CertificateRequest) -> bool {
+    let person = request.forced || request.insisted;
+    !request.retried.is_empty() && !person && !request.failures.is_multiple_of(RETRIES_HELD_BACK)
+}
+
+/// Why no address of these answers the challenge.
+pub fn unreached(seen: &Observations, names: &[Identifier]) -> Vec<Finding> {
+    let observed = seen.names.iter();
+    let observed = observed.filter(|it| names.contains(&it.identifier));
+    let reaches = |it: &Observed| {
+        let mut fetched = it.fetched.iter();
+        fetched.any(|(_, fetched)| *fetched == Fetched::Ours)
+    };
+    let why = |it: &Observed| {
+        let (address, fetched) = it.fetched.first()?;
+        let name = it.identifier.to_string();
+        reached(&name, *address, seen.host.contains(address), Some(fetched))
+    };
+    match observed.clone().any(reaches) {
+        true => Vec::new(),
+        false => observed.filter_map(why).collect(),
+    }
+}
+
 pub fn decide(seen: &Observations) -> Verdict {
     let mut verdict = Verdict::default();
     for observed in &seen.names {
@@ -307,6 +333,7 @@ fn clock(seen: &Observations, verdict: &mut Verdict) {
 const KEEP_RFC_8657: [&str; 1] = ["letsencrypt.org"];
 /// In a row: two hours. Then the CA is asked all the same, once a day.
 const HELD_BACK: u32 = 3;
+const RETRIES_HELD_BACK: u32 = 7;
 const ABOUT_TO_END: Duration = Duration::DAY;
 /// CAs begin their certificates an hour, some a day, before they issue them.
 const WRONG_CLOCK: Duration = Duration::hours(25);

@@ -24,7 +24,10 @@ use crate::certificate::preflight::observe::Checks;
 use crate::certificate::renewal_info::Inquiry;
 use crate::certificate::schedule::renew_at;
 use crate::certificate::store::{CertificateStore, StoreError};
-use crate::certificate::{CertificateRequest, IssuedCertificate, Issuer, StoredCertificate};
+use crate::certificate::subset::{IdentifierFailure, Without};
+use crate::certificate::{
+    CertificateRequest, Identifier, IssuedCertificate, Issuer, StoredCertificate,
+};
 use allowance::Allowance;
 pub use slot::{Slot, Slots};
 use turn::{lock, turn};
@@ -233,14 +236,9 @@ fn done_by_another(
     }
     let attempts = ledger.attempts_of(&request.name)?;
     Ok(attempts
-        .filter(|attempts| attempts.failures != request.failures)
+        .filter(|attempts| attempts.failures != request.failures && attempts.is_of(request))
         .and_then(|attempts| {
-            let next = attempts.blocks(
-                &request.identifiers,
-                request.issuer,
-                &request.challenge,
-                now,
-            )?;
+            let next = attempts.blocks(now)?;
             Some(Obtained::Failed {
                 error: attempts.last_error.unwrap_or_default(),
                 next,
@@ -276,15 +274,29 @@ impl Attempt<'_> {
             true => self.once().await?,
             false => stored,
         };
-        self.tools.ledger.forget_failures(&self.request.name)?;
+        let omitted = self.request.omitted();
+        match omitted.is_empty() {
+            true => self.tools.ledger.forget_failures(&self.request.name)?,
+            false => self.remember_omitted(&omitted)?,
+        }
         self.pause_if_due_again(&stored);
+        let without = Without(&omitted);
         tracing::info!(
             identifier = %self.request.name,
             serial = %stored.serial,
             not_after = %stored.validity.not_after,
-            "stored a certificate"
+            "stored a certificate{without}"
         );
         Ok(stored)
+    }
+
+    /// What the certificate lacks is tried again when its own time comes.
+    fn remember_omitted(&self, omitted: &[Identifier]) -> Result<(), LedgerError> {
+        let (ledger, name) = (self.tools.ledger, &self.request.name);
+        match ledger.attempts_of(name)? {
+            Some(known) => ledger.record_failure(name, &Attempts::after_subset(&known, omitted)),
+            None => Ok(()),
+        }
     }
 
     async fn remark<T>(&self, outcome: &Result<T, ObtainError>) {
@@ -310,7 +322,11 @@ impl Attempt<'_> {
         let why =
             "get a certificate that is not due for renewal at once: is this host's clock right?";
         let (retry, chance) = (RetryAdvice::Useless, (self.tools.chance)());
-        let attempts = Attempts::after_failure(None, self.request, why.into(), retry, now, chance);
+        // none where the certificate has every identifier
+        let known = self.tools.ledger.attempts_of(&self.request.name);
+        let known = known.ok().flatten();
+        let (known, error) = (known.as_ref(), why.to_owned());
+        let attempts = Attempts::after_failure(known, self.request, error, retry, now, chance);
         tracing::warn!(identifier = %self.request.name, "failed to {why}");
         let recorded = self
             .tools
@@ -398,6 +414,7 @@ fn failed(
         Some(acme) => attempts.blaming(acme.directory(), true, now),
         None => attempts,
     };
+    let attempts = attempts.naming(&error.of_identifiers(request));
     let next = attempts.next.unwrap_or(now);
     let words = next.replace_nanosecond(0).unwrap_or(next).format(&Rfc3339);
     let words = words.unwrap_or_default();
@@ -426,6 +443,14 @@ impl ObtainError {
             Self::Order(error) => error.is_the_cas(),
             Self::Store(error) => error.is_about_the_answer(),
             _ => false,
+        }
+    }
+
+    /// What it says of single identifiers.
+    fn of_identifiers(&self, request: &CertificateRequest) -> Vec<IdentifierFailure> {
+        match self {
+            Self::Order(error) => error.of_identifiers(&request.identifiers),
+            _ => Vec::new(),
         }
     }
 

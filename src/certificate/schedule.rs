@@ -12,9 +12,10 @@ use time::{Duration, OffsetDateTime};
 use crate::certificate::attempts::Attempts;
 use crate::certificate::preflight::Remarks;
 use crate::certificate::renewal_info::{Inquiry, RenewalInfo, Suggestion};
+use crate::certificate::subset::FailingIdentifier;
 use crate::certificate::{
-    CertificateInventory, CertificateName, CertificateRequest, Issuer, StoredCertificate, Terms,
-    Validity, WantedCertificate,
+    CertificateInventory, CertificateName, CertificateRequest, Identifier, Issuer,
+    StoredCertificate, Terms, Validity, WantedCertificate,
 };
 
 /// Which certificates to obtain, and when the answer changes next.
@@ -52,6 +53,11 @@ pub enum CertificateState {
         next: OffsetDateTime,
         failures: u32,
         reason: DueReason,
+    },
+    /// Good for every identifier that can be proven; the others are tried again.
+    Incomplete {
+        renew_at: OffsetDateTime,
+        retry_at: OffsetDateTime,
     },
     /// To be obtained for the first time, now.
     Missing,
@@ -129,15 +135,14 @@ pub fn due(
         let memory = memories.get(&wanted.name).unwrap_or(&nothing);
         let state = CertificateState::of(wanted, stored, memory, terms, now);
         let Some(next) = state.next() else {
-            let request = CertificateRequest::new(wanted, stored, memory.attempts.as_ref());
             schedule.due.push(CertificateRequest {
                 by_age: state.is_by_age(),
-                ..request
+                ..request(wanted, stored, memory, now)
             });
             continue;
         };
         later(next);
-        let (CertificateState::Valid { .. }, Some(stored)) = (state, stored) else {
+        let (true, Some(stored)) = (state.is_stored(), stored) else {
             continue;
         };
         match memory.asked_about(&stored.serial) {
@@ -152,7 +157,45 @@ pub fn due(
     schedule
 }
 
+/// What is ordered of it, now: without the identifiers that keep failing.
+pub fn request(
+    wanted: &WantedCertificate,
+    stored: Option<&StoredCertificate>,
+    memory: &Memory,
+    now: OffsetDateTime,
+) -> CertificateRequest {
+    let omitted = memory.omitted(wanted, stored, now);
+    let good = stored.filter(|it| omitted.is_empty() && it.validity.is_usable(now));
+    let fresh =
+        |it: &&StoredCertificate| now < renew_at(it.validity, memory.suggestion(&it.serial));
+    let good = good.filter(fresh);
+    let missing = good.map_or_else(Vec::new, |stored| stored.missing(&wanted.identifiers));
+    let attempts = memory.attempts.as_ref();
+    let failed = |missing: &Identifier| {
+        let failing = attempts.into_iter().flat_map(|attempts| &attempts.failing);
+        failing.map(|one| &one.identifier).any(|one| one == missing)
+    };
+    let is_retry = missing.iter().all(failed);
+    let omitted: Vec<_> = omitted.iter().map(|one| one.identifier.clone()).collect();
+    CertificateRequest {
+        retried: if is_retry { missing } else { Vec::new() },
+        ..CertificateRequest::new(wanted, stored, attempts).without(&omitted)
+    }
+}
+
 impl Memory {
+    /// The identifiers that an order now leaves out.
+    fn omitted(
+        &self,
+        wanted: &WantedCertificate,
+        stored: Option<&StoredCertificate>,
+        now: OffsetDateTime,
+    ) -> Vec<&FailingIdentifier> {
+        let attempts = self.attempts.as_ref().filter(|it| it.is_for(wanted));
+        let omitted = attempts.map(|it| it.omitted(&wanted.identifiers, stored, now));
+        omitted.unwrap_or_default()
+    }
+
     /// What the CA said of that version.
     fn asked_about(&self, serial: &str) -> Option<&RenewalInfo> {
         let known = self.renewal_info.as_ref();
@@ -173,14 +216,23 @@ impl CertificateState {
         terms: &Terms,
         now: OffsetDateTime,
     ) -> Self {
-        let reason = match due_reason(wanted, stored, memory, terms, now) {
-            Err(renew_at) => return Self::Valid { renew_at },
+        let omitted = memory.omitted(wanted, stored, now);
+        let reason = match due_reason(wanted, &omitted, stored, memory, terms, now) {
+            Err(renew_at) => {
+                let incomplete = stored.is_some_and(|it| !it.covers(&wanted.identifiers));
+                let retry_at = omitted.iter().filter_map(|one| one.next).min();
+                return match retry_at.filter(|_| incomplete) {
+                    Some(retry_at) => Self::Incomplete { renew_at, retry_at },
+                    None => Self::Valid { renew_at },
+                };
+            }
             Ok(reason) => reason,
         };
         let blocked = memory.attempts.as_ref().and_then(|attempts| {
-            let next =
-                attempts.blocks(&wanted.identifiers, wanted.issuer, &wanted.challenge, now)?;
-            Some((attempts, next))
+            // the last attempt failed because of an identifier that this order leaves out
+            let other = omitted.iter().any(|it| it.failed_at == attempts.failed_at);
+            let attempts = Some(attempts).filter(|it| it.is_for(wanted) && !other)?;
+            Some((attempts, attempts.blocks(now)?))
         });
         match blocked {
             Some((attempts, next)) => Self::Failing {
@@ -198,8 +250,14 @@ impl CertificateState {
         match self {
             Self::Due { .. } | Self::Missing => None,
             Self::Failing { next, .. } => Some(*next),
+            Self::Incomplete { renew_at, retry_at } => Some(*renew_at.min(retry_at)),
             Self::Valid { renew_at } => Some(*renew_at),
         }
+    }
+
+    /// What is stored is good, as far as it goes, and not due.
+    fn is_stored(&self) -> bool {
+        matches!(self, Self::Incomplete { .. } | Self::Valid { .. })
     }
 
     fn is_by_age(&self) -> bool {
@@ -212,9 +270,10 @@ impl CertificateState {
     }
 }
 
-/// `Err`: not due before that time.
+/// `Err`: not due before that time. `omitted`: what an order leaves out.
 fn due_reason(
     wanted: &WantedCertificate,
+    omitted: &[&FailingIdentifier],
     stored: Option<&StoredCertificate>,
     memory: &Memory,
     terms: &Terms,
@@ -223,7 +282,9 @@ fn due_reason(
     let Some(stored) = stored else {
         return Ok(DueReason::Missing);
     };
-    if !stored.covers(&wanted.identifiers) {
+    let missing = stored.missing(&wanted.identifiers);
+    let is_omitted = |one: &Identifier| omitted.iter().any(|it| it.identifier == *one);
+    if !missing.iter().all(is_omitted) {
         return Ok(DueReason::Uncovered);
     }
     if stored.issuer != wanted.issuer {
@@ -236,7 +297,7 @@ fn due_reason(
         // our clock is behind, and another one would be from its future, too
         return Err(stored.validity.not_before);
     }
-    if let Some(reason) = other_terms(wanted, stored, terms) {
+    if let Some(reason) = other_terms(wanted, &missing, stored, terms) {
         return Ok(reason);
     }
     let renew_at = renew_at(stored.validity, memory.suggestion(&stored.serial));
@@ -250,6 +311,7 @@ fn due_reason(
 /// so is what was adopted: whoever moves here wants no order before the next renewal.
 fn other_terms(
     wanted: &WantedCertificate,
+    missing: &[Identifier],
     stored: &StoredCertificate,
     terms: &Terms,
 ) -> Option<DueReason> {
@@ -257,6 +319,7 @@ fn other_terms(
         return None;
     }
     let mut identifiers = wanted.identifiers.clone();
+    identifiers.retain(|wanted| !missing.contains(wanted));
     identifiers.sort();
     if stored.identifiers != identifiers {
         return Some(DueReason::Superfluous);

@@ -12,7 +12,7 @@ use super::reload::{self, ask_daemon, request};
 use super::stop::until_stopped;
 use super::{Exit, hooks, open, output, runtime};
 use crate::clock;
-use crate::control::{Line, RenewalResult, Renewed, Request};
+use crate::control::{Line, RenewalResult, Renewed, RenewedCertificate, Request};
 use crate::generation::manifest::Reason;
 use crate::installation::Installation;
 use crate::notice::herald;
@@ -163,7 +163,7 @@ impl Renew {
         let failed = renewed
             .certificates
             .iter()
-            .any(|one| one.result == RenewalResult::Failed);
+            .any(|one| one.result == RenewalResult::Failed || !one.missing_identifiers.is_empty());
         if self.json {
             output::json(renewed);
         } else {
@@ -182,6 +182,18 @@ pub(super) fn host(directory: &str) -> &str {
     behind.split('/').next().unwrap_or_default()
 }
 
+/// What was renewed all the same.
+fn say_missing(one: &RenewedCertificate) {
+    let (name, missing) = (&one.name, one.missing_identifiers.join(", "));
+    if !missing.is_empty() {
+        let why = one.error.as_deref().unwrap_or("failed before");
+        output::warning(&format!("{name}: without {missing}: failed to {why}"));
+        output::hint(Some(&format!(
+            "it is tried again by itself; `vhostd renew {name}` tries now"
+        )));
+    }
+}
+
 pub(super) fn say(renewed: &Renewed) {
     let mut nothing = true;
     for one in &renewed.certificates {
@@ -193,7 +205,8 @@ pub(super) fn say(renewed: &Renewed) {
                     .directory
                     .as_deref()
                     .map_or_else(String::new, |directory| format!(" by {}", host(directory)));
-                output::success(&format!("{} renewed{by}, valid until {until}", one.name))
+                output::success(&format!("{} renewed{by}, valid until {until}", one.name));
+                say_missing(one);
             }
             RenewalResult::NotDue => {
                 output::line(&format!(

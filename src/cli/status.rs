@@ -321,6 +321,13 @@ fn words_of(certificate: &CertificateShown, shown: &Overview, now: OffsetDateTim
         CertificateWord::Valid => format!("{}, {days} days left", issuer(certificate, shown)),
         CertificateWord::Pending => "pending".into(),
         CertificateWord::Placeholder => output::doubtful("placeholder, browsers warn"),
+        CertificateWord::Failing if !certificate.missing_identifiers.is_empty() => {
+            let missing = first_few(&certificate.missing_identifiers, ", ");
+            let issuer = issuer(certificate, shown);
+            output::bad(&format!(
+                "{issuer}, {days} days left, without {missing}, failing"
+            ))
+        }
         CertificateWord::Failing => output::bad(&format!("{instead}, failing")),
         CertificateWord::Invalid => output::bad(&format!("{instead}, cannot be obtained")),
     };

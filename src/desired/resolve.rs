@@ -6,9 +6,7 @@ use std::path::PathBuf;
 use time::OffsetDateTime;
 
 use super::{CertificateFiles, DesiredState, DesiredTls, DesiredVhost, HostFacts};
-use crate::certificate::{
-    CertificateInventory, Challenge, Identifier, Issuer, StoredCertificate, WantedCertificate,
-};
+use crate::certificate::{CertificateInventory, Challenge, Identifier, Issuer, WantedCertificate};
 use crate::vhost::{App, Realm, ServerName, TlsDefaults, TlsMode, VhostSpec};
 
 /// The certificates that each vhost of `app` should have, in its order: one for each type of key, the
@@ -103,7 +101,7 @@ pub fn desired(
     let mut missing: Vec<WantedCertificate> = Vec::new();
     for app in apps {
         for (spec, wanted) in app.vhosts.iter().zip(wanted(app, default_tls)) {
-            match tls(wanted, inventory, now) {
+            match tls(spec, wanted, inventory, now) {
                 Ok(tls) => vhosts.push(DesiredVhost {
                     spec: spec.clone(),
                     links_checked_below: spec
@@ -130,6 +128,7 @@ pub fn desired(
 }
 
 fn tls(
+    vhost: &VhostSpec,
     wanted: Vec<WantedCertificate>,
     inventory: &CertificateInventory,
     now: OffsetDateTime,
@@ -138,19 +137,27 @@ fn tls(
         return Ok(DesiredTls::Off);
     }
     let served = inventory.served(&wanted, now);
-    let real = |stored: &&StoredCertificate| stored.issuer != Issuer::Placeholder;
-    match served.is_empty() {
-        true => Err(wanted.into_iter().next().map(Box::new)),
-        false => Ok(DesiredTls::On {
-            files: served.iter().copied().map(CertificateFiles::from).collect(),
-            covered: served
-                .iter()
-                .flat_map(|stored| stored.identifiers.iter().cloned())
-                .collect(),
-            trusted: served.iter().any(real),
-            wanted,
-        }),
+    if served.is_empty() {
+        return Err(wanted.into_iter().next().map(Box::new));
     }
+    let files = served.iter().copied().map(CertificateFiles::from).collect();
+    let is_placeholder = served.iter().any(|it| it.issuer == Issuer::Placeholder);
+    // a client may get any of them
+    let covered = |name: &ServerName| {
+        let identifier = [name.to_identifier()];
+        served.iter().all(|stored| stored.covers(&identifier))
+    };
+    let uncovered = vhost.all_names().map(|name| &name.value);
+    let uncovered: Vec<_> = uncovered.filter(|name| !covered(name)).cloned().collect();
+    let trusted = !is_placeholder && uncovered.len() < vhost.all_names().count();
+    let of_all = served.iter().flat_map(|stored| stored.identifiers.iter());
+    Ok(DesiredTls::On {
+        files,
+        covered: of_all.cloned().collect(),
+        trusted,
+        uncovered: if trusted { uncovered } else { Vec::new() },
+        wanted,
+    })
 }
 
 fn without_idle_https(mut host: HostFacts, vhosts: &[DesiredVhost]) -> HostFacts {
@@ -173,7 +180,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::certificate::{CertificateName, Validity};
+    use crate::certificate::{CertificateName, StoredCertificate, Validity};
     use crate::desired::{Features, Listener, Probe};
     use crate::settings::KeyType;
 
@@ -360,6 +367,56 @@ mod tests {
             .certificates
             .extend([stored(&["a.example"], Issuer::Acme)]);
         assert!(trusted(&inventory));
+    }
+
+    #[test]
+    fn a_name_that_the_certificate_lacks_is_known_also_where_it_is_the_first() {
+        let apps = [app(
+            "server_name: [a.example, b.example]\nredirect_from: c.example\nroot: /srv/a\n",
+        )];
+        let uncovered = |have: &[&str]| {
+            let mut inventory = CertificateInventory::default();
+            let (_, real) = stored(have, Issuer::Acme);
+            let (name, placeholder) = stored(&["a.example"], Issuer::Placeholder);
+            inventory.certificates.insert(name.clone(), real);
+            inventory.placeholders.insert(name, placeholder);
+            let state = desired(
+                &apps,
+                host(),
+                &BTreeMap::new(),
+                &TlsMode::Auto.into(),
+                &inventory,
+                NOW,
+            )
+            .unwrap();
+            match &state.vhosts[0].tls {
+                DesiredTls::On {
+                    trusted, uncovered, ..
+                } => (
+                    *trusted,
+                    uncovered.iter().map(ToString::to_string).collect(),
+                ),
+                DesiredTls::Off => panic!("off"),
+            }
+        };
+        let expected = |trusted, names: &[&str]| {
+            let names = names.iter().map(|name| (*name).to_owned());
+            (trusted, names.collect::<Vec<_>>())
+        };
+        assert_eq!(
+            uncovered(&["a.example", "b.example", "c.example"]),
+            expected(true, &[])
+        );
+        assert_eq!(
+            uncovered(&["a.example", "c.example"]),
+            expected(true, &["b.example"])
+        );
+        assert_eq!(
+            uncovered(&["b.example"]),
+            expected(true, &["a.example", "c.example"])
+        );
+        // of no name at all: the placeholder, and no redirect
+        assert_eq!(uncovered(&["d.example"]), expected(false, &[]));
     }
 
     #[test]

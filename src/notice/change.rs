@@ -76,8 +76,8 @@ pub struct CertificateSeen {
     pub identifiers: Vec<String>,
     /// The newest that is stored.
     pub version: Option<Version>,
-    /// Whether that has all of the names.
-    pub is_covering: bool,
+    /// The names that that one does not have.
+    pub missing: Vec<String>,
     /// Whether that is all that is wanted, and another one is not due yet.
     pub is_settled: bool,
     pub failing: Option<Failing>,
@@ -264,24 +264,33 @@ impl Comparing {
             }
             return;
         }
-        if standing.is_none()
+        // of one that lacks a name, what fails stands on
+        let lacking = !seen.missing.is_empty();
+        if (standing.is_none() || lacking)
             && let Some(version) = new
         {
             let (event, what) = match known {
                 Some(_) => (Event::CertificateRenewed, "was renewed"),
                 None => (Event::CertificateObtained, "was obtained"),
             };
-            let words = words::stored(seen, version, what);
+            let words = words::stored(seen, version, &words::without(what, &seen.missing));
             self.tell(event, Weight::Success, subject(), words);
         }
         if standing.is_none() && troubles.is_empty() {
             return;
         }
-        let mut standing = standing.filter(|_| !ended).unwrap_or_else(|| Standing {
+        let serial = served.map(|version| version.serial.clone());
+        let standing = standing.filter(|_| !ended || lacking);
+        let mut standing = standing.unwrap_or_else(|| Standing {
             troubles: BTreeSet::new(),
             since: self.now,
-            serial: served.map(|version| version.serial.clone()),
+            serial: serial.clone(),
         });
+        if ended {
+            let is_still = |told: &Trouble| troubles.iter().any(|(it, ..)| it == told);
+            standing.troubles.retain(is_still);
+            standing.serial = serial;
+        }
         for (trouble, event, weight, words) in troubles {
             if standing.troubles.insert(trouble) {
                 self.tell(event, weight, subject(), words);
@@ -294,7 +303,7 @@ impl Comparing {
         let mut troubles = Vec::new();
         let version = seen.version.as_ref();
         let usable = version.is_some_and(|it| self.now <= it.validity.not_after);
-        let weight = match usable && seen.is_covering {
+        let weight = match usable && seen.missing.is_empty() {
             true => Weight::Warning,
             false => Weight::Failure,
         };

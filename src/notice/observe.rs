@@ -168,7 +168,17 @@ fn certificates(news: &News, now: OffsetDateTime, seen: &mut Observed) -> Result
             directory.is_some_and(|directory| served.contains(&directory))
         };
         let attempts = memory.attempts.as_ref();
+        let state = CertificateState::of(wanted, stored, memory, &terms, now);
+        let missing = stored.map_or_else(Vec::new, |it| it.missing(&wanted.identifiers));
+        let missing: Vec<_> = missing.iter().map(ToString::to_string).collect();
+        let usable = stored.filter(|it| it.validity.is_usable(now));
         let failing = attempts.and_then(|it| failing(it, wanted, now, seen.patience));
+        let failing = failing.map(|failing| Failing {
+            next: failing.next.or(state.next()).filter(|next| *next > now),
+            // most of it was obtained
+            is_useless: failing.is_useless && (missing.is_empty() || usable.is_none()),
+            ..failing
+        });
         let by_files = wanted.issuer == Issuer::File;
         CertificateSeen {
             name: wanted.name.clone(),
@@ -180,13 +190,10 @@ fn certificates(news: &News, now: OffsetDateTime, seen: &mut Observed) -> Result
                     .then(|| renew_at(stored.validity, memory.suggestion(&stored.serial))),
                 is_served: is_served(stored),
             }),
-            is_covering: stored.is_some_and(|stored| stored.covers(&wanted.identifiers)),
+            missing,
             is_settled: match by_files {
                 true => failing.is_none() && stored.is_some_and(|it| it.validity.is_usable(now)),
-                false => {
-                    let state = CertificateState::of(wanted, stored, memory, &terms, now);
-                    matches!(state, CertificateState::Valid { .. })
-                }
+                false => matches!(state, CertificateState::Valid { .. }),
             },
             failing,
         }
@@ -204,8 +211,7 @@ fn failing(
     now: OffsetDateTime,
     patience: Duration,
 ) -> Option<Failing> {
-    let mine = attempts.is_about(&wanted.identifiers, wanted.issuer, &wanted.challenge);
-    mine.then(|| Failing {
+    attempts.is_for(wanted).then(|| Failing {
         error: attempts.last_error.clone().unwrap_or_default(),
         next: attempts.next.filter(|next| *next > now),
         is_useless: attempts.retry == RetryAdvice::Useless,

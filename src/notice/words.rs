@@ -5,6 +5,7 @@ use time::format_description::BorrowedFormatItem;
 use time::macros::format_description;
 
 use super::change::{CertificateSeen, Difference, Failing, Unapplied, Version};
+use crate::certificate::words::first_few;
 use crate::diagnostic::printable;
 use crate::reconcile::report::Rejected;
 
@@ -244,6 +245,14 @@ pub(super) fn clock(at: OffsetDateTime) -> String {
         .unwrap_or_default()
 }
 
+/// `was renewed without b.example`
+pub(super) fn without(what: &str, missing: &[String]) -> String {
+    match missing.is_empty() {
+        true => what.to_owned(),
+        false => format!("{what} without {}", first_few(missing, ", ")),
+    }
+}
+
 fn verb(seen: &CertificateSeen) -> &'static str {
     match seen.version {
         Some(_) => "renewed",
@@ -255,10 +264,11 @@ fn state(seen: &CertificateSeen, now: OffsetDateTime) -> String {
     match &seen.version {
         Some(version) if now <= version.validity.not_after => {
             let until = clock(version.validity.not_after);
-            match seen.is_covering {
+            match seen.missing.is_empty() {
                 true => format!("the one that serves is valid until {until}"),
                 false => {
-                    format!("the one that is there lacks a name, and is valid until {until}")
+                    let missing = first_few(&seen.missing, ", ");
+                    format!("the one that is there lacks {missing}, and is valid until {until}")
                 }
             }
         }

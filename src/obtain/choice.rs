@@ -8,6 +8,8 @@ use crate::certificate::dns01::Dns01;
 use crate::certificate::fallback::{Candidate, Need, candidate, choose, is_usable};
 use crate::certificate::order::{AcmeClient, AcmeClientError};
 use crate::certificate::renew::{Obtained, Slot, Tools, is_too_early, obtain, risk};
+use crate::certificate::schedule::{self, CertificateState};
+use crate::certificate::subset::Without;
 use crate::certificate::{CertificateRequest, Issuer, StoredCertificate};
 use crate::settings::Settings;
 
@@ -121,9 +123,37 @@ impl Obtaining {
             let attempts = self.ledger.attempts_of(&request.name).ok().flatten();
             request.failures = attempts.map_or(0, |attempts| attempts.failures);
             if self.next_ca(&request, stored.as_ref(), &tried).is_none() {
-                return obtained;
+                let Some(others) = self.others(&request, stored.as_ref()) else {
+                    return obtained;
+                };
+                let without = Without(&others.omitted());
+                tracing::warn!(identifier = %request.name, "ordering{without}: what is left out has failed for a while");
+                request = others;
+                tried.clear();
             }
         }
+    }
+
+    /// After a failure: the order without what keeps failing, where that is not what has just failed
+    /// and is due by itself.
+    fn others(
+        &self,
+        request: &CertificateRequest,
+        stored: Option<&StoredCertificate>,
+    ) -> Option<CertificateRequest> {
+        let memory = self.ledger.memory_of(&request.name).ok()?;
+        let (wanted, now) = (request.to_wanted(), self.now());
+        let others = schedule::request(&wanted, stored, &memory, now);
+        let state = CertificateState::of(&wanted, stored, &memory, &self.terms, now);
+        let is_due = request.forced || state.next().is_none();
+        let is_smaller = others.identifiers.len() < request.identifiers.len();
+        (is_due && is_smaller).then(|| CertificateRequest {
+            by_age: false,
+            reuse_key: request.reuse_key.clone(),
+            insisted: request.insisted,
+            forced: request.forced,
+            ..others
+        })
     }
 
     /// What whoever insists on the request should know before, with its certificate's name.
@@ -142,8 +172,7 @@ impl Obtaining {
         tried: &BTreeSet<usize>,
     ) -> Option<usize> {
         let attempts = self.ledger.attempts_of(&request.name).ok().flatten();
-        let about = attempts
-            .filter(|it| it.is_about(&request.identifiers, request.issuer, &request.challenge));
+        let about = attempts.filter(|it| it.is_of(request));
         let (need, now) = (self.need(request, stored), self.now());
         let budget = |ca: &Ca| self.ledger.budget(ca.client.directory());
         let budgets: Vec<_> = self.cas.iter().map(|ca| budget(ca).ok()).collect();

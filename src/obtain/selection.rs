@@ -87,7 +87,7 @@ impl Selection {
         let named = self.certificates.is_some();
         if named {
             for wanted in &mine {
-                obtaining.ledger.forget_failures(&wanted.name)?;
+                obtaining.ledger.retry_now(&wanted.name)?;
             }
         }
         let mut due = obtaining.schedule(&mine)?.due;

@@ -117,7 +117,7 @@ impl VhostFile {
             if !vhost.spec.upstreams.is_empty() {
                 file.upstreams.push(upstream(vhost)?);
             }
-            for names in [Names::Served, Names::Redirected] {
+            for names in [Names::Served, Names::Uncovered, Names::Redirected] {
                 for port in [Port::Http, Port::Https] {
                     file.servers.extend(server(host, vhost, names, port)?);
                 }
@@ -131,6 +131,9 @@ impl VhostFile {
 #[derive(Clone, Copy)]
 enum Names {
     Served,
+    /// Those that are served on plain HTTP, because the certificate is not good for them. On HTTPS
+    /// they are in the first block.
+    Uncovered,
     Redirected,
 }
 
@@ -148,13 +151,12 @@ fn server(
     names: Names,
     port: Port,
 ) -> Result<Option<ServerBlock>, TokenError> {
+    let served = vhost.spec.server_names.iter().map(|name| &name.value);
     let answered: Vec<&ServerName> = match names {
-        Names::Served => vhost
-            .spec
-            .server_names
-            .iter()
-            .map(|name| &name.value)
-            .collect(),
+        Names::Served if port == Port::Https => served.collect(),
+        Names::Served => served.filter(|name| !is_uncovered(vhost, name)).collect(),
+        Names::Uncovered if port == Port::Https => return Ok(None),
+        Names::Uncovered => served.filter(|name| is_uncovered(vhost, name)).collect(),
         Names::Redirected => vhost
             .spec
             .redirect_from
@@ -201,6 +203,14 @@ fn server(
         redirect,
         site,
     }))
+}
+
+/// Whether HTTPS would show a certificate that is not good for it, while others of the vhost have one.
+fn is_uncovered(vhost: &DesiredVhost, name: &ServerName) -> bool {
+    match &vhost.tls {
+        DesiredTls::Off => false,
+        DesiredTls::On { uncovered, .. } => uncovered.contains(name),
+    }
 }
 
 fn upstream(vhost: &DesiredVhost) -> Result<UpstreamBlock, TokenError> {

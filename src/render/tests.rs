@@ -107,6 +107,7 @@ fn with_tls(mut vhost: DesiredVhost, trusted: bool) -> DesiredVhost {
             .map(|name| name.value.to_identifier())
             .collect(),
         trusted,
+        uncovered: Vec::new(),
     };
     vhost
 }
@@ -556,4 +557,62 @@ fn every_app_has_a_file_and_every_vhost_a_log_an_upstream_and_a_variable_of_its_
         found.dedup();
         assert_eq!(found.len(), count, "{what}");
     }
+}
+
+#[test]
+fn a_name_that_the_certificate_lacks_is_served_on_plain_http_and_the_others_are_redirected() {
+    let mut shop = with_tls(
+        vhost("shop", None, &["a.example.com", "b.example.com"]),
+        true,
+    );
+    shop.spec.redirect_from = names(&["www.example.com"]);
+    shop.spec.root = root("/srv/shop");
+    let servers = |shop: &DesiredVhost, missing: &[&str]| {
+        let mut shop = shop.clone();
+        if let DesiredTls::On { uncovered, .. } = &mut shop.tls {
+            uncovered.extend(missing.iter().map(|name| name.parse().unwrap()));
+        }
+        let config = rendered(&desired(vec![shop]));
+        let text = text(&config, "vhosts/shop.conf").to_owned();
+        let of = |server: &str| {
+            let line = |start: &str| {
+                let mut lines = server.lines().map(str::trim);
+                lines
+                    .find(|line| line.starts_with(start))
+                    .map(str::to_owned)
+            };
+            let names = line("server_name ").unwrap();
+            let names = names.replace(['"', ';'], "").replace("server_name ", "");
+            let tls = if server.contains("ssl_certificate ") {
+                "https"
+            } else {
+                "http"
+            };
+            let goes = line("return 301 ").map_or("serves".to_owned(), |line| {
+                line.replace("return 301 ", "").replace(['"', ';'], "")
+            });
+            format!("{tls} {names}: {goes}")
+        };
+        let servers = text.split("\nserver {").skip(1);
+        servers.map(of).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        servers(&shop, &["b.example.com"]),
+        [
+            "http a.example.com: https://$host$request_uri",
+            "https a.example.com b.example.com: serves",
+            "http b.example.com: serves",
+            "http www.example.com: https://a.example.com$request_uri",
+            "https www.example.com: https://a.example.com$request_uri",
+        ]
+    );
+    // plain HTTP stays plain where the canonical name has no certificate
+    assert_eq!(
+        servers(&shop, &["a.example.com"])[3..],
+        [
+            "http www.example.com: http://a.example.com$request_uri",
+            "https www.example.com: https://a.example.com$request_uri",
+        ]
+    );
+    assert_eq!(servers(&shop, &["www.example.com"]), servers(&shop, &[]));
 }

@@ -46,6 +46,7 @@ mod socket;
 mod state;
 mod status;
 mod storm;
+mod subset;
 mod support;
 mod token;
 mod upgrade;

@@ -18,9 +18,11 @@ pub enum Dns01Error {
     Lacking { limit: Duration, lacks: Vec<Lack> },
     #[error(transparent)]
     Ledger(#[from] LedgerError),
-    #[error("find the zone of {name}: {source}")]
+    #[error("find the zone of {}: {source}", first_few(names, ", "))]
     NoPlace {
-        name: String,
+        /// Of the records, at least one.
+        names: Vec<String>,
+        /// Of the first.
         #[source]
         source: NoAnswer,
     },

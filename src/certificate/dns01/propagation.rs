@@ -21,6 +21,13 @@ enum Why {
     NoAnswer(NoAnswer),
 }
 
+impl Lack {
+    /// Where the text should be.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+}
+
 /// What is lacking at `name`; nothing: the CA may look.
 ///
 /// A server is asked at each of its addresses, and one that answers must show every text: the CA may

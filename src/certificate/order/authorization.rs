@@ -1,9 +1,13 @@
 //! N: what the CA wants proven (RFC 8555 §7.1.4), and telling it to look.
 
+use std::time::Duration;
+
 use instant_acme::{
     AuthorizationHandle, AuthorizationStatus, ChallengeHandle, ChallengeStatus, ChallengeType,
     Order,
 };
+
+use tokio::time::{Instant, sleep};
 
 use super::error::{IdentifierProblem, OrderError, own_problem};
 use super::{acme_identifier, insist};
@@ -139,6 +143,7 @@ pub(super) async fn is_pending(order: &mut Order, wanted: usize) -> Result<bool,
 /// Why the order is invalid: the CA tells it at the challenges.
 pub(super) async fn reasons(order: &mut Order) -> OrderError {
     let mut problems = Vec::new();
+    let deadline = Instant::now() + LATECOMERS;
     let mut authorizations = order.authorizations();
     while let Some(authorization) = authorizations.next().await {
         let Ok(mut authorization) = authorization else {
@@ -148,6 +153,13 @@ pub(super) async fn reasons(order: &mut Order) -> OrderError {
         if let Err(error) = insist!("ask for the reason", reread(&mut authorization)) {
             tracing::debug!(%error, "no reason for an invalid authorization");
             continue;
+        }
+        // one that fails ends the order, and of the others it is not known yet whether they do
+        while authorization.status == AuthorizationStatus::Pending && Instant::now() < deadline {
+            sleep(LATECOMERS / 10).await;
+            if insist!("ask for the reason", reread(&mut authorization)).is_err() {
+                break;
+            }
         }
         let identifier = clean(&authorization.identifier().to_string());
         let reasons = authorization
@@ -168,6 +180,9 @@ pub(super) async fn reasons(order: &mut Order) -> OrderError {
     }
     OrderError::Challenge { problems }
 }
+
+/// Waited for all in all: an identifier that is not named now costs one more attempt.
+const LATECOMERS: Duration = Duration::from_secs(2);
 
 async fn set_ready(
     mut authorization: AuthorizationHandle<'_>,

@@ -10,7 +10,9 @@ use tokio::time::{Instant, timeout_at};
 
 use super::fetch::Challenge;
 use super::observe::{Checks, Fetch, host_addresses};
-use super::{Ca, Finding, Method, Observations, Verdict, decide, holds_back};
+use super::{
+    Ca, Finding, Method, Observations, Verdict, decide, holds_back, holds_back_retry, unreached,
+};
 use crate::certificate::CertificateRequest;
 use crate::certificate::renew::{Chance, Clock};
 
@@ -79,11 +81,19 @@ impl<'a> Preflight<'a> {
             issued: false,
         };
         let certain = decide(&seen).certain;
-        if !certain.is_empty() && holds_back(self.request, now) {
+        let retries = holds_back_retry(self.request);
+        if !certain.is_empty() && (retries || holds_back(self.request, now)) {
             return Err(certain);
         }
         let fetches = self.checks.fetch_all(&seen, &self.challenge);
-        let looking = Looking { seen, fetches };
+        let mut looking = Looking { seen, fetches };
+        if retries {
+            looking.fetch_all().await;
+            let unreached = unreached(&looking.seen, &self.request.retried);
+            if !unreached.is_empty() {
+                return Err(unreached);
+            }
+        }
         self.begin(ca, Some(looking));
         Ok(())
     }
@@ -117,6 +127,15 @@ impl<'a> Preflight<'a> {
 }
 
 impl Looking {
+    /// Waits for all; each fetch has a limit of its own.
+    async fn fetch_all(&mut self) {
+        while let Some(fetch) = self.fetches.join_next().await {
+            if let Ok(fetch) = fetch {
+                self.seen.note(fetch);
+            }
+        }
+    }
+
     /// What has been fetched. The rest is not waited for: the certificate is to be served.
     async fn end(mut self) -> Observations {
         let deadline = Instant::now() + REST;

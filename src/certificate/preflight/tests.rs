@@ -366,3 +366,31 @@ fn an_order_is_kept_back_for_three_attempts_unless_a_person_or_the_time_forbids(
         &|request| request.expires = Some(now - Duration::hours(20))
     ));
 }
+
+#[test]
+fn a_name_that_is_tried_again_is_kept_back_while_it_does_not_lead_here_but_not_every_time() {
+    let names = ["a.example", NAME].map(|name| Identifier::Dns(name.into()));
+    let wanted = WantedCertificate::new(names.to_vec(), Issuer::Acme).unwrap();
+    let request = CertificateRequest {
+        retried: names[1..].to_vec(),
+        failures: 4,
+        ..CertificateRequest::new(&wanted, None, None)
+    };
+    let held = |change: &dyn Fn(&mut CertificateRequest)| {
+        let mut request = request.clone();
+        change(&mut request);
+        holds_back_retry(&request)
+    };
+    assert!(held(&|_| {}));
+    assert!(!held(&|request| request.retried = Vec::new()));
+    assert!(!held(&|request| request.insisted = true));
+    assert!(!held(&|request| request.failures = 7));
+    let mut seen = healthy();
+    assert_eq!(unreached(&seen, &names[1..]), []);
+    seen.names[0].fetched = vec![(ours(), Fetched::Other("HTTP 404".into()))];
+    assert_eq!(unreached(&seen, &names[1..]).len(), 1);
+    assert_eq!(unreached(&seen, &names[..1]), []);
+    // what could not be looked at is the CA's to say
+    seen.names[0].fetched = Vec::new();
+    assert_eq!(unreached(&seen, &names[1..]), []);
+}

@@ -7,6 +7,10 @@ use super::Tools;
 
 /// What is already known is not logged again: a CDN stays, and renewals come back.
 pub(super) fn remark(request: &CertificateRequest, tools: Tools<'_>, verdict: Verdict) {
+    // the order for all names has seen these, and why the others fail
+    if !request.omitted().is_empty() {
+        return;
+    }
     let remarks = verdict.findings().into_iter().map(|finding| Remark {
         about: finding.about(),
         told: finding.told(),

@@ -5,6 +5,7 @@ use super::tests::{signed_leaf, terms, wanted};
 use super::*;
 use crate::certificate::attempts::RetryAdvice;
 use crate::certificate::renewal_info::{NoWindow, Reply, Window};
+use crate::certificate::subset::IdentifierFailure;
 use crate::certificate::{CLOCK_SKEW, Origin};
 use crate::settings::KeyType;
 
@@ -21,6 +22,9 @@ struct Ca {
     suggests: bool,
     /// Whether nobody reaches it from the 150th day to the 160th.
     outage: bool,
+    /// Whether control of the second name of each certificate cannot be proven, from the 100th day to
+    /// the 260th.
+    dead: bool,
 }
 
 /// The truth, what vhostd believes, and what it has.
@@ -44,6 +48,10 @@ struct Seen {
     failed: usize,
     /// Not sent, for the clock.
     withheld: usize,
+    /// Of the second names, when each failed.
+    refused: BTreeMap<Identifier, Vec<OffsetDateTime>>,
+    /// Certificates without the second name.
+    incomplete: usize,
     asked: usize,
     jumps: usize,
     restarts: usize,
@@ -82,7 +90,12 @@ impl World {
             lots: Lots(seed),
             leaf: signed_leaf(),
             wanted: (0..NAMES)
-                .map(|n| wanted(&format!("n{n}.example")))
+                .map(|n| {
+                    let mut wanted = wanted(&format!("n{n}.example"));
+                    let second = Identifier::Dns(format!("www.n{n}.example"));
+                    wanted.identifiers.extend(ca.dead.then_some(second));
+                    wanted
+                })
                 .collect(),
             inventory: CertificateInventory::default(),
             memories: BTreeMap::new(),
@@ -92,23 +105,27 @@ impl World {
 
     fn run(ca: Ca, seed: u64) -> Seen {
         let mut world = Self::new(ca, seed);
-        while world.now < start() + Duration::days(DAYS) {
-            world.fate();
-            let (clock, wanted) = (world.clock(), world.wanted());
-            let schedule = world.due(&wanted, clock);
+        world.run_until(start() + Duration::days(DAYS));
+        world.seen
+    }
+
+    fn run_until(&mut self, end: OffsetDateTime) {
+        while self.now < end {
+            self.fate();
+            let (clock, wanted) = (self.clock(), self.wanted());
+            let schedule = self.due(&wanted, clock);
             for inquiry in &schedule.inquiries {
-                world.ask(inquiry);
+                self.ask(inquiry);
             }
             for request in &schedule.due {
-                world.order(request);
+                self.order(request);
             }
-            world.check();
-            let next = world.due(&wanted, clock).next;
+            self.check();
+            let next = self.due(&wanted, clock).next;
             let wait = next.map_or(LOOK_AGAIN, |next| next - clock);
             // sleeping does not depend on what the clock shows
-            world.now += wait.clamp(Duration::SECOND, LOOK_AGAIN);
+            self.now += wait.clamp(Duration::SECOND, LOOK_AGAIN);
         }
-        world.seen
     }
 
     fn due(&self, wanted: &[WantedCertificate], clock: OffsetDateTime) -> Schedule {
@@ -200,26 +217,52 @@ impl World {
         if request.by_age && self.is_too_early(request) {
             return;
         }
-        match self.answers() {
-            true => self.issue(request),
-            false => {
-                match self.is_skewed() {
-                    true => self.seen.withheld += 1,
-                    false => self.seen.failed += 1,
-                }
-                let (clock, chance) = (self.clock(), self.lots.draw());
-                let memory = self.memories.entry(request.name.clone()).or_default();
-                let failed = Attempts::after_failure(
-                    memory.attempts.as_ref(),
-                    request,
-                    "no".into(),
-                    RetryAdvice::Retry,
-                    clock,
-                    chance,
-                );
-                memory.attempts = Some(failed);
-            }
+        let answers = self.answers();
+        let dead = self.dead(request);
+        if answers && dead.is_empty() {
+            return self.issue(request);
         }
+        match self.is_skewed() {
+            true => self.seen.withheld += 1,
+            false => self.seen.failed += 1,
+        }
+        let (clock, chance) = (self.clock(), self.lots.draw());
+        let memory = self.memories.entry(request.name.clone()).or_default();
+        let failed = Attempts::after_failure(
+            memory.attempts.as_ref(),
+            request,
+            "no".into(),
+            RetryAdvice::Retry,
+            clock,
+            chance,
+        );
+        let failures = dead
+            .iter()
+            .filter(|_| answers)
+            .map(|one| IdentifierFailure {
+                identifier: one.clone(),
+                why: "got 404".into(),
+                refused: false,
+            });
+        memory.attempts = Some(failed.naming(&failures.collect::<Vec<_>>()));
+        for identifier in dead.into_iter().filter(|_| answers) {
+            let refused = self.seen.refused.entry(identifier).or_default();
+            refused.push(self.now);
+        }
+        // the others at once, as `obtain` does it
+        let wanted = request.to_wanted();
+        let mut due = self.due(std::slice::from_ref(&wanted), clock).due;
+        due.retain(|others| others.identifiers.len() < request.identifiers.len());
+        due.iter().for_each(|others| self.order(others));
+    }
+
+    /// What cannot be proven of an order.
+    fn dead(&self, request: &CertificateRequest) -> Vec<Identifier> {
+        let day = (self.now - start()).whole_days();
+        let second = request.wanted.get(1);
+        let second = second.filter(|it| request.identifiers.contains(it));
+        let dead = second.filter(|_| self.ca.dead && (100..260).contains(&day));
+        dead.cloned().into_iter().collect()
     }
 
     fn is_too_early(&mut self, request: &CertificateRequest) -> bool {
@@ -253,7 +296,11 @@ impl World {
             leaf: self.leaf.clone(),
         };
         let memory = self.memories.entry(request.name.clone()).or_default();
-        memory.attempts = None;
+        let omitted = request.omitted();
+        let known = memory.attempts.take();
+        let known = known.filter(|_| !omitted.is_empty());
+        self.seen.incomplete += usize::from(!omitted.is_empty());
+        memory.attempts = known.map(|known| Attempts::after_subset(&known, &omitted));
         self.inventory
             .certificates
             .insert(request.name.clone(), stored);
@@ -277,6 +324,7 @@ fn assert_never_lapses(days: f64, outage: bool) {
             lifetime,
             suggests,
             outage,
+            dead: false,
         };
         let seen = World::run(ca, seed);
         eprintln!("{days} days, seed {seed}: {seen:?}");
@@ -294,6 +342,55 @@ fn assert_never_lapses(days: f64, outage: bool) {
         let a_day = seen.asked as f64 / (NAMES as f64 * DAYS as f64);
         assert!((0.8..8.0).contains(&a_day), "{days}: {a_day}: {seen:?}");
     }
+}
+
+/// For 160 days control of every second name cannot be proven: the first names never lapse, the
+/// second are tried about once a day and never more than five times in an hour, and all come back.
+fn assert_others_never_lapse(days: i64) {
+    for (suggests, seed) in [(true, 0), (false, 1)] {
+        let ca = Ca {
+            lifetime: Duration::days(days),
+            suggests,
+            outage: false,
+            dead: true,
+        };
+        let mut world = World::new(ca, seed);
+        // of a CA that fails three of ten times it is asked once a day
+        let back = start() + Duration::days(275);
+        world.run_until(back);
+        eprintln!(
+            "{days} days, seed {seed}: {} incomplete",
+            world.seen.incomplete
+        );
+        let complete = world.inventory.certificates.values();
+        assert!(
+            complete.into_iter().all(|it| it.identifiers.len() == 2),
+            "{days}: {seed}"
+        );
+        // each at least once in 160 days
+        assert!(world.seen.incomplete >= NAMES, "{days}: {seed}");
+        let most = 160.0 * if days < 10 { 4.0 } else { 1.2 } + 10.0;
+        for (name, refused) in &world.seen.refused {
+            assert!((refused.len() as f64) < most, "{name}: {}", refused.len());
+            let hour = refused
+                .windows(6)
+                .all(|six| six[5] - six[0] > Duration::HOUR);
+            assert!(hour, "{name}");
+        }
+        world.run_until(start() + Duration::days(DAYS));
+        let incomplete = world.inventory.certificates.values();
+        assert!(incomplete.into_iter().all(|it| it.identifiers.len() == 2));
+    }
+}
+
+#[test]
+fn in_400_days_a_dead_name_lets_no_other_lapse_and_comes_back_with_90_days() {
+    assert_others_never_lapse(90);
+}
+
+#[test]
+fn in_400_days_a_dead_name_lets_no_other_lapse_and_comes_back_with_6_days() {
+    assert_others_never_lapse(6);
 }
 
 #[test]

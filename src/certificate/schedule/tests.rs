@@ -3,6 +3,7 @@ use std::path::PathBuf;
 use super::*;
 use crate::certificate::attempts::RetryAdvice;
 use crate::certificate::renewal_info::{Reply, Window};
+use crate::certificate::subset::IdentifierFailure;
 use crate::certificate::{Identifier, Issuer, Origin};
 use crate::settings::{AcmeSettings, KeyType};
 
@@ -368,4 +369,104 @@ fn what_a_fallback_has_issued_stays_until_its_age_and_that_ca_is_asked_about_it(
     assert_eq!(decide(&several, 61).due.len(), 1);
     // once it is not configured any more, it is another CA's
     assert_eq!(decide(&terms(), 1).due.len(), 1);
+}
+
+/// `www.` of it has failed for a while, the last time at `now`.
+fn failing_www(of: &WantedCertificate, now: OffsetDateTime) -> Memory {
+    let request = CertificateRequest::new(of, None, None);
+    let failures = [IdentifierFailure {
+        identifier: of.identifiers[1].clone(),
+        why: "got 404".into(),
+        refused: false,
+    }];
+    let mut attempts = None;
+    for minutes in [11, 10, 0] {
+        let at = now - Duration::minutes(minutes);
+        let (known, retry) = (attempts.as_ref(), RetryAdvice::Retry);
+        let failed = Attempts::after_failure(known, &request, "no".into(), retry, at, 0.0);
+        attempts = Some(failed.naming(&failures));
+    }
+    Memory {
+        attempts,
+        ..Memory::default()
+    }
+}
+
+fn with_www() -> WantedCertificate {
+    let mut wanted = wanted("a.example");
+    let www = Identifier::Dns("www.a.example".into());
+    wanted.identifiers.push(www);
+    wanted
+}
+
+#[test]
+fn without_what_keeps_failing_the_others_are_due_at_once() {
+    let wanted = with_www();
+    let memory = failing_www(&wanted, day(0));
+    let due = decide(&wanted, None, &memory, day(0)).due;
+    assert_eq!(due[0].identifiers, wanted.identifiers[..1]);
+    assert_eq!(due[0].omitted(), wanted.identifiers[1..]);
+    // what failed without it waits as ever
+    let (known, retry) = (memory.attempts.as_ref(), RetryAdvice::Retry);
+    let failed = Attempts::after_failure(
+        known,
+        &due[0],
+        "no".into(),
+        retry,
+        day(0) + Duration::SECOND,
+        0.0,
+    );
+    let memory = Memory {
+        attempts: Some(failed),
+        ..Memory::default()
+    };
+    let schedule = decide(&wanted, None, &memory, day(0) + Duration::minutes(1));
+    assert_eq!(schedule.due, []);
+}
+
+#[test]
+fn what_lacks_a_failing_name_is_renewed_by_its_age_and_asked_about_and_the_name_is_tried_again() {
+    let wanted = with_www();
+    let mut memory = failing_www(&wanted, day(0));
+    let of_one = WantedCertificate {
+        identifiers: wanted.identifiers[..1].to_vec(),
+        ..wanted.clone()
+    };
+    let first = stored(&of_one, day(0), 90);
+    let known = memory.attempts.take().unwrap();
+    let left = Attempts::after_subset(&known, &wanted.identifiers[1..]);
+    memory.attempts = Some(left);
+    let retry_at = day(0) + Duration::minutes(100);
+    let schedule = decide(&wanted, Some(&first), &memory, day(0));
+    assert_eq!((schedule.due.len(), schedule.inquiries.len()), (0, 1));
+    assert_eq!(schedule.next, Some(retry_at));
+    // all names together, and nothing is gained while it fails
+    let again = decide(&wanted, Some(&first), &memory, retry_at).due;
+    assert_eq!(again[0].identifiers, wanted.identifiers);
+    assert_eq!(again[0].retried, wanted.identifiers[1..]);
+    assert!(!again[0].by_age);
+    // a failed retry does not delay the renewal
+    let memory = failing_www(&wanted, day(61));
+    let renewal = decide(&wanted, Some(&first), &memory, day(61)).due;
+    assert_eq!(renewal[0].identifiers, wanted.identifiers[..1]);
+    assert!(renewal[0].by_age && renewal[0].renewal_id.is_some());
+    assert_eq!(renewal[0].retried, []);
+}
+
+#[test]
+fn a_certificate_that_has_the_failing_name_is_not_replaced_before_it_is_due() {
+    let wanted = with_www();
+    let whole = stored(&wanted, day(0), 90);
+    let memory = failing_www(&wanted, day(59));
+    let state = CertificateState::of(&wanted, Some(&whole), &memory, &terms(), day(59));
+    assert!(matches!(state, CertificateState::Valid { .. }), "{state:?}");
+    // once it is due it is given three days
+    let mut memory = failing_www(&wanted, day(63));
+    let due = decide(&wanted, Some(&whole), &memory, day(63)).due;
+    assert_eq!(due, []);
+    let failing = &mut memory.attempts.as_mut().unwrap().failing[0];
+    failing.since = day(60);
+    let due = decide(&wanted, Some(&whole), &memory, day(63)).due;
+    assert_eq!(due[0].identifiers, wanted.identifiers[..1]);
+    assert!(due[0].by_age);
 }

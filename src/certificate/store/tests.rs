@@ -190,3 +190,26 @@ fn a_name_that_would_leave_the_store_is_refused() {
     let error = store.store(&issued, &request, now).unwrap_err();
     assert!(matches!(error, StoreError::Name(_)));
 }
+
+#[test]
+fn a_certificate_without_its_first_name_is_stored_where_that_one_is_and_read_again() {
+    let Fixture {
+        directory,
+        store,
+        now,
+    } = fixture();
+    let whole = request(&["a.example", "b.example"]);
+    let request = whole.without(&[Identifier::Dns("a.example".into())]);
+    let issued = self_signed(&request, now).unwrap();
+    let stored = store.store(&issued, &request, now).unwrap();
+    let home = directory.path().join("certificates/a.example");
+    assert!(stored.chain.starts_with(&home));
+    let again = CertificateStore::new(directory.path());
+    let (inventory, problems) = again.inventory().unwrap();
+    assert_eq!((problems, inventory.certificates.len()), (Vec::new(), 1));
+    let mut wanted = request.to_wanted();
+    assert!(inventory.serving(&wanted, now).is_some());
+    // of none of the names any more
+    wanted.identifiers = vec![Identifier::Dns("c.example".into())];
+    assert!(inventory.serving(&wanted, now).is_none());
+}

@@ -39,6 +39,9 @@ struct Meta {
     origin: Option<Origin>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     adopted: bool,
+    /// What was wanted, and left out because it could not be proven: the first may be among them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    omitted: Vec<Identifier>,
 }
 
 impl Stamp {
@@ -79,6 +82,7 @@ pub(super) fn write(
         sequence,
         origin: issued.origin.clone(),
         adopted: issued.adopted,
+        omitted: request.omitted(),
     };
     let meta = serde_json::to_vec(&meta).map_err(|error| WriteError {
         operation: "serialize",
@@ -152,7 +156,8 @@ pub(super) fn read(path: &Path, name: &CertificateName) -> Result<Version, Strin
     let own = Identifier::Dns(name.base().to_owned());
     let covered = meta.adopted && covers(&chain.identifiers, &own);
     let foreign = meta.issuer == Issuer::File || covered;
-    if !foreign && !chain.identifiers.iter().any(first) {
+    let mut wanted = chain.identifiers.iter().chain(&meta.omitted);
+    if !foreign && !wanted.any(first) {
         return Err(format!("{CHAIN}: not for {name}"));
     }
     let key = PrivateKeyPem::new(text(path, KEY)?);

@@ -59,6 +59,7 @@ pub(super) fn rehearse(
                 _ => RenewalResult::Failed,
             },
             not_after: None,
+            missing_identifiers: Vec::new(),
             error: match obtained {
                 Obtained::Failed { error, .. } => Some(error),
                 _ => None,

@@ -26,7 +26,7 @@ fn certificate(version: Option<Version>, failing: Option<&str>) -> Observed {
             name,
             identifiers: vec!["a.example".to_owned()],
             version,
-            is_covering: true,
+            missing: Vec::new(),
             is_settled: false,
             failing: failing.map(|error| Failing {
                 error: error.to_owned(),
@@ -393,4 +393,40 @@ fn of_what_somebody_else_renews_no_renewal_is_promised() {
             "{next}"
         );
     }
+}
+
+#[test]
+fn a_name_that_was_left_out_is_told_once_however_often_the_others_are_renewed_until_it_is_back() {
+    let day = |days| start() + Duration::days(days);
+    let lacking = |serial: &str, days| {
+        let mut seen = certificate(Some(version(serial, days)), Some("prove control of b"));
+        let certificates = seen.certificates.as_mut().unwrap();
+        certificates[0].missing = vec!["b".to_owned()];
+        seen
+    };
+    let states = [
+        (certificate(None, Some("prove control of b")), day(0)),
+        (lacking("1", 90), day(0)),
+        (lacking("1", 90), day(1)),
+        (lacking("2", 150), day(60)),
+        (lacking("2", 150), day(61)),
+        (certificate(Some(version("3", 151)), None), day(62)),
+        (certificate(Some(version("3", 151)), None), day(63)),
+    ];
+    let expected: &[&[&str]] = &[
+        &["certificate_failing"],
+        &["certificate_obtained"],
+        &[],
+        &["certificate_renewed"],
+        &[],
+        &["certificate_recovered"],
+        &[],
+    ];
+    assert_eq!(events(&states), expected);
+    let told = compare(None, &lacking("1", 90), day(0)).notices;
+    let message = format!("{told:?}");
+    assert!(
+        message.contains("the one that is there lacks b"),
+        "{message}"
+    );
 }

@@ -125,7 +125,7 @@ impl Candidate<'_> {
             return Ok(());
         }
         let attempts = Attempts {
-            identifiers: request.identifiers.clone(),
+            identifiers: request.wanted.clone(),
             issuer: request.issuer,
             challenge: request.challenge.clone(),
             failures: 1,
@@ -134,6 +134,7 @@ impl Candidate<'_> {
             last_error: Some(error),
             retry: RetryAdvice::Retry,
             troubles: BTreeMap::new(),
+            failing: Vec::new(),
         };
         Ok(ledger.record_failure(&request.name, &attempts)?)
     }

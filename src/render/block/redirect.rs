@@ -1,6 +1,6 @@
 //! P: where a server block sends all requests, if it does.
 
-use super::{Names, Port};
+use super::{Names, Port, is_uncovered};
 use crate::desired::{DesiredTls, DesiredVhost};
 use crate::render::token::{Part, Token, TokenError};
 use crate::vhost::ServerName;
@@ -19,8 +19,10 @@ pub(super) fn redirect(
         .iter()
         .map(|name| &name.value)
         .find(|name| !name.is_wildcard());
+    let covered = trusted && !exact.is_some_and(|exact| is_uncovered(vhost, exact));
     let target: Option<&ServerName> = match names {
         Names::Served if port == Port::Https || !trusted => return Ok(None),
+        Names::Uncovered => return Ok(None),
         // every name of a vhost serves: the client keeps the one that it asked for
         Names::Served if names_served.len() > 1 => None,
         Names::Served => exact,
@@ -28,7 +30,8 @@ pub(super) fn redirect(
         Names::Redirected if exact.is_none() => return Ok(None),
         Names::Redirected => exact,
     };
-    let (scheme, number) = match (port, trusted) {
+    let to_https = covered || matches!(names, Names::Served);
+    let (scheme, number) = match (port, to_https) {
         (Port::Https, _) => ("https://", "$vhostd_host_port"),
         (Port::Http, true) => ("https://", "$vhostd_https_port"),
         (Port::Http, false) => ("http://", "$vhostd_host_port"),

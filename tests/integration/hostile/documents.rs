@@ -168,6 +168,7 @@ fn rendered(host: &HostFacts, apps: &[&App], templates: &Templates) -> RenderedC
                     files: vec![files()],
                     covered: wanted(spec).identifiers,
                     trusted: true,
+                    uncovered: Vec::new(),
                 },
                 _ => DesiredTls::Off,
             },

@@ -196,6 +196,7 @@ impl Served {
                     .map(|it| it.value.to_identifier())
                     .collect(),
                 trusted: self.trusted,
+                uncovered: Vec::new(),
             },
             spec,
         };

@@ -22,6 +22,7 @@ pub struct Pebble {
     port: u16,
     management_port: u16,
     dns_port: u16,
+    dns_management_port: u16,
     builder: PebbleBuilder,
     children: Vec<Running>,
 }
@@ -207,6 +208,7 @@ impl PebbleBuilder {
             port,
             management_port,
             dns_port,
+            dns_management_port,
             builder: self.clone(),
             children,
         })
@@ -359,6 +361,26 @@ impl Pebble {
     /// How many orders were finalized, that is, how many certificates were asked for.
     pub fn finalized(&self) -> usize {
         self.log().matches("POST /finalize-order/").count()
+    }
+
+    /// From now on its DNS server knows nothing of the name, or again what it knows of all.
+    pub fn set_dead(&self, name: &str, dead: bool) {
+        let path = if dead {
+            "set-servfail"
+        } else {
+            "clear-servfail"
+        };
+        let body = serde_json::json!({"host": name}).to_string();
+        let length = body.len();
+        let mut stream = TcpStream::connect(("127.0.0.1", self.dns_management_port)).unwrap();
+        write!(
+            stream,
+            "POST /{path} HTTP/1.0\r\nHost: 127.0.0.1\r\nContent-Length: {length}\r\n\r\n{body}"
+        )
+        .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.contains(" 200 "), "{answer}");
     }
 
     fn signal(&self, name: &str) {
