@@ -24,6 +24,7 @@ pub mod key; // P private keys and signing requests
 pub mod ledger; // W attempts, pending orders and the lock, per certificate
 pub(crate) mod listing; // R what is in a directory that may not be there yet
 pub mod order; // N CertificateRequest → IssuedCertificate over ACME
+pub(crate) mod pem; // P the blocks of a PEM file
 pub mod pem_files; // R a certificate from files that somebody else renews
 pub mod preflight; // P what must fail, and what looks odd, before an order
 pub mod renew; // W lock → still due? → order → check → store: what the daemon and `renew` call

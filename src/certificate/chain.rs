@@ -3,13 +3,15 @@
 //! A CA's answer is not trusted: it is parsed, compared with the request, and written again from
 //! the parsed bytes, so that nothing but certificates reaches nginx.
 
+mod from_files; // P a chain that an operator wrote, as nginx reads it
 mod ordinary; // P what OpenSSL certainly loads
+mod path; // P where a chain ends, and what browsers ask of its leaf
 mod soundness; // P what browsers and OpenSSL ask of a chain beyond its names
 
 use std::net::IpAddr;
 
-use base64::Engine;
-use base64::prelude::BASE64_STANDARD;
+pub use path::PathEnd;
+
 use time::{Duration, OffsetDateTime};
 use x509_parser::extensions::GeneralName;
 use x509_parser::pem::Pem;
@@ -17,8 +19,9 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::certificate::attempts::RetryAdvice;
 use crate::certificate::key::{self, KeyError, PrivateKeyPem};
+use crate::certificate::pem;
 use crate::certificate::words::{first_few, one_line};
-use crate::certificate::{Identifier, Validity};
+use crate::certificate::{Identifier, Issuer, Validity};
 use crate::settings::KeyType;
 
 /// Certificates, leaf first, and what the leaf says.
@@ -38,6 +41,8 @@ pub struct Chain {
 /// Why a chain cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ChainError {
+    #[error("read block {nth} of the file: it is cut off, or no base64")]
+    Damaged { nth: usize },
     #[error("use a chain without any certificate")]
     Empty,
     #[error(
@@ -80,6 +85,7 @@ pub enum ChainError {
 
 /// More than any real chain with a hundred names; nginx reads it on every reload.
 pub const MAXIMUM_BYTES: usize = 256 * 1024;
+const CERTIFICATE: &str = "CERTIFICATE";
 /// Real ones have two to four; every client gets them with each handshake.
 const MOST_CERTIFICATES: usize = 10;
 /// A browser's limit is 398 days; private CAs give more. What lasts for ever is never renewed.
@@ -96,6 +102,14 @@ impl Chain {
         Self::parse_with(pem, |_| Ok(Vec::new()))
     }
 
+    /// What `issuer` sends: a CA's answer, or files.
+    pub fn parse_of(issuer: Issuer, pem: &str) -> Result<Self, ChainError> {
+        match issuer {
+            Issuer::File => Self::from_files(pem.as_bytes()),
+            Issuer::Acme | Issuer::Internal | Issuer::Placeholder => Self::parse(pem),
+        }
+    }
+
     fn parse_with(
         pem: &str,
         identifiers: fn(&X509Certificate<'_>) -> Result<Vec<Identifier>, String>,
@@ -103,7 +117,14 @@ impl Chain {
         if pem.len() > MAXIMUM_BYTES {
             return Err(ChainError::TooLarge { bytes: pem.len() });
         }
-        let certificates = certificates(pem)?;
+        Self::of_certificates(certificates(pem)?, identifiers)
+    }
+
+    /// `certificates`: DER, leaf first.
+    fn of_certificates(
+        certificates: Vec<Vec<u8>>,
+        identifiers: fn(&X509Certificate<'_>) -> Result<Vec<Identifier>, String>,
+    ) -> Result<Self, ChainError> {
         let leaf = certificates.first().ok_or(ChainError::Empty)?;
         let refused = |reason: String| ChainError::Parse { nth: 1, reason };
         let (_, parsed) =
@@ -164,6 +185,15 @@ impl Chain {
     /// Whether each certificate signs the one before it (RFC 8555 §9.1), for a server, and none is
     /// too weak for OpenSSL.
     pub fn check_soundness(&self) -> Result<(), ChainError> {
+        soundness::check(&self.parsed()?)
+    }
+
+    /// Whether browsers take the leaf's key, and none is too weak for OpenSSL.
+    pub fn check_keys(&self) -> Result<(), ChainError> {
+        soundness::check_keys(&self.parsed()?)
+    }
+
+    fn parsed(&self) -> Result<Vec<X509Certificate<'_>>, ChainError> {
         let parsed = self.certificates.iter().enumerate().map(|(index, der)| {
             let parsed = X509Certificate::from_der(der);
             parsed
@@ -173,7 +203,7 @@ impl Chain {
                     reason: error.to_string(),
                 })
         });
-        soundness::check(&parsed.collect::<Result<Vec<_>, _>>()?)
+        parsed.collect()
     }
 
     /// Whether it has nothing but what OpenSSL certainly loads. What is not ordinary may be fine.
@@ -182,10 +212,14 @@ impl Chain {
         certificates.all(|der| ordinary::is_ordinary(der))
     }
 
-    /// Whether the leaf is its own issuer: nobody signed it.
+    /// Whether the leaf is its own issuer.
     pub fn is_self_issued(&self) -> bool {
-        let parsed = X509Certificate::from_der(self.leaf());
-        parsed.is_ok_and(|(_, leaf)| leaf.issuer().as_raw() == leaf.subject().as_raw())
+        self.path_end() == Some(PathEnd::SelfSigned)
+    }
+
+    /// DER, leaf first.
+    pub fn certificates(&self) -> impl Iterator<Item = &[u8]> {
+        self.certificates.iter().map(Vec::as_slice)
     }
 
     /// The leaf, DER.
@@ -195,7 +229,10 @@ impl Chain {
 
     /// RFC 7468, encoded anew.
     pub fn to_pem(&self) -> String {
-        self.certificates.iter().map(|der| encode(der)).collect()
+        let certificates = self.certificates.iter();
+        certificates
+            .map(|der| pem::encode(CERTIFICATE, der))
+            .collect()
     }
 }
 
@@ -217,7 +254,7 @@ fn certificates(pem: &str) -> Result<Vec<Vec<u8>>, ChainError> {
         if index == MOST_CERTIFICATES {
             return Err(ChainError::Long);
         }
-        if block.label != "CERTIFICATE" {
+        if block.label != CERTIFICATE {
             return Err(refused("not a certificate".to_owned()));
         }
         let (rest, _) = X509Certificate::from_der(&block.contents)
@@ -272,20 +309,6 @@ fn address(bytes: &[u8]) -> Result<IpAddr, String> {
     <[u8; 16]>::try_from(bytes)
         .map(IpAddr::from)
         .map_err(|_| "an address of a strange length".to_owned())
-}
-
-fn encode(der: &[u8]) -> String {
-    let mut pem = String::from("-----BEGIN CERTIFICATE-----\n");
-    let text = BASE64_STANDARD.encode(der);
-    let mut rest = text.as_str();
-    while !rest.is_empty() {
-        let (line, after) = rest.split_at(rest.len().min(64));
-        pem.push_str(line);
-        pem.push('\n');
-        rest = after;
-    }
-    pem.push_str("-----END CERTIFICATE-----\n");
-    pem
 }
 
 /// They may be a stranger's: a name in a certificate can hold any ASCII.

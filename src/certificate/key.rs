@@ -14,7 +14,7 @@ use x509_parser::x509::SubjectPublicKeyInfo;
 use crate::certificate::Identifier;
 use crate::settings::KeyType;
 
-/// A private key, PKCS#8 in PEM. It is never shown: not in messages, not in `Debug`.
+/// A private key, PKCS#8 in PEM, or of files in whatever form OpenSSL takes. It is never shown: not in messages, not in `Debug`.
 #[derive(Clone)]
 pub struct PrivateKeyPem(String);
 

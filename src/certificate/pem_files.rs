@@ -14,6 +14,7 @@ use time::OffsetDateTime;
 
 use crate::certificate::chain::{Chain, ChainError, MAXIMUM_BYTES};
 use crate::certificate::key::PrivateKeyPem;
+use crate::certificate::pem::{self, Block};
 use crate::certificate::words::first_few;
 use crate::certificate::{Identifier, IssuedCertificate, PemFiles, Validity, covers};
 use crate::diagnostic::fault;
@@ -21,10 +22,14 @@ use crate::diagnostic::fault;
 /// Why files are not used. No word of them is in it: they may be any files.
 #[derive(Debug, thiserror::Error)]
 pub enum PemFilesError {
-    #[error("use {}: no chain of certificates in PEM, the server's first", .0.display())]
-    Chain(PathBuf),
-    #[error("use {}: no private key in PEM without a passphrase", .0.display())]
-    Key(PathBuf),
+    #[error("use {}: it has no certificate in PEM: {found}", path.display())]
+    Chain { path: PathBuf, found: String },
+    #[error("use {}: its private key has a passphrase: write it without one with `openssl pkey`", .0.display())]
+    Encrypted(PathBuf),
+    #[error("use {}: it has no private key in PEM: {found}", path.display())]
+    Key { path: PathBuf, found: String },
+    #[error("use {}: its private key is cut off, or no base64", .0.display())]
+    KeyDamaged(PathBuf),
     #[error("use {}: it is not for {}", path.display(), list(missing))]
     Names {
         path: PathBuf,
@@ -32,8 +37,13 @@ pub enum PemFilesError {
     },
     #[error("use {}: {reason}", path.display())]
     Odd { path: PathBuf, reason: String },
-    #[error("use {} with {}: they are not a pair", chain.display(), key.display())]
-    Pair { chain: PathBuf, key: PathBuf },
+    #[error("use {} with {}: they are not a pair{}", chain.display(), key.display(), order(*nth))]
+    Pair {
+        chain: PathBuf,
+        key: PathBuf,
+        /// The certificate that the key belongs to, from 1.
+        nth: Option<usize>,
+    },
     #[error("read {}: {why}", path.display())]
     Read { path: PathBuf, why: String },
     #[error("use {}: it is from {} to {}", path.display(), validity.not_before, validity.not_after)]
@@ -41,24 +51,34 @@ pub enum PemFilesError {
 }
 
 /// The pair as it is now, which is good for `identifiers` at `now`. Symbolic links are followed:
-/// certbot's live directory is made of them.
+/// certbot's live directory is made of them. Each file may have other blocks as well; both may be
+/// one file.
 pub fn read(
     files: &PemFiles,
     identifiers: &[Identifier],
     now: OffsetDateTime,
 ) -> Result<IssuedCertificate, PemFilesError> {
     let path = files.chain.clone();
-    let chain = match Chain::parse(&text(&files.chain)?) {
-        Ok(chain) => chain,
-        Err(_) => return Err(PemFilesError::Chain(path)),
-    };
-    let key_pem = PrivateKeyPem::new(text(&files.key)?);
+    let chain = chain(&files.chain)?;
+    let key_pem = key(&files.key)?;
+    if let Err(error) = chain.check_keys() {
+        let reason = error.to_string();
+        return Err(PemFilesError::Odd { path, reason });
+    }
     match chain.check_key(&key_pem) {
         Ok(()) => {}
-        Err(ChainError::KeyFile(_)) => return Err(PemFilesError::Key(files.key.clone())),
+        Err(ChainError::KeyFile(error)) => {
+            return Err(PemFilesError::Odd {
+                path: files.key.clone(),
+                reason: error.to_string(),
+            });
+        }
         Err(_) => {
-            let key = files.key.clone();
-            return Err(PemFilesError::Pair { chain: path, key });
+            return Err(PemFilesError::Pair {
+                chain: path,
+                key: files.key.clone(),
+                nth: chain.nth_of_key(&key_pem),
+            });
         }
     }
     let missing = identifiers.iter();
@@ -71,11 +91,6 @@ pub fn read(
     if !validity.is_usable(now) {
         return Err(PemFilesError::Validity { path, validity });
     }
-    let sound = chain.check_validity(now).and(chain.check_soundness());
-    if let Err(error) = sound {
-        let reason = error.to_string();
-        return Err(PemFilesError::Odd { path, reason });
-    }
     Ok(IssuedCertificate {
         chain_pem: chain.to_pem(),
         key_pem,
@@ -84,17 +99,85 @@ pub fn read(
     })
 }
 
+fn chain(path: &Path) -> Result<Chain, PemFilesError> {
+    let bytes = contents(path)?;
+    let blocks = pem::blocks(&bytes);
+    Chain::from_blocks(&blocks).map_err(|error| match error {
+        ChainError::Empty => PemFilesError::Chain {
+            path: path.to_path_buf(),
+            found: found(&bytes, &blocks),
+        },
+        error => PemFilesError::Odd {
+            path: path.to_path_buf(),
+            reason: error.to_string(),
+        },
+    })
+}
+
+/// The first private key that is whole, as OpenSSL takes it, and nothing else of the file.
+fn key(path: &Path) -> Result<PrivateKeyPem, PemFilesError> {
+    let path = path.to_path_buf();
+    let bytes = contents(&path)?;
+    let blocks = pem::blocks(&bytes);
+    let is_key = |block: &&Block| block.label == ENCRYPTED || KEYS.contains(&&*block.label);
+    let keys = || blocks.iter().filter(is_key);
+    let whole = keys().find_map(|key| Some((key, key.contents.as_ref()?)));
+    match (whole, keys().next()) {
+        (Some((key, _)), _) if key.is_encrypted || key.label == ENCRYPTED => {
+            Err(PemFilesError::Encrypted(path))
+        }
+        (Some((key, der)), _) => Ok(PrivateKeyPem::new(pem::encode(&key.label, der))),
+        (None, Some(_)) => Err(PemFilesError::KeyDamaged(path)),
+        (None, None) => {
+            let found = found(&bytes, &blocks);
+            Err(PemFilesError::Key { path, found })
+        }
+    }
+}
+
+/// What is in a file instead.
+fn found(bytes: &[u8], blocks: &[Block]) -> String {
+    let labels: Vec<String> = blocks
+        .iter()
+        .map(|it| known(&it.label).to_owned())
+        .collect();
+    match (bytes, labels.is_empty()) {
+        (_, false) => format!("only {}", first_few(&labels, ", ")),
+        ([], true) => "it is empty".to_owned(),
+        // ASN.1 SEQUENCE
+        ([0x30, ..], true) => {
+            "it looks like DER or PKCS #12: convert it with `openssl x509`, `pkey` or `pkcs12`"
+                .to_owned()
+        }
+        ([..], true) => "no line begins with -----BEGIN".to_owned(),
+    }
+}
+
+/// A label is shown where it is one that people know: it may be a line of any file.
+fn known(label: &str) -> &'static str {
+    let known = KEYS.into_iter().chain(OTHERS);
+    known
+        .into_iter()
+        .find(|known| *known == label)
+        .unwrap_or("another block")
+}
+
+fn order(nth: Option<usize>) -> String {
+    nth.map_or_else(String::new, |nth| {
+        format!(": the key is that of certificate {nth} of the chain, and the server's must be the first")
+    })
+}
+
 /// Anything that is not a file of a certificate's size is refused without waiting for it.
-fn text(path: &Path) -> Result<String, PemFilesError> {
+fn contents(path: &Path) -> Result<Vec<u8>, PemFilesError> {
     let failed = |why: String| PemFilesError::Read {
         path: path.to_path_buf(),
         why,
     };
-    let bytes = bytes(path).map_err(|error| match error.kind() {
+    bytes(path).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => failed("there is no such file".into()),
         _ => failed(fault(&error)),
-    })?;
-    String::from_utf8(bytes).map_err(|_| failed("not a text".into()))
+    })
 }
 
 fn bytes(path: &Path) -> io::Result<Vec<u8>> {
@@ -121,3 +204,22 @@ fn list(identifiers: &[Identifier]) -> String {
     let each: Vec<String> = identifiers.iter().map(ToString::to_string).collect();
     first_few(&each, ", ")
 }
+
+/// RFC 5208 §6.
+const ENCRYPTED: &str = "ENCRYPTED PRIVATE KEY";
+const KEYS: [&str; 3] = ["PRIVATE KEY", "EC PRIVATE KEY", "RSA PRIVATE KEY"];
+const OTHERS: [&str; 13] = [
+    "CERTIFICATE",
+    "CERTIFICATE REQUEST",
+    "DH PARAMETERS",
+    "DSA PRIVATE KEY",
+    "EC PARAMETERS",
+    ENCRYPTED,
+    "NEW CERTIFICATE REQUEST",
+    "OPENSSH PRIVATE KEY",
+    "PKCS7",
+    "PUBLIC KEY",
+    "TRUSTED CERTIFICATE",
+    "X509 CERTIFICATE",
+    "X509 CRL",
+];

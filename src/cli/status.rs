@@ -237,7 +237,9 @@ fn print_differences(shown: &Overview) {
 /// What looked odd at an order.
 fn print_remarks(shown: &Overview) {
     for certificate in &shown.certificates {
-        for warning in &certificate.warnings {
+        // those of a chain from files are in the list above
+        let others = certificate.warnings.iter();
+        for warning in others.filter(|it| !shown.warnings.contains(it)) {
             output::line("");
             output::warning(warning);
         }

@@ -46,9 +46,10 @@ type Verdict = Option<String>;
 
 /// What nginx's complaint is about.
 enum Complaint {
-    /// That one's chain, in these words.
-    Chain(u64, String),
-    Key(u64),
+    /// That one's chain or key, in these words.
+    Pair(u64, String),
+    /// The trial's user may not read that one's key.
+    Unreadable(u64),
     Other,
 }
 
@@ -152,8 +153,8 @@ impl Run<'_> {
             };
             let culprit = match complaint(&stderr, &pairs) {
                 None | Some(Complaint::Other) => return,
-                Some(Complaint::Key(culprit)) => culprit,
-                Some(Complaint::Chain(culprit, words)) => {
+                Some(Complaint::Unreadable(culprit)) => culprit,
+                Some(Complaint::Pair(culprit, words)) => {
                     self.verdicts.insert(culprit, Some(words));
                     culprit
                 }
@@ -172,23 +173,26 @@ impl Drop for Run<'_> {
     }
 }
 
-/// Only a complaint about a certificate refuses it: an unprivileged user's trial fails otherwise.
+/// Only a complaint about a certificate or its key refuses it: an unprivileged user's trial fails otherwise.
 fn complaint(stderr: &str, pairs: &[Pair]) -> Option<Complaint> {
     let line = stderr.lines().find(|line| line.contains("[emerg]"))?;
     let quoted = |path: &Path| format!("\"{}\"", path.display());
     for pair in pairs {
-        let chain = quoted(&pair.chain);
-        if line.contains(&chain) {
-            let words = line.replace(&chain, "it");
-            let words = match words.split_once(": ") {
-                Some((_, rest)) => rest.to_owned(),
-                None => words,
-            };
-            return Some(Complaint::Chain(pair.id, words));
-        }
-        if line.contains(&quoted(&pair.key)) {
-            return Some(Complaint::Key(pair.id));
-        }
+        let (chain, key) = (quoted(&pair.chain), quoted(&pair.key));
+        let (found, name) = match (line.contains(&chain), line.contains(&key)) {
+            (true, _) => (chain, "it"),
+            (_, true) if line.contains("BIO_new_file() failed") => {
+                return Some(Complaint::Unreadable(pair.id));
+            }
+            (_, true) => (key, "its key"),
+            _ => continue,
+        };
+        let words = line.replace(&found, name);
+        let words = match words.split_once(": ") {
+            Some((_, rest)) => rest.to_owned(),
+            None => words,
+        };
+        return Some(Complaint::Pair(pair.id, words));
     }
     Some(Complaint::Other)
 }
@@ -293,7 +297,7 @@ mod tests {
             }]
         };
         let words = |said: &str, chain: &str| match complaint(said, &pair(chain)) {
-            Some(Complaint::Chain(0, words)) => Some(words),
+            Some(Complaint::Pair(0, words)) => Some(words),
             _ => None,
         };
         let said =
@@ -301,6 +305,14 @@ mod tests {
         let refused = words(said, "/s/c.pem");
         assert_eq!(refused.unwrap(), "cannot load certificate it: no (SSL: x)");
         assert_eq!(words(said, "/s/d.pem"), None);
+        let key = "x [emerg] 7#7: SSL_CTX_use_PrivateKey(\"/s/k.pem\") failed (SSL: mismatch)\n";
+        let refused = words(key, "/s/c.pem");
+        assert_eq!(
+            refused.unwrap(),
+            "SSL_CTX_use_PrivateKey(its key) failed (SSL: mismatch)"
+        );
+        let closed = "x [emerg] 7#7: cannot load certificate key \"/s/k.pem\": BIO_new_file() failed (SSL: x)\n";
+        assert_eq!(words(closed, "/s/c.pem"), None);
         let other = "x [emerg] 7#7: mkdir() \"/var/lib/nginx/body\" failed\n";
         assert_eq!(words(other, "/s/c.pem"), None);
         assert!(complaint("x [warn] 7#7: \"/s/c.pem\"\n", &pair("/s/c.pem")).is_none());

@@ -9,7 +9,9 @@ use time::OffsetDateTime;
 use super::grace::Absences;
 use super::pin::Pin;
 use super::{Installation, ReconcileError};
-use crate::certificate::pem_files;
+use crate::certificate::anchors::Anchors;
+use crate::certificate::chain::Chain;
+use crate::certificate::{Identifier, IssuedCertificate, Issuer, PemFiles, pem_files};
 use crate::desired::{Candidate, Given, Owners, Rejection};
 use crate::diagnostic::Diagnostic;
 use crate::generation::manifest::{AppSource, Manifest};
@@ -362,11 +364,37 @@ pub fn parse_alone(
     for vhost in &app.vhosts {
         let names = vhost.all_names().map(|name| name.value.to_identifier());
         let names: Vec<_> = names.collect();
-        let pair = vhost.tls.files.as_ref();
-        if let Some(Err(error)) = pair.map(|pair| pem_files::read(pair, &names, now)) {
-            let warning = Diagnostic::new(&app.file, format!("failed to {error}")).at(vhost.at);
-            warnings.push(warning.to_string());
+        let Some(files) = &vhost.tls.files else {
+            continue;
+        };
+        let about = |reason: String| {
+            let warning = Diagnostic::new(&app.file, reason).at(vhost.at);
+            warning.to_string()
+        };
+        match pem_files::read(files, &names, now) {
+            Ok(pair) => {
+                warnings.extend(chain_warnings(&pair, files, &names, settings, now).map(about))
+            }
+            Err(error) => warnings.push(about(format!("failed to {error}"))),
         }
     }
     Ok((app, warnings))
+}
+
+/// What clients will not like about the chain; nothing where this system's roots cannot be read.
+fn chain_warnings(
+    pair: &IssuedCertificate,
+    files: &PemFiles,
+    names: &[Identifier],
+    settings: &Settings,
+    now: OffsetDateTime,
+) -> impl Iterator<Item = String> {
+    let chain = Chain::parse_of(Issuer::File, &pair.chain_pem).ok();
+    let anchors = Anchors::load(settings.acme.ca_file.as_deref()).ok();
+    let judged = chain.zip(anchors).zip(names.first());
+    judged
+        .into_iter()
+        .flat_map(move |((chain, anchors), first)| {
+            anchors.warnings(&chain, first, &files.chain, now)
+        })
 }

@@ -1,5 +1,7 @@
 //! `tls: {certificate, certificate_key}`: a certificate that somebody else renews.
 
+mod forms;
+
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -7,8 +9,8 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, IsCa, Issuer,
-    KeyPair,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair,
 };
 use rustls::pki_types::CertificateDer;
 use time::OffsetDateTime;
@@ -16,6 +18,7 @@ use time::OffsetDateTime;
 use super::support::app::App;
 use super::support::client::{self, Trust};
 use super::support::host::Host;
+use super::support::nginx::NginxHost;
 use super::support::receiver::Receiver;
 use super::support::{wait_for, wait_within};
 
@@ -36,10 +39,32 @@ struct Pair {
 
 impl Authority {
     fn new() -> Self {
+        Self::named("root of a test")
+    }
+
+    fn named(name: &str) -> Self {
         let key = KeyPair::generate().unwrap();
         let mut parameters = CertificateParams::default();
         parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        parameters.distinguished_name = DistinguishedName::new();
+        parameters.distinguished_name.push(DnType::CommonName, name);
         let certificate = parameters.self_signed(&key).unwrap();
+        Self {
+            pem: certificate.pem(),
+            der: certificate.der().clone(),
+            issuer: Issuer::new(parameters, key),
+        }
+    }
+
+    /// A CA that this one has signed.
+    fn intermediate(&self) -> Self {
+        let key = KeyPair::generate().unwrap();
+        let mut parameters = CertificateParams::default();
+        parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let mut name = DistinguishedName::new();
+        name.push(DnType::CommonName, "intermediate of a test");
+        parameters.distinguished_name = name;
+        let certificate = parameters.signed_by(&key, &self.issuer).unwrap();
         Self {
             pem: certificate.pem(),
             der: certificate.der().clone(),
@@ -219,9 +244,9 @@ fn files_that_are_no_good_are_named_and_what_was_good_serves_on() {
         (&good.leaf, &other.key, "are not a pair"),
         (&other.leaf, &other.key, "it is not for hello.example.com"),
         (&old.leaf, &old.key, "it is from"),
-        (secret, &good.key, "no chain of certificates in PEM"),
-        (&good.leaf, secret, "no private key in PEM"),
-        ("", &good.key, "no chain of certificates in PEM"),
+        (secret, &good.key, "it has no certificate in PEM"),
+        (&good.leaf, secret, "it has no private key in PEM"),
+        ("", &good.key, "it has no certificate in PEM"),
     ];
     for (chain_text, key_text, why) in wrong {
         fs::write(&chain, chain_text).unwrap();
@@ -312,4 +337,63 @@ fn another_chain_of_the_same_leaf_and_the_files_of_before_are_taken_too() {
     assert_eq!(served(), (der(&one.leaf), 1));
     host.reload_ends(0, "unchanged");
     assert_eq!(certificate(&host)["not_after"], ends);
+}
+
+#[test]
+fn an_incomplete_chain_from_files_is_served_and_told() {
+    let (ca, app) = (Authority::new(), App::start());
+    let nginx = NginxHost::new();
+    let root = nginx.path("root.pem");
+    fs::write(&root, &ca.pem).unwrap();
+    let settings = format!(
+        "acme: {{directory: \"https://127.0.0.1:9/none\", ca_file: {}}}\n",
+        root.display()
+    );
+    let host = Host::on(nginx, &settings);
+    let (chain, key) = (host.path("chain.pem"), host.path("key.pem"));
+    let intermediate = ca.intermediate();
+    let pair = intermediate.pair(&[HELLO], 90);
+    fs::write(&key, &pair.key).unwrap();
+    host.drop_file("hello.yml", &vhost(&app, &chain, &key));
+    let told = |outcome: &str| {
+        let report = host.reload_ends(0, outcome);
+        let (_, status) = host.json(&["status"]);
+        let (exit, checked) = host.json(&["check"]);
+        assert_eq!(
+            (exit, certificate(&host)["state"].as_str()),
+            (0, Some("valid"))
+        );
+        assert_eq!(leaf(&host), Some(der(&pair.leaf)));
+        [
+            report["warnings"].clone(),
+            status["warnings"].clone(),
+            status["certificates"][0]["warnings"].clone(),
+            checked["warnings"].clone(),
+        ]
+        .map(|warnings| warnings.to_string())
+    };
+    fs::write(&chain, &pair.leaf).unwrap();
+    for told in told("activated") {
+        assert!(told.contains("the chain is incomplete"), "{told}");
+        assert!(told.contains("intermediate of a test"), "{told}");
+    }
+    fs::write(&chain, format!("{}{}", pair.leaf, intermediate.pem)).unwrap();
+    for told in told("activated") {
+        assert!(!told.contains("the chain"), "{told}");
+    }
+    // a root that visitors may have, and this system does not
+    let other = Authority::named("private root");
+    let private = other.pair(&[HELLO], 90);
+    let pair = private;
+    fs::write(&key, &pair.key).unwrap();
+    fs::write(&chain, format!("{}{}", pair.leaf, other.pem)).unwrap();
+    let report = host.reload_ends(0, "activated");
+    let told = report["warnings"].to_string();
+    assert!(
+        told.contains("a root that this system does not trust"),
+        "{told}"
+    );
+    assert_eq!(leaf(&host), Some(der(&pair.leaf)));
+    let again = host.reload_ends(0, "unchanged");
+    assert_eq!(again["warnings"], report["warnings"]);
 }

@@ -14,7 +14,7 @@ use x509_parser::error::X509Error;
 use x509_parser::oid_registry;
 use x509_parser::prelude::X509Certificate;
 use x509_parser::public_key::PublicKey;
-use x509_parser::x509::AlgorithmIdentifier;
+use x509_parser::x509::{AlgorithmIdentifier, SubjectPublicKeyInfo};
 
 use super::ChainError;
 
@@ -29,17 +29,56 @@ pub(super) fn check(chain: &[X509Certificate<'_>]) -> Result<(), ChainError> {
             })?;
         }
     }
+    check_strength(chain)?;
     for (index, certificate) in chain.iter().enumerate() {
-        strength(certificate).map_err(|reason| ChainError::Weak {
-            nth: index + 1,
-            reason,
-        })?;
+        let key = certificate.public_key();
+        let is_rsa = matches!(key.parsed(), Ok(PublicKey::RSA(_)));
+        if !is_rsa && !is_known_to_openssl(&key.algorithm) {
+            let reason = "its key is of a kind that OpenSSL may not know";
+            return Err(ChainError::Weak {
+                nth: index + 1,
+                reason,
+            });
+        }
     }
     match chain.first().map(|leaf| leaf.extended_key_usage()) {
         Some(Ok(Some(usage))) if !usage.value.server_auth && !usage.value.any => {
             Err(ChainError::Usage)
         }
         _ => Ok(()),
+    }
+}
+
+/// Whether browsers take the leaf's key, and OpenSSL's security level 2 lets every certificate pass.
+pub(super) fn check_keys(chain: &[X509Certificate<'_>]) -> Result<(), ChainError> {
+    check_strength(chain)?;
+    match chain.first() {
+        Some(leaf) if !is_for_browsers(leaf.public_key()) => Err(ChainError::Weak {
+            nth: 1,
+            reason: "browsers do not know its kind of key: use RSA, ECDSA on P-256, P-384 or P-521, or Ed25519",
+        }),
+        _ => Ok(()),
+    }
+}
+
+fn check_strength(chain: &[X509Certificate<'_>]) -> Result<(), ChainError> {
+    for (index, certificate) in chain.iter().enumerate() {
+        strength(certificate).map_err(|reason| ChainError::Weak {
+            nth: index + 1,
+            reason,
+        })?;
+    }
+    Ok(())
+}
+
+/// BoringSSL, NSS and rustls agree on these; points are not compressed (RFC 8422 §5.1.2).
+fn is_for_browsers(key: &SubjectPublicKeyInfo<'_>) -> bool {
+    match key.parsed() {
+        Ok(PublicKey::RSA(key)) => key.key_size() <= MOST_RSA_BITS,
+        Ok(PublicKey::EC(point)) => {
+            is_known_to_openssl(&key.algorithm) && point.data().first() == Some(&4)
+        }
+        _ => key.algorithm.algorithm == OID_SIG_ED25519,
     }
 }
 
@@ -63,14 +102,11 @@ fn strength(certificate: &X509Certificate<'_>) -> Result<(), &'static str> {
     if !self_issued && WEAK.contains(&certificate.signature_algorithm.algorithm) {
         return Err("its signature uses a broken hash");
     }
-    let key = certificate.public_key();
-    match key.parsed() {
+    match certificate.public_key().parsed() {
         Ok(PublicKey::RSA(key)) if key.key_size() < LEAST_RSA_BITS => {
             Err("its RSA key has fewer than 2048 bits")
         }
-        Ok(PublicKey::RSA(_)) => Ok(()),
-        _ if is_known_to_openssl(&key.algorithm) => Ok(()),
-        _ => Err("its key is of a kind that OpenSSL may not know"),
+        _ => Ok(()),
     }
 }
 
@@ -95,6 +131,7 @@ const WEAK: [Oid<'static>; 7] = [
 ];
 const CURVES: [Oid<'static>; 3] = [OID_EC_P256, OID_NIST_EC_P384, OID_NIST_EC_P521];
 const LEAST_RSA_BITS: usize = 2048;
+const MOST_RSA_BITS: usize = 8192;
 
 #[cfg(test)]
 mod tests {

@@ -142,8 +142,8 @@ fn try_out(judge: &dyn Judge, version: &Path, directory: &Path) -> Result<(), St
 pub(super) fn read(path: &Path, name: &CertificateName) -> Result<Version, String> {
     let meta: Meta =
         serde_json::from_str(&text(path, META)?).map_err(|error| format!("{META}: {error}"))?;
-    let chain =
-        Chain::parse(&text(path, CHAIN)?).map_err(|error| format!("{CHAIN}: failed to {error}"))?;
+    let chain = Chain::parse_of(meta.issuer, &text(path, CHAIN)?)
+        .map_err(|error| format!("{CHAIN}: failed to {error}"))?;
     let expected = directory_name(&chain, meta.issuer);
     if path
         .file_name()
@@ -175,9 +175,16 @@ pub(super) fn read(path: &Path, name: &CertificateName) -> Result<Version, Strin
 }
 
 impl StoredCertificate {
+    /// Its chain, as it is on disk. The error is a lowercase reason.
+    pub fn read_chain(&self) -> Result<Chain, String> {
+        let directory = self.chain.parent().unwrap_or(&self.chain);
+        let chain = Chain::parse_of(self.issuer, &text(directory, CHAIN)?);
+        chain.map_err(|error| format!("{CHAIN}: failed to {error}"))
+    }
+
     /// Whether it was made of these files.
     pub fn holds(&self, pair: &IssuedCertificate) -> bool {
-        let chain = Chain::parse(&pair.chain_pem);
+        let chain = Chain::parse_of(self.issuer, &pair.chain_pem);
         self.issuer == Issuer::File
             && chain.is_ok_and(|chain| directory_name(&chain, self.issuer) == self.serial)
     }

@@ -1,11 +1,14 @@
 //! W: every vhost with TLS has something to serve: from our own CA or from files at once, else a
 //! placeholder.
 
+use std::cell::LazyCell;
 use std::collections::BTreeMap;
 
 use super::{Candidate, ReconcileError};
+use crate::certificate::anchors::Anchors;
 use crate::certificate::attempts::{Attempts, RetryAdvice};
 use crate::certificate::pem_files;
+use crate::certificate::preflight::{Remark, Remarks};
 use crate::certificate::{CertificateRequest, Issuer, StoredCertificate, WantedCertificate};
 
 /// What became of an attempt: it is made again at every look, and concerns no other certificate.
@@ -26,9 +29,13 @@ impl Candidate<'_> {
                     let name = wanted.name.clone();
                     self.inventory.certificates.insert(name, stored);
                 }
-                Some(Err(error)) => self
-                    .warnings
-                    .push(format!("{}: failed to {error}", wanted.name)),
+                Some(Err(error)) => {
+                    let warning = format!("{}: failed to {error}", wanted.name);
+                    // it is tried again with every attempt of the pass
+                    if !self.warnings.contains(&warning) {
+                        self.warnings.push(warning);
+                    }
+                }
                 None => {}
             }
             // a further type of key has none: it is not waited for
@@ -40,7 +47,67 @@ impl Candidate<'_> {
                 self.inventory.placeholders.insert(name, placeholder);
             }
         }
+        self.warn_of_chains()
+    }
+
+    /// What clients will not like about the chains from files that are served.
+    fn warn_of_chains(&mut self) -> Result<(), ReconcileError> {
+        let (installation, now) = (self.installation, self.request.now);
+        let ca_file = installation.settings.acme.ca_file.as_deref();
+        let anchors = LazyCell::new(|| Anchors::load(ca_file));
+        let from_files = self.wanted.iter().filter(|it| it.issuer == Issuer::File);
+        for wanted in from_files {
+            let stored = self.inventory.certificates.get(&wanted.name);
+            let (Some(stored), Some(files)) = (stored, &wanted.files) else {
+                continue;
+            };
+            if stored.issuer != Issuer::File {
+                continue;
+            }
+            let anchors = match &*anchors {
+                Ok(anchors) => anchors,
+                Err(error) => {
+                    tracing::debug!("chains from files are not judged: {error}");
+                    break;
+                }
+            };
+            let first = wanted.identifiers.first();
+            let chain = stored.read_chain().ok().zip(first);
+            let warnings = chain.map_or_else(Vec::new, |(chain, first)| {
+                anchors.warnings(&chain, first, &files.chain, now)
+            });
+            let warnings = warnings
+                .into_iter()
+                .map(|it| format!("{}: {it}", wanted.name));
+            let mut warnings: Vec<String> = warnings.collect();
+            self.record_warnings(wanted, &warnings)?;
+            warnings.retain(|warning| !self.warnings.contains(warning));
+            self.warnings.append(&mut warnings);
+        }
         Ok(())
+    }
+
+    /// For `status`, which shows them with the certificate.
+    fn record_warnings(
+        &self,
+        wanted: &WantedCertificate,
+        warnings: &[String],
+    ) -> Result<(), ReconcileError> {
+        let ledger = &self.installation.ledger;
+        let remark = |told: &String| Remark {
+            about: told.clone(),
+            told: told.clone(),
+        };
+        let remarks = Remarks {
+            identifiers: wanted.identifiers.clone(),
+            remarks: warnings.iter().map(remark).collect(),
+        };
+        let known = ledger.remarks_of(&wanted.name)?;
+        let known = known.map_or_else(Vec::new, |known| known.remarks);
+        match known == remarks.remarks {
+            true => Ok(()),
+            false => Ok(ledger.record_remarks(&wanted.name, &remarks)?),
+        }
     }
 
     /// One root for all who have none, instead of one for each.
