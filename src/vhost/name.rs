@@ -1,11 +1,14 @@
 //! P: names of apps, of vhosts, and the names that vhosts answer to.
 
+mod permitted; // P which characters a host name may have
+
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
 use idna::AsciiDenyList;
 use idna::uts46::{DnsLength, Hyphens, Uts46};
+use permitted::{first_forbidden, is_permitted};
 use serde::{Deserialize, Serialize};
 
 use super::address;
@@ -164,6 +167,44 @@ impl FromStr for ServerName {
     type Err = NameError;
 
     fn from_str(text: &str) -> Result<Self, NameError> {
+        let name = Self::mapped(text)?;
+        match name.forbidden() {
+            Some(character) => Err(NameError::Character(character)),
+            None => Ok(name),
+        }
+    }
+}
+
+impl ServerName {
+    /// What `text` may have been meant to be: without the quotes and symbols around it, and with
+    /// hyphens instead of dashes.
+    pub fn suggested_for(text: &str) -> Option<Self> {
+        let (unicode, _) =
+            Uts46::new().to_unicode(text.as_bytes(), AsciiDenyList::EMPTY, Hyphens::Allow);
+        let hyphened = unicode.replace(is_dash, "-");
+        let is_part = |c: char| c == '*' || is_permitted(c);
+        let trimmed = hyphened.trim_matches(|c| !is_part(c));
+        let meant: Self = trimmed.parse().ok()?;
+        (trimmed != text).then_some(meant)
+    }
+
+    /// The first character that IDNA2008 does not permit.
+    fn forbidden(&self) -> Option<char> {
+        let name = match &self.0 {
+            Kind::Host(name) => name,
+            Kind::Wildcard(name) => &name[2..],
+            Kind::Address(..) => return None,
+        };
+        if !name.contains("xn--") {
+            return None;
+        }
+        let (unicode, _) =
+            Uts46::new().to_unicode(name.as_bytes(), AsciiDenyList::STD3, Hyphens::Check);
+        unicode.split('.').find_map(first_forbidden)
+    }
+
+    /// By UTS #46 alone.
+    fn mapped(text: &str) -> Result<Self, NameError> {
         if let Some(address) = bracketed(text).or_else(|| text.parse().ok()) {
             return parse_address(address);
         }
@@ -242,6 +283,14 @@ fn is_number(label: &str) -> bool {
     }
 }
 
+/// Pd, and the minus sign.
+fn is_dash(character: char) -> bool {
+    matches!(
+        character,
+        '\u{2010}'..='\u{2015}' | '\u{2212}' | '\u{fe58}' | '\u{ff0d}'
+    )
+}
+
 /// Why a text is not a name. Retrying does not help.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum NameError {
@@ -249,6 +298,8 @@ pub enum NameError {
     Address { kind: &'static str },
     #[error("not an app's name")]
     App,
+    #[error("`{0}` (U+{code:04X}) is not allowed in a host name", code = u32::from(*.0))]
+    Character(char),
     #[error("an empty name")]
     Empty,
     #[error("not a host name")]
@@ -280,6 +331,9 @@ impl NameError {
             Self::App => {
                 "name the file with letters, digits, `.`, `_` and `-`, at most 64, as in hello.yml"
             }
+            Self::Character(_) => {
+                "letters and digits of any script, and `-`: certificate authorities sign no other name"
+            }
             Self::Host => "letters, digits and `-`, each label at most 63 characters, 253 together",
             Self::Numeric => "write an IPv4 address with four decimal numbers",
             Self::Pattern => "write each name, or a wildcard such as \"*.example.org\"",
@@ -293,6 +347,21 @@ impl NameError {
             Self::Url => "write the name alone, without https:// and path",
             Self::Address { .. } | Self::Empty | Self::Reserved => return None,
         })
+    }
+}
+
+/// What is stored was accepted once: a rule of today does not make the rest of its file unreadable.
+impl TryFrom<String> for ServerName {
+    type Error = NameError;
+
+    fn try_from(text: String) -> Result<Self, NameError> {
+        Self::mapped(&text)
+    }
+}
+
+impl From<ServerName> for String {
+    fn from(name: ServerName) -> Self {
+        name.to_string()
     }
 }
 
@@ -316,7 +385,6 @@ macro_rules! serialized_as_text {
 }
 
 serialized_as_text!(AppName);
-serialized_as_text!(ServerName);
 serialized_as_text!(VhostName);
 
 impl fmt::Display for AppName {

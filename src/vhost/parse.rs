@@ -209,7 +209,7 @@ fn is_ansible(fields: &Fields) -> bool {
 fn each<T: FromStr<Err: Display>, H: Into<String>>(
     texts: Vec<Located<String>>,
     problems: &mut Problems,
-    hint: impl Fn(&T::Err) -> Option<H>,
+    hint: impl Fn(&T::Err, &str) -> Option<H>,
 ) -> Vec<Located<T>> {
     let (mut parsed, mut wrong) = (Vec::new(), 0);
     for Located { value: text, at } in texts {
@@ -219,15 +219,20 @@ fn each<T: FromStr<Err: Display>, H: Into<String>>(
             Err(error) => {
                 wrong += 1;
                 let reason = format!("{}: {error}", quoted(&text));
-                problems.add_with_hint(at, reason, hint(&error));
+                problems.add_with_hint(at, reason, hint(&error, &text));
             }
         }
     }
     parsed
 }
 
-fn server_name_hint(error: &NameError) -> Option<&'static str> {
-    error.hint()
+fn server_name_hint(error: &NameError, text: &str) -> Option<String> {
+    if let NameError::Character(_) | NameError::Host = error
+        && let Some(meant) = ServerName::suggested_for(text)
+    {
+        return Some(format!("did you mean `{meant}`?"));
+    }
+    error.hint().map(str::to_owned)
 }
 
 /// All of one scheme, none twice: they become one nginx upstream.
@@ -238,7 +243,9 @@ fn upstreams(fields: &mut Fields, problems: &mut Problems) -> Vec<Upstream> {
     }
     texts.truncate(MAX_UPSTREAMS);
     let upstreams: Vec<Located<Upstream>> =
-        each(texts, problems, |error: &UpstreamError| error.hint());
+        each(texts, problems, |error: &UpstreamError, _: &str| {
+            error.hint()
+        });
     for (index, upstream) in upstreams.iter().enumerate() {
         let before = &upstreams[..index];
         if before.iter().any(|other| other.value == upstream.value) {

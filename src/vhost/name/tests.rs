@@ -55,6 +55,90 @@ fn what_nginx_would_read_as_more_than_a_name_is_refused() {
 }
 
 #[test]
+fn a_name_has_the_characters_that_idna2008_permits() {
+    for text in [
+        "münchen.example",
+        "MÜNCHEN.example",
+        "straße.example",
+        "ὀδυσσεύς.example",
+        "中文.example",
+        "日本語・テスト.example",
+        "한국.example",
+        "مثال.example",
+        "نامه\u{200c}ای.example",
+        "ශ්\u{200d}රී.example",
+        "उदाहरण.example",
+        "ตัวอย่าง.example",
+        "דוגמה.example",
+        "ג׳ירף.example",
+        "l·l.example",
+        "ا٣٤.example",
+        "๓.example",
+        "xn--mnchen-3ya.example",
+        "*.中文.example",
+    ] {
+        assert!(name(text).is_ok(), "{text}: {:?}", name(text));
+    }
+}
+
+#[test]
+fn a_character_that_idna2008_does_not_permit_is_named_also_in_an_a_label() {
+    for (text, character) in [
+        ("“a.example.com”", '“'),
+        ("‘a.example.com’", '‘'),
+        ("„a.example.com“", '„'),
+        ("«a».example.com", '«'),
+        ("*.“a.example.com", '“'),
+        ("i❤.example", '❤'),
+        ("💩.example", '💩'),
+        ("a–b.example", '–'),
+        ("a—b.example", '—'),
+        ("a→b.example", '→'),
+        ("a·b.example", '·'),
+        ("a・b.example", '・'),
+        ("a€.example", '€'),
+        ("a√b.example", '√'),
+        ("ـا.example", 'ـ'),
+        ("xn--i-7iq.example", '❤'),
+        ("xn--ls8h.example", '💩'),
+        ("a.xn--ls8h", '💩'),
+    ] {
+        assert_eq!(name(text), Err(NameError::Character(character)), "{text}");
+    }
+    let error = name("“a.example.com”").unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "`“` (U+201C) is not allowed in a host name"
+    );
+}
+
+#[test]
+fn a_name_in_quotes_or_with_dashes_has_a_suggestion() {
+    let meant = |text: &str| ServerName::suggested_for(text).map(|name| name.to_string());
+    for (text, expected) in [
+        ("“a.example.com”", Some("a.example.com")),
+        ("'a.example.com'", Some("a.example.com")),
+        ("`a.example.com`,", Some("a.example.com")),
+        ("“*.example.com”", Some("*.example.com")),
+        ("my–shop.example", Some("my-shop.example")),
+        ("“bücher.example”", Some("xn--bcher-kva.example")),
+        ("i❤ny.example", None),
+        ("💩.example", None),
+        ("a.example", None),
+        ("", None),
+    ] {
+        assert_eq!(meant(text).as_deref(), expected, "{text}");
+    }
+}
+
+#[test]
+fn a_name_that_was_accepted_before_a_rule_is_still_read() {
+    let stored = "{\"xn--ls8h.example\": 1}";
+    let read: std::collections::BTreeMap<ServerName, u8> = serde_json::from_str(stored).unwrap();
+    assert_eq!(read.len(), 1);
+}
+
+#[test]
 fn a_label_of_64_or_a_name_of_254_characters_is_refused() {
     let label = "a".repeat(63);
     assert!(name(&format!("{label}.example")).is_ok());
