@@ -44,7 +44,7 @@ pub struct VhostSpec {
     pub at: Position,
     /// At least one; the first is canonical; no name twice.
     pub server_names: Vec<Located<ServerName>>,
-    /// Further names, which answer 301 to the canonical one.
+    /// Further names, which redirect to [`VhostSpec::redirect_target`].
     pub redirect_from: Vec<Located<ServerName>>,
     /// Files below it are served first; a miss goes to the app.
     pub root: Option<RootDir>,
@@ -55,9 +55,17 @@ pub struct VhostSpec {
 }
 
 impl VhostSpec {
-    /// The name that the others redirect to and that certificates are named after.
+    /// The name that certificates are named after.
     pub fn canonical(&self) -> &ServerName {
         &self.server_names[0].value
+    }
+
+    /// The name that `redirect_from` leads to: the first that is no wildcard. The parser refuses a
+    /// `redirect_from` where there is none.
+    pub fn redirect_target(&self) -> &ServerName {
+        let mut names = self.server_names.iter().map(|name| &name.value);
+        let exact = names.find(|name| !name.is_wildcard());
+        exact.unwrap_or(self.canonical())
     }
 
     /// Every name that this vhost answers, the canonical one first.

@@ -149,6 +149,7 @@ impl Reading<'_> {
             problems,
             server_name_hint,
         );
+        refuse_redirect_to_wildcard(&server_names, &redirect_from, problems);
         let root = self.root(&mut fields, problems);
         let upstreams = upstreams(&mut fields, problems);
         let cache_assets = assets::parse(fields.take("cache_assets"), problems);
@@ -309,6 +310,27 @@ fn refuse_profile<'a>(
         );
         let hint = format!("set `tls: {{profile: {only}}}` for this vhost");
         problems.add_with_hint(name.at, reason, Some(&hint));
+    }
+}
+
+/// A redirect has one target: a wildcard is none.
+fn refuse_redirect_to_wildcard(
+    server_names: &[Located<ServerName>],
+    redirect_from: &[Located<ServerName>],
+    problems: &mut Problems,
+) {
+    let is_target = |name: &Located<ServerName>| !name.value.is_wildcard();
+    // names that are wrong are told, and might have been targets
+    let (Some(first), false) = (redirect_from.first(), server_names.is_empty()) else {
+        return;
+    };
+    if !server_names.iter().any(is_target) {
+        let reason = format!(
+            "`{}` has no name to redirect to: `server_name` has wildcards alone",
+            first.value
+        );
+        let hint = "add a name without `*` to `server_name`: the first of those is the target";
+        problems.add_with_hint(first.at, reason, Some(hint));
     }
 }
 

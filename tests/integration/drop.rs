@@ -212,6 +212,48 @@ fn redirect_from_answers_301_with_path_and_query_on_both_ports_and_is_in_the_cer
 }
 
 #[test]
+fn redirect_from_beside_a_wildcard_leads_to_the_first_exact_name_and_is_refused_without_one() {
+    let host = Host::new();
+    let app = App::start();
+    let text = |names: &str| {
+        format!(
+            "server_name: [{names}]\nredirect_from: old.example.org\nproxy_pass_url: {}\n",
+            app.url()
+        )
+    };
+    host.drop_file("hello.yml", &text(&format!("\"*.example.com\", {HELLO}")));
+    host.reload_ends(0, "activated");
+    let trust = Trust::Anyone;
+    for answer in [
+        client::get(host.http(), "old.example.org", "/a?b").unwrap(),
+        client::get_tls(host.https(), "old.example.org", "/a?b", &trust).unwrap(),
+    ] {
+        assert!([301, 308].contains(&answer.status), "{}", answer.status);
+        let location = answer.header("Location").unwrap();
+        let rest = location.strip_prefix(&format!("https://{HELLO}"));
+        assert!(
+            rest.is_some_and(|rest| rest.ends_with("/a?b")),
+            "{location}"
+        );
+    }
+    host.drop_file("hello.yml", &text("\"*.example.com\""));
+    let report = host.reload_ends(3, "unchanged");
+    let rejected = &report["rejected"][0];
+    assert_eq!(
+        (&rejected["line"], &rejected["column"]),
+        (&2.into(), &16.into()),
+        "{report}"
+    );
+    assert!(
+        rejected["hint"]
+            .as_str()
+            .unwrap()
+            .contains("a name without `*`"),
+        "{report}"
+    );
+}
+
+#[test]
 fn tls_off_serves_plain_http_only() {
     let host = Host::new();
     let page = host.page("hello", "plain\n");

@@ -14,23 +14,16 @@ pub(super) fn redirect(
     port: Port,
 ) -> Result<Option<Token>, TokenError> {
     let trusted = matches!(vhost.tls, DesiredTls::On { trusted: true, .. });
-    let names_served = &vhost.spec.server_names;
-    let exact = names_served
-        .iter()
-        .map(|name| &name.value)
-        .find(|name| !name.is_wildcard());
-    let covered = trusted && !exact.is_some_and(|exact| is_uncovered(vhost, exact));
     let target: Option<&ServerName> = match names {
         Names::Served if port == Port::Https || !trusted => return Ok(None),
         Names::Uncovered => return Ok(None),
         // every name of a vhost serves: the client keeps the one that it asked for
-        Names::Served if names_served.len() > 1 => None,
-        Names::Served => exact,
-        // with wildcards alone there is nowhere to go, and the client's own name would be a loop
-        Names::Redirected if exact.is_none() => return Ok(None),
-        Names::Redirected => exact,
+        Names::Served if vhost.spec.server_names.len() > 1 => None,
+        Names::Served => Some(vhost.spec.canonical()).filter(|name| !name.is_wildcard()),
+        Names::Redirected => Some(vhost.spec.redirect_target()),
     };
-    let to_https = covered || matches!(names, Names::Served);
+    let covered = |name| trusted && !is_uncovered(vhost, name);
+    let to_https = matches!(names, Names::Served) || target.is_some_and(covered);
     let (scheme, number) = match (port, to_https) {
         (Port::Https, _) => ("https://", "$vhostd_host_port"),
         (Port::Http, true) => ("https://", "$vhostd_https_port"),

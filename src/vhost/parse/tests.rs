@@ -234,6 +234,38 @@ fn a_name_twice_in_a_file_is_refused_with_its_first_line() {
 }
 
 #[test]
+fn a_redirect_leads_to_the_first_name_that_is_no_wildcard_and_needs_one() {
+    let app = parsed(
+        "server_name: [\"*.a.example\", a.example, b.example]\nredirect_from: old.example\nroot: /srv/a\ntls: internal\n",
+    );
+    assert_eq!(app.vhosts[0].canonical().as_str(), "*.a.example");
+    assert_eq!(app.vhosts[0].redirect_target().as_str(), "a.example");
+    let said = refused(
+        "server_name: [\"*.a.example\", \"*.b.example\"]\nredirect_from: [old.example, x.example]\nroot: /srv/a\ntls: internal\n",
+    );
+    assert!(said.contains("hello.yml:2:17"), "{said}");
+    assert!(
+        said.contains("`old.example` has no name to redirect to"),
+        "{said}"
+    );
+    assert!(said.contains("add a name without `*`"), "{said}");
+    assert_eq!(said.matches("redirect to").count(), 1, "{said}");
+}
+
+#[test]
+fn a_name_in_typographic_quotes_is_refused_with_what_was_meant() {
+    let said = refused("server_name: “a.example.com”\nroot: /srv/a\n");
+    assert!(said.contains("`“` (U+201C) is not allowed"), "{said}");
+    assert!(said.contains("did you mean `a.example.com`?"), "{said}");
+    let said = refused("server_name: a.example\nredirect_from: 💩.example\nroot: /srv/a\n");
+    assert!(said.contains("U+1F4A9"), "{said}");
+    assert!(
+        said.contains("certificate authorities sign no other name"),
+        "{said}"
+    );
+}
+
+#[test]
 fn upstreams_of_one_vhost_have_one_scheme_and_are_different() {
     let text = "server_name: a.example\nproxy_pass_url:\n- http://127.0.0.1:1\n- ";
     assert_eq!(
