@@ -17,7 +17,7 @@ use crate::certificate::{
 };
 use crate::clock;
 use crate::generation::history::Proof;
-use crate::generation::manifest::Reason;
+use crate::generation::manifest::{Manifest, Reason};
 use crate::generation::{GenerationError, GenerationStore};
 use crate::installation::Installation;
 use crate::notice::change::Difference;
@@ -25,8 +25,11 @@ use crate::notice::memory::Memory;
 use crate::obtain::is_good;
 use crate::reconcile::proof::answering;
 use crate::served::ServedRecord;
-use crate::settings::KeyType;
+use crate::settings::{KeyType, Settings};
 use crate::status::{StatusRecord, VhostState, VhostStatus};
+use crate::vhost::parse::parse;
+use crate::vhost::reach::{self, Budget};
+use crate::vhost::root::Worker;
 
 /// What `vhostd status` shows, in the contract's form.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -211,6 +214,7 @@ pub fn overview(installation: &Installation, failure: Option<&str>) -> Result<Ov
         }
     }
     let settings = &installation.settings;
+    warnings.extend(unreachable(&active, settings));
     let memory = Memory::read(&settings.state_dir).unwrap_or_default();
     warnings.extend(memory.warnings(&settings.hooks));
     let recorded = record.as_ref().and_then(|record| record.error.clone());
@@ -235,6 +239,20 @@ pub fn overview(installation: &Installation, failure: Option<&str>) -> Result<Ov
             .map(|failure| format!("failed to {failure}"))
             .or(recorded),
     })
+}
+
+/// What nginx's user cannot reach of the apps that serve: as it is now, as apps come and go.
+fn unreachable(active: &Manifest, settings: &Settings) -> Vec<String> {
+    let worker = Worker::named(&active.survey.user);
+    let (mut budget, mut warnings) = (Budget::default(), Vec::new());
+    for (name, source) in &active.apps {
+        let (roots, tls) = (&settings.roots, settings.tls_defaults());
+        if let Ok(app) = parse(name, &source.file, &source.text, roots, &tls) {
+            let found = reach::inspect(&app, &worker, &mut budget, false);
+            warnings.extend(found.iter().map(ToString::to_string));
+        }
+    }
+    warnings
 }
 
 fn certificates(installation: &Installation) -> Result<Vec<CertificateShown>, String> {

@@ -4,6 +4,7 @@
 //! `validate()`. Words here are the operator's; nginx's begin in `render/block.rs`.
 
 pub mod parse; // P VhostFile → App | Vec<Diagnostic>
+pub mod reach; // R sockets and links that nginx's user cannot follow
 pub mod root; // R a root's symbolic links and permissions
 pub mod source; // R directory → Vec<VhostFile>; the only reader of the vhosts directory
 

@@ -17,6 +17,7 @@ use crate::reconcile::last_look::LastLook;
 use crate::reconcile::neighbours;
 use crate::reconcile::report::{Rejected, misnamed, rejected};
 use crate::settings::Settings;
+use crate::vhost::reach::{self, Budget};
 use crate::vhost::root::Worker;
 use crate::vhost::source::{self, Listing, VhostFile};
 use crate::vhost::{App, AppName, ServerName};
@@ -42,6 +43,8 @@ struct Findings {
     unreadable: Vec<String>,
     /// Who reads the files of a `root`, as far as the active generation knows.
     worker: Worker,
+    /// What is left of the looks for links.
+    budget: Budget,
 }
 
 #[derive(Serialize)]
@@ -111,7 +114,7 @@ impl Findings {
             self.remember(file);
             match parse_alone(file, settings, &self.worker, clock::system()()) {
                 Ok((app, warnings)) => {
-                    self.warnings.extend(warnings);
+                    self.warn(&app, warnings);
                     candidates.push(candidate(app, file));
                 }
                 Err(errors) => {
@@ -135,7 +138,7 @@ impl Findings {
         self.remember(&file);
         let app = match parse_alone(&file, settings, &self.worker, clock::system()()) {
             Ok((app, warnings)) => {
-                self.warnings.extend(warnings);
+                self.warn(&app, warnings);
                 app
             }
             Err(errors) => return self.reject(&file.app, errors),
@@ -164,6 +167,13 @@ impl Findings {
             .filter(|rejection| rejection.app == me)
             .collect::<Vec<_>>();
         self.rejected.extend(rejected(&mine));
+    }
+
+    fn warn(&mut self, app: &App, warnings: Vec<String>) {
+        self.warnings.extend(warnings);
+        let unreachable = reach::inspect(app, &self.worker, &mut self.budget, true);
+        let unreachable = unreachable.iter().map(ToString::to_string);
+        self.warnings.extend(unreachable);
     }
 
     fn reject(&mut self, app: &AppName, diagnostics: Vec<Diagnostic>) {

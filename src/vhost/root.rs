@@ -5,6 +5,7 @@
 
 mod components; // R how a root's path is resolved, and who owns what it goes through
 mod links; // P from where on nginx checks links, and which one it stops
+pub(crate) mod stopped_links; // R symbolic links below a root that nginx does not follow
 mod worker; // R who nginx's workers are
 
 use std::collections::BTreeMap;
@@ -160,7 +161,7 @@ fn resolve(path: &Path) -> io::Result<Resolved> {
 }
 
 /// The first directory on the way that nginx's workers may not search.
-fn closed_component<'a>(path: &'a Path, worker: &Worker) -> Option<&'a Path> {
+pub(super) fn closed_component<'a>(path: &'a Path, worker: &Worker) -> Option<&'a Path> {
     let mut parts: Vec<&Path> = path.ancestors().collect();
     parts.reverse();
     parts.into_iter().find(|part| {

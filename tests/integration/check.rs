@@ -4,7 +4,11 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{PermissionsExt, lchown, symlink};
+use std::os::unix::net::UnixListener;
 use std::process::Stdio;
+
+use nix::unistd::geteuid;
 
 use super::support::host::{Ended, Host};
 
@@ -220,4 +224,50 @@ fn a_file_name_that_is_not_utf8_keeps_nothing_else_from_being_told() {
     assert_eq!((status, &report["outcome"]), (3, &"unchanged".into()));
     assert_eq!(host.vhost("hello").unwrap()["state"], "serving");
     assert_eq!(host.vhost("caf\u{fffd}").unwrap()["state"], "rejected");
+}
+
+#[test]
+fn a_socket_and_a_link_that_nginxs_user_cannot_follow_are_told_by_check_and_status() {
+    let host = Host::new();
+    let (socket, root) = (host.path("srv/app.sock"), host.path("srv/public"));
+    fs::create_dir(&root).unwrap();
+    let keys = format!(
+        "server_name: hello.example.com\nproxy_pass_url: http://unix:{}\nroot: {}\n",
+        socket.display(),
+        root.display()
+    );
+    host.drop_file("hello.yml", &keys);
+    host.reload_ends(0, "activated");
+    let told = || {
+        let ((exit, checked), (_, status)) = (host.json(&["check"]), host.json(&["status"]));
+        assert_eq!(exit, 0, "{checked}");
+        [checked, status].map(|it| it["warnings"].to_string())
+    };
+    let all_say = |words: &str| {
+        for told in told() {
+            assert!(
+                told.contains(words) && told.contains("hello.yml:1:1"),
+                "{told}"
+            );
+        }
+    };
+    all_say("there is no socket");
+    let _listener = UnixListener::bind(&socket).unwrap();
+    fs::set_permissions(&socket, fs::Permissions::from_mode(0o600)).unwrap();
+    if geteuid().is_root() {
+        all_say("nginx's user may not connect to");
+        symlink(host.path("srv"), root.join("storage")).unwrap();
+        lchown(root.join("storage"), Some(1), None).unwrap();
+        for told in told() {
+            assert!(told.contains("does not follow the symbolic link"), "{told}");
+        }
+        fs::remove_file(root.join("storage")).unwrap();
+    }
+    fs::set_permissions(&socket, fs::Permissions::from_mode(0o666)).unwrap();
+    for told in told() {
+        assert!(
+            !told.contains("nginx's user") && !told.contains("socket"),
+            "{told}"
+        );
+    }
 }

@@ -32,17 +32,26 @@ impl Worker {
         }
     }
 
-    /// Whether it may look for a name in that directory. The first class that fits decides.
+    /// Whether it may look for a name in that directory.
     pub(super) fn may_search(&self, directory: &Metadata) -> bool {
-        let mode = directory.mode();
-        let bit = if self.uid == Some(directory.uid()) {
-            0o100
-        } else if self.gids.contains(&directory.gid()) {
-            0o010
+        self.has(0o1, directory)
+    }
+
+    /// Whether it may write to that file, or connect to that socket.
+    pub(crate) fn may_write(&self, file: &Metadata) -> bool {
+        self.has(0o2, file)
+    }
+
+    /// `right`: of one class, as in the mode of others. The first class that fits decides.
+    fn has(&self, right: u32, file: &Metadata) -> bool {
+        let bits = if self.uid == Some(file.uid()) {
+            right << 6
+        } else if self.gids.contains(&file.gid()) {
+            right << 3
         } else {
-            0o001
+            right
         };
-        self.uid == Some(0) || mode & bit != 0
+        self.uid == Some(0) || file.mode() & bits != 0
     }
 }
 
