@@ -21,6 +21,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::certificate::{Identifier, StoredCertificate, WantedCertificate};
+use crate::settings::RealIp;
 use crate::vhost::{ServerName, VhostName, VhostSpec};
 
 /// Everything that nginx should serve; what `render` turns into files.
@@ -48,6 +49,8 @@ pub struct HostFacts {
     /// Where answers for other account keys are; `None` while there is no other key.
     pub challenge_files: Option<PathBuf>,
     pub probe: Probe,
+    /// The proxies in front of nginx.
+    pub real_ip: Option<RealIp>,
     pub log_dir: PathBuf,
     /// `server_names_hash_bucket_size`, where a name needs it and no hand-written file has it: a second
     /// one is fatal.

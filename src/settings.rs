@@ -6,6 +6,7 @@ pub mod hooks; // P whom the operator wants to be told, and of what
 pub mod origin; // P which URLs are spoken to
 mod parse; // P text → Settings | Vec<Diagnostic>
 pub mod proxy; // P the HTTP proxy that CAs and webhooks are reached through
+mod real_ip; // P which peers are proxies in front of nginx
 
 use std::fs;
 use std::io;
@@ -25,6 +26,7 @@ use crate::settings::proxy::ProxySettings;
 use crate::vhost::{TlsDefaults, TlsMode};
 
 use hooks::HookSettings;
+pub use real_ip::RealIp;
 
 /// `vhostd.yml`, every key with its default (contract: docs/settings.md).
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -44,6 +46,8 @@ pub struct Settings {
     pub tls: TlsMode,
     /// A vhost's `root` must lie below one of these.
     pub roots: Vec<PathBuf>,
+    /// The proxies in front of nginx.
+    pub real_ip: Option<RealIp>,
 }
 
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -225,6 +229,7 @@ impl Default for Settings {
             roots: ["/srv", "/var/www", "/home", "/opt"]
                 .map(PathBuf::from)
                 .to_vec(),
+            real_ip: None,
         }
     }
 }

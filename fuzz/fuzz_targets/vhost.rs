@@ -87,6 +87,7 @@ fn desired(app: &App) -> DesiredState {
                 secret: "c2VjcmV0".into(),
                 certificate: files(),
             },
+            real_ip: None,
             log_dir: "/var/log/nginx".into(),
             names_hash_bucket_size: None,
         },

@@ -218,6 +218,7 @@ mod tests {
                     key: "/k".into(),
                 },
             },
+            real_ip: None,
             log_dir: "/var/log/nginx".into(),
             names_hash_bucket_size: None,
         }

@@ -294,6 +294,7 @@ impl<'a> Candidate<'a> {
             thumbprint: Some(installation.account().thumbprint().to_owned()),
             challenge_files: installation.challenge_files(),
             probe,
+            real_ip: installation.settings.real_ip.clone(),
             log_dir: installation.settings.log_dir.clone(),
             names_hash_bucket_size: self.names_hash_bucket_size(frozen),
         })

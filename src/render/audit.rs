@@ -6,6 +6,8 @@
 
 mod meant; // P blocks → the tree that their file must have
 
+use std::collections::BTreeSet;
+
 use super::block::{Base, VhostFile};
 use super::token::Token;
 use crate::nginx::syntax::{self, Directive, SyntaxError};
@@ -85,7 +87,7 @@ impl Context {
     /// Of the block that `name` opens here.
     fn inside(name: &str) -> Self {
         match name {
-            "map" | "types" => Self::Map,
+            "geo" | "map" | "types" => Self::Map,
             "upstream" => Self::Upstream,
             "if" | "location" => Self::Location,
             _ => Self::Server,
@@ -114,9 +116,13 @@ fn compare(
     context: Context,
     place: &str,
 ) -> Result<(), AuditError> {
+    let headers: BTreeSet<(&str, String)> = meant
+        .iter()
+        .filter_map(|meant| header(&meant.words))
+        .collect();
     let decided: Vec<&Directive> = found
         .iter()
-        .filter_map(|directive| match judge(directive, meant, context) {
+        .filter_map(|directive| match judge(directive, &headers, context) {
             Ok(Standing::Tuning) => None,
             Ok(Standing::Decided) => Some(Ok(directive)),
             Err(error) => Some(Err(error)),
@@ -154,11 +160,16 @@ enum Standing {
 
 fn judge(
     directive: &Directive,
-    meant: &[Meant<'_>],
+    headers: &BTreeSet<(&str, String)>,
     context: Context,
 ) -> Result<Standing, AuditError> {
     let name = directive.name.as_str();
     if context == Context::Map || DECIDED.binary_search(&name).is_ok() {
+        return Ok(Standing::Decided);
+    }
+    // a header is tuning unless the blocks have a value for it
+    let words: Vec<&str> = words(directive).collect();
+    if header(&words).is_some_and(|header| headers.contains(&header)) {
         return Ok(Standing::Decided);
     }
     if context.tuning().binary_search(&name).is_err() || directive.block.is_some() {
@@ -166,18 +177,17 @@ fn judge(
         let line = directive.line;
         return Err(AuditError::Directive { line, name });
     }
-    // a header is tuning unless the blocks have a value for it
-    let same_header = |meant: &Meant<'_>| {
-        let header = directive.args.first().map_or("", String::as_str);
-        meant.words.len() > 2
-            && meant.words[0] == name
-            && meant.words[1].eq_ignore_ascii_case(header)
-    };
-    Ok(if meant.iter().any(same_header) {
-        Standing::Decided
-    } else {
-        Standing::Tuning
-    })
+    Ok(Standing::Tuning)
+}
+
+/// The directive and the header, in lower case, where `words` give a header a value.
+fn header<'a>(words: &[&'a str]) -> Option<(&'a str, String)> {
+    match words {
+        [name @ ("add_header" | "proxy_set_header"), header, _, ..] => {
+            Some((name, header.to_ascii_lowercase()))
+        }
+        _ => None,
+    }
 }
 
 /// Whether the words are the same, one by one.
@@ -237,6 +247,7 @@ const DECIDED: &[&str] = &[
     "alias",
     "brotli_static",
     "disable_symlinks",
+    "geo",
     "gzip_static",
     "http2",
     "if",
@@ -248,11 +259,14 @@ const DECIDED: &[&str] = &[
     "proxy_pass",
     "proxy_ssl_name",
     "proxy_ssl_server_name",
+    "real_ip_header",
+    "real_ip_recursive",
     "return",
     "root",
     "server",
     "server_name",
     "server_names_hash_bucket_size",
+    "set_real_ip_from",
     "ssl_certificate",
     "ssl_certificate_key",
     "ssl_reject_handshake",

@@ -12,9 +12,9 @@ mod site;
 
 pub use asset::AssetMap;
 pub use base::{Base, DefaultHttp, DefaultHttps, Hops, HttpsPort, Reserved};
-pub use challenge::ChallengeLocation;
+pub use challenge::{ChallengeFile, ChallengeLocation};
 pub use misdirected::MisdirectedMap;
-pub use site::{Files, MediaType, Proxy, Site};
+pub use site::{Files, MediaType, Proxy, ProxyLocation, Site};
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -26,6 +26,7 @@ use super::token::{Part, Token, TokenError};
 use crate::desired::{
     CertificateFiles, DesiredTls, DesiredVhost, Features, HostFacts, Listener, Probe,
 };
+use crate::settings::RealIp;
 use crate::vhost::{ServerName, UpstreamAddress, VhostName};
 
 /// One file of a generation: the vhosts of one app.
@@ -61,6 +62,7 @@ pub struct ServerBlock {
     pub names: Vec<Token>,
     pub access_log: Token,
     pub keepalive_min_timeout: bool,
+    pub real_ip: Option<RealIpTokens>,
     pub tls: Option<Tls>,
     pub probe: ProbeLocation,
     /// On both ports: a CA follows redirects to HTTPS.
@@ -77,6 +79,13 @@ pub struct Listen {
     pub ssl: bool,
     /// As a parameter, where `http2 on;` does not exist.
     pub http2: bool,
+}
+
+/// `set_real_ip_from FROM; …; real_ip_header HEADER;`
+#[derive(Clone, Debug, Serialize)]
+pub struct RealIpTokens {
+    pub from: Vec<Token>,
+    pub header: Token,
 }
 
 /// `ssl_certificate` and what belongs to it.
@@ -197,6 +206,7 @@ fn server(
             .collect::<Result<_, _>>()?,
         access_log: access_log(host, &vhost.spec.name)?,
         keepalive_min_timeout: host.features.keepalive_min_timeout,
+        real_ip: host.real_ip.as_ref().map(real_ip).transpose()?,
         tls,
         probe: probe_location(&host.probe, &vhost.spec.name.to_string())?,
         challenge: ChallengeLocation::for_vhost(host, vhost)?,
@@ -277,6 +287,18 @@ fn curves(features: Features) -> Result<Token, TokenError> {
         true => "X25519MLKEM768:X25519:prime256v1:secp384r1",
         false => "X25519:prime256v1:secp384r1",
     })
+}
+
+fn real_ip(real_ip: &RealIp) -> Result<RealIpTokens, TokenError> {
+    Ok(RealIpTokens {
+        from: networks(real_ip)?,
+        header: Token::literal(&real_ip.header)?,
+    })
+}
+
+fn networks(real_ip: &RealIp) -> Result<Vec<Token>, TokenError> {
+    let from = real_ip.from.iter();
+    from.map(|network| Token::literal(network)).collect()
 }
 
 fn access_log(host: &HostFacts, name: &VhostName) -> Result<Token, TokenError> {

@@ -34,6 +34,7 @@ fn host() -> HostFacts {
             secret: "c2VjcmV0".into(),
             certificate: certificate("vhostd.invalid"),
         },
+        real_ip: None,
         log_dir: "/var/log/nginx".into(),
         names_hash_bucket_size: Some(512),
     }
@@ -228,30 +229,32 @@ fn a_newer_nginx_gets_its_own_syntax() {
 #[test]
 fn challenges_are_answered_from_the_root_then_for_other_account_keys_then_for_ours() {
     let mut desired = desired([hello()]);
-    let tried = |files: &str| {
-        format!(
-            "            root /;\n            disable_symlinks if_not_owner;\n            \
-             open_file_cache off;\n            try_files {files} @vhostd_challenge;\n"
-        )
-    };
-    let of_root = "\"/srv/hello/public$uri\"";
-    let of_key = "\"/run/vhostd/challenges/$vhostd_token\"";
+    let tried = |path: &str, next: &str| format!("try_files \"{path}\" \"{next}\";");
+    let (of_root, of_key) = (
+        "/srv/hello/public$uri",
+        "/run/vhostd/challenges/$vhostd_token",
+    );
     let answer = "return 200 \"$vhostd_token.thumb-print_1\";";
     let config = rendered(&desired);
     // on both ports
+    let last = tried(of_root, "@vhostd_challenge");
+    let vhost = text(&config, "vhosts/hello.conf");
     assert_eq!(
-        text(&config, "vhosts/hello.conf")
-            .matches(&tried(of_root))
-            .count(),
-        2
+        (vhost.matches(&last).count(), vhost.matches(answer).count()),
+        (2, 2)
     );
     assert!(!text(&config, "base.conf").contains("@vhostd_challenge"));
     assert!(text(&config, "base.conf").contains(answer));
     desired.host.challenge_files = Some("/run/vhostd/challenges".into());
     let config = rendered(&desired);
-    let both = tried(&format!("{of_root} {of_key}"));
-    assert_eq!(text(&config, "vhosts/hello.conf").matches(&both).count(), 2);
-    assert!(text(&config, "base.conf").contains(&tried(of_key)));
+    let first = tried(of_root, "@vhostd_challenge_of_other_keys");
+    let last = tried(of_key, "@vhostd_challenge");
+    let vhost = text(&config, "vhosts/hello.conf");
+    assert_eq!(
+        (vhost.matches(&first).count(), vhost.matches(&last).count()),
+        (2, 2)
+    );
+    assert!(text(&config, "base.conf").contains(&last));
     // without an account key there is no answer
     desired.host.thumbprint = None;
     let config = rendered(&desired);
@@ -588,7 +591,9 @@ fn a_name_that_the_certificate_lacks_is_served_on_plain_http_and_the_others_are_
                 "http"
             };
             let goes = line("return 301 ").map_or("serves".to_owned(), |line| {
-                line.replace("return 301 ", "").replace(['"', ';'], "")
+                let line = line.replace("return 301 ", "").replace(['"', ';'], "");
+                line.replace("$vhostd_https_port", "")
+                    .replace("$vhostd_host_port", "")
             });
             format!("{tls} {names}: {goes}")
         };

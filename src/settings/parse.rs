@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use super::hooks::hooks;
 use super::origin;
-use super::{AcmeSettings, DefaultServer, NginxSettings, Settings};
+use super::{AcmeSettings, DefaultServer, NginxSettings, Settings, real_ip};
 use crate::certificate::internal::scope::{Scope, Subtree};
 use crate::diagnostic::{Diagnostic, Located};
 
@@ -63,6 +63,9 @@ fn settings(mut fields: Fields, problems: &mut Problems) -> Settings {
     }
     if let Some(section) = section(&mut fields, "acme", problems) {
         acme(&mut settings.acme, &providers, section, problems);
+    }
+    if let Some(section) = section(&mut fields, "real_ip", problems) {
+        settings.real_ip = real_ip::parse(section, problems);
     }
     if let Some(section) = section(&mut fields, "internal_ca", problems) {
         settings.internal_ca.permit = permit(section, problems);

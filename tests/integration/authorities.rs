@@ -259,12 +259,9 @@ fn nginx_answers_challenges_from_files_first_and_by_itself_where_there_is_none()
     let app = App::start();
     host.drop_file(
         "hello.yml",
-        &format!(
-            "server_name: {NAME}\ntls: internal\nproxy_pass_url: {}\n",
-            app.url()
-        ),
+        &format!("server_name: {NAME}\nproxy_pass_url: {}\n", app.url()),
     );
-    assert_eq!(host.vhostd(&["reload", "--wait"]).status, 0);
+    assert_eq!(host.vhostd(&["reload"]).status, 0);
     let ask = |name: &str, token: &str| {
         client::get(host.http(), name, &format!("{CHALLENGE}{token}")).unwrap()
     };

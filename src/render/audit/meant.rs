@@ -4,9 +4,9 @@
 //! seen. What is not here is tuning: see the lists in `audit`.
 
 use crate::render::block::{
-    AssetMap, Base, CertificatePair, ChallengeLocation, DefaultHttp, DefaultHttps, Files, Hops,
-    HttpsPort, Listen, MisdirectedMap, ProbeLocation, Reserved, ServerBlock, Site, Tls,
-    UpstreamBlock, VhostFile,
+    AssetMap, Base, CertificatePair, ChallengeFile, ChallengeLocation, DefaultHttp, DefaultHttps,
+    Files, Hops, HttpsPort, Listen, MisdirectedMap, ProbeLocation, RealIpTokens, Reserved,
+    ServerBlock, Site, Tls, UpstreamBlock, VhostFile,
 };
 use crate::render::token::Token;
 
@@ -32,6 +32,9 @@ pub(super) fn base_file(base: &Base) -> Vec<Meant<'_>> {
     let size = base.hash_bucket_size.iter();
     tree.extend(size.map(|size| simple(["server_names_hash_bucket_size", size.as_str()])));
     for (from, to, lines) in MAPS {
+        if to == "$vhostd_app" {
+            tree.push(trusted_peers(&base.trusted_peers));
+        }
         let lines = lines.iter().map(|line| simple(line.iter().copied()));
         tree.push(block(["map", from, to], lines.collect()));
     }
@@ -61,6 +64,16 @@ fn asset_map(map: &AssetMap) -> Meant<'_> {
         ["map", "$status $uri", map.variable.as_str()],
         lines.collect(),
     )
+}
+
+fn trusted_peers(networks: &[Token]) -> Meant<'_> {
+    let (kind, from) = match networks.is_empty() {
+        true => ("map", ""),
+        false => ("geo", "$realip_remote_addr"),
+    };
+    let lines = networks.iter().map(|it| simple([it.as_str(), "trusted"]));
+    let lines = std::iter::once(simple(["default", ""])).chain(lines);
+    block([kind, from, "$vhostd_trusted_peer"], lines.collect())
 }
 
 fn https_port_map(port: Option<&HttpsPort>) -> Meant<'_> {
@@ -105,6 +118,7 @@ fn server(server: &ServerBlock) -> Meant<'_> {
     let names = server.names.iter().map(Token::as_str);
     tree.push(simple(std::iter::once("server_name").chain(names)));
     tree.push(simple(["access_log", server.access_log.as_str()]));
+    tree.extend(server.real_ip.iter().flat_map(real_ip));
     tree.extend(server.tls.iter().flat_map(tls));
     tree.extend(server.site.iter().filter_map(refusal));
     tree.push(probe(&server.probe, true));
@@ -112,6 +126,14 @@ fn server(server: &ServerBlock) -> Meant<'_> {
     tree.extend(server.redirect.as_ref().map(redirect));
     tree.extend(server.site.iter().flat_map(site));
     block(["server"], tree)
+}
+
+fn real_ip(real_ip: &RealIpTokens) -> Vec<Meant<'_>> {
+    let from = real_ip.from.iter();
+    let from = from.map(|network| simple(["set_real_ip_from", network.as_str()]));
+    let header = simple(["real_ip_header", real_ip.header.as_str()]);
+    from.chain([header, simple(["real_ip_recursive", "on"])])
+        .collect()
 }
 
 fn tls(tls: &Tls) -> Vec<Meant<'_>> {
@@ -185,9 +207,14 @@ fn site(site: &Site) -> Vec<Meant<'_>> {
             let host = "$host$vhostd_host_port";
             tree.push(simple(["proxy_set_header", header, host]));
         }
-        for name in ["@app", "@websocket"] {
-            let pass = simple(["proxy_pass", proxy.pass.as_str()]);
-            tree.push(block(["location", name], vec![pass]));
+        for location in &proxy.locations {
+            let mut inside = vec![simple(["proxy_pass", proxy.pass.as_str()])];
+            if location.behind_proxy {
+                let header =
+                    |[name, value]: [&'static str; 2]| simple(["proxy_set_header", name, value]);
+                inside.extend(HEADERS_BEHIND_A_PROXY.map(header));
+            }
+            tree.push(block(["location", location.name.as_str()], inside));
         }
     }
     tree
@@ -257,25 +284,29 @@ fn probe(probe: &ProbeLocation, of_vhost: bool) -> Meant<'_> {
 
 fn challenge(challenge: &ChallengeLocation) -> Vec<Meant<'_>> {
     let answer = simple(["return", "200", challenge.answer.as_str()]);
-    let mut further = None;
-    let answers = match challenge.files.is_empty() {
-        true => vec![answer],
-        false => {
-            further = Some(block(["location", "@vhostd_challenge"], vec![answer]));
-            let files = challenge.files.iter().map(Token::as_str);
-            let tried = std::iter::once("try_files").chain(files);
-            vec![
-                simple(["root", "/"]),
-                simple(["disable_symlinks", "if_not_owner"]),
-                simple(["open_file_cache", "off"]),
-                simple(tried.chain(["@vhostd_challenge"])),
-            ]
+    let mut further: Vec<Meant<'_>> = challenge.files.iter().map(challenge_file).collect();
+    let token = match challenge.files.first() {
+        None => answer,
+        Some(first) => {
+            further.push(block(["location", "@vhostd_challenge"], vec![answer]));
+            simple(["try_files", "/.", first.name.as_str()])
         }
     };
-    let token = block(["location", "~", CHALLENGE_TOKEN], answers);
+    let token = block(["location", "~", CHALLENGE_TOKEN], vec![token]);
     let tree = vec![token, simple(["return", "404"])];
     let challenges = block(["location", "^~", CHALLENGES], tree);
     std::iter::once(challenges).chain(further).collect()
+}
+
+fn challenge_file(file: &ChallengeFile) -> Meant<'_> {
+    let links = file.links.iter().map(Token::as_str);
+    let inside = vec![
+        simple(["root", "/"]),
+        simple(std::iter::once("disable_symlinks").chain(links)),
+        simple(["open_file_cache", "off"]),
+        simple(["try_files", file.path.as_str(), file.next.as_str()]),
+    ];
+    block(["location", file.name.as_str()], inside)
 }
 
 fn simple<'a>(words: impl IntoIterator<Item = &'a str>) -> Meant<'a> {
@@ -307,9 +338,14 @@ const MAPS: [Map; 9] = [
         &[["default", ""], ["websocket", "upgrade"]],
     ),
     (
-        "$vhostd_upgrade",
+        "$vhostd_trusted_peer$vhostd_upgrade",
         "$vhostd_app",
-        &[["default", "@app"], ["websocket", "@websocket"]],
+        &[
+            ["default", "@app"],
+            ["websocket", "@websocket"],
+            ["trusted", "@app_behind_proxy"],
+            ["trustedwebsocket", "@websocket_behind_proxy"],
+        ],
     ),
     (
         "$host $http_host",
@@ -342,6 +378,51 @@ const MAPS: [Map; 9] = [
         ],
     ),
     ("$ssl_server_name $host", "$vhostd_misdirected", &SAME_HOST),
+];
+
+/// What a location says for itself does not inherit the server's.
+const HEADERS_BEHIND_A_PROXY: [[&str; 2]; 41] = [
+    ["Host", "$host$vhostd_host_port"],
+    ["Upgrade", "$vhostd_upgrade"],
+    ["Connection", "$vhostd_connection"],
+    ["X-Real-IP", "$remote_addr"],
+    ["X-Forwarded-For", "$remote_addr"],
+    ["X-Forwarded-Proto", "$scheme"],
+    ["X-Forwarded-Host", "$host$vhostd_host_port"],
+    ["X-Forwarded-Port", "$vhostd_forwarded_port"],
+    ["X-Forwarded-Ssl", "$vhostd_forwarded_ssl"],
+    ["X-Vhostd-Hops", "$vhostd_hops"],
+    ["Client-IP", ""],
+    ["Forwarded", ""],
+    ["Proxy-Client-IP", ""],
+    ["WL-Proxy-Client-IP", ""],
+    ["X-Client-IP", ""],
+    ["X-Cluster-Client-IP", ""],
+    ["X-Original-Forwarded-For", ""],
+    ["X-Original-Remote-Addr", ""],
+    ["X-ProxyUser-Ip", ""],
+    ["X-Remote-Addr", ""],
+    ["X-Remote-IP", ""],
+    ["Front-End-Https", ""],
+    ["Proxy", ""],
+    ["X-Forwarded-Method", ""],
+    ["X-Forwarded-Path", ""],
+    ["X-Forwarded-Prefix", ""],
+    ["X-Forwarded-Protocol", ""],
+    ["X-Forwarded-Scheme", ""],
+    ["X-Forwarded-Server", ""],
+    ["X-Forwarded-Uri", ""],
+    ["X-Host", ""],
+    ["X-Http-Host-Override", ""],
+    ["X-Original-Host", ""],
+    ["X-Original-Method", ""],
+    ["X-Original-URI", ""],
+    ["X-Original-URL", ""],
+    ["X-Rewrite-URL", ""],
+    ["X-Scheme", ""],
+    ["X-Url-Scheme", ""],
+    ["X-Accel-Mapping", ""],
+    ["X-Sendfile-Type", ""],
 ];
 
 /// Lines of a map that is empty where the handshake is of the request's host.

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::{
     AssetMap, CertificatePair, ChallengeLocation, Listen, ProbeLocation, certificate, curves,
-    http_listen, https_listens, probe_location, short_digest,
+    http_listen, https_listens, networks, probe_location, short_digest,
 };
 use crate::desired::{
     CertificateFiles, DesiredState, HostFacts, Listener, Probe, RESERVED_NAME, spoken_at,
@@ -18,6 +18,8 @@ use crate::render::token::{Part, Token, TokenError};
 pub struct Base {
     /// `server_names_hash_bucket_size`, where a name needs it and no hand-written file has it.
     pub hash_bucket_size: Option<Token>,
+    /// The networks of the proxies in front of nginx; empty: there are none.
+    pub trusted_peers: Vec<Token>,
     pub https_port: Option<HttpsPort>,
     pub hops: Hops,
     pub assets: AssetMap,
@@ -86,6 +88,10 @@ impl Base {
             hash_bucket_size: bucket_size
                 .map(|size| Token::literal(&size.to_string()))
                 .transpose()?,
+            trusted_peers: match &host.real_ip {
+                Some(real_ip) => networks(real_ip)?,
+                None => Vec::new(),
+            },
             https_port: https_port(host)?,
             hops: hops(&host.probe)?,
             assets: AssetMap::shared()?,

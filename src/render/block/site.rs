@@ -50,6 +50,16 @@ pub struct Proxy {
     /// `SCHEME://UPSTREAM`
     pub pass: Token,
     pub tls: bool,
+    pub locations: Vec<ProxyLocation>,
+}
+
+/// `location NAME { … proxy_pass }`
+#[derive(Debug, Serialize)]
+pub struct ProxyLocation {
+    pub name: Token,
+    pub websocket: bool,
+    /// For requests that a proxy in front of nginx sends, which may say who the visitor is.
+    pub behind_proxy: bool,
 }
 
 pub(super) fn site(host: &HostFacts, vhost: &DesiredVhost) -> Result<Site, TokenError> {
@@ -80,7 +90,7 @@ pub(super) fn site(host: &HostFacts, vhost: &DesiredVhost) -> Result<Site, Token
         files,
         pages: ours(pages)?,
         directories: ours(directories)?,
-        proxy: proxy(vhost)?,
+        proxy: proxy(host, vhost)?,
     })
 }
 
@@ -110,7 +120,7 @@ fn links_from(root: &Path, trusted: Option<&Path>) -> Result<Token, TokenError> 
     Token::literal(&format!("{FROM}{part}"))
 }
 
-fn proxy(vhost: &DesiredVhost) -> Result<Option<Proxy>, TokenError> {
+fn proxy(host: &HostFacts, vhost: &DesiredVhost) -> Result<Option<Proxy>, TokenError> {
     let Some(first) = vhost.spec.upstreams.first() else {
         return Ok(None);
     };
@@ -121,7 +131,30 @@ fn proxy(vhost: &DesiredVhost) -> Result<Option<Proxy>, TokenError> {
     Ok(Some(Proxy {
         pass: Token::literal(&format!("{scheme}://{}", upstream_name(&vhost.spec.name)))?,
         tls: first.scheme() == UpstreamScheme::Https,
+        locations: locations(host.real_ip.is_some())?,
     }))
+}
+
+/// The targets of the map `$vhostd_app`.
+fn locations(behind_proxies: bool) -> Result<Vec<ProxyLocation>, TokenError> {
+    let all = [
+        ("@app", false, false),
+        ("@websocket", true, false),
+        ("@app_behind_proxy", false, true),
+        ("@websocket_behind_proxy", true, true),
+    ];
+    let needed = all
+        .into_iter()
+        .filter(|(_, _, behind)| behind_proxies || !behind);
+    needed
+        .map(|(name, websocket, behind_proxy)| {
+            Ok(ProxyLocation {
+                name: Token::literal(name)?,
+                websocket,
+                behind_proxy,
+            })
+        })
+        .collect()
 }
 
 fn typed() -> Result<Token, TokenError> {

@@ -7,7 +7,7 @@ use crate::settings::hooks::HookSettings;
 use crate::settings::proxy::{ProxyChoice, ProxySettings, ProxyUrl};
 use crate::settings::{
     Algorithm, DnsSettings, ExecSettings, InternalCaSettings, KeyType, Means, ProviderSettings,
-    Rfc2136Settings,
+    RealIp, Rfc2136Settings,
 };
 use crate::vhost::TlsMode;
 
@@ -190,6 +190,7 @@ internal_ca:
   permit: [example.com, 10.0.0.0/8]
 tls: internal
 roots: /a/sites
+real_ip: {from: [192.0.2.7, "2001:db8::1/32"], header: CF-Connecting-IP}
 "#,
     );
     let expected = Settings {
@@ -239,8 +240,46 @@ roots: /a/sites
         hooks: HookSettings::default(),
         tls: TlsMode::Internal,
         roots: vec!["/a/sites".into()],
+        real_ip: Some(RealIp {
+            from: vec!["192.0.2.7".into(), "2001:db8::/32".into()],
+            header: "CF-Connecting-IP".into(),
+        }),
     };
     assert_eq!(settings, expected);
+}
+
+#[test]
+fn a_proxy_in_front_is_an_address_or_a_network_and_its_header_is_one() {
+    let said = |text: &str| refused(&format!("real_ip: {text}\n"));
+    for (text, reason) in [
+        (
+            "{from: [0.0.0.0/0]}",
+            "1:18: `0.0.0.0/0`: that is every address",
+        ),
+        (
+            "{from: [proxy.example]}",
+            "`proxy.example`: not an address or a network",
+        ),
+        ("{from: [10.0.0.0/33]}", "`10.0.0.0/33`: not a network"),
+        ("{header: X-Real-IP}", "`real_ip` has no `from`"),
+        (
+            "{from: 10.0.0.1, header: 'X Y'}",
+            "`X Y` is not the name of a request header",
+        ),
+        (
+            "{from: 10.0.0.1, header: $x}",
+            "is not the name of a request header",
+        ),
+        ("{form: 10.0.0.1}", "unknown key `form`"),
+    ] {
+        let said = said(text);
+        assert!(said.contains(reason), "{text}: {said}");
+    }
+    let one = parsed("real_ip: {from: 10.0.0.1}\n").real_ip.unwrap();
+    assert_eq!(
+        (&*one.header, one.from),
+        ("X-Forwarded-For", vec!["10.0.0.1".into()])
+    );
 }
 
 #[test]

@@ -143,6 +143,7 @@ fn facts(log_dir: &str, http_port: u16) -> HostFacts {
             secret: "c2VjcmV0".into(),
             certificate: files(),
         },
+        real_ip: None,
         log_dir: log_dir.into(),
         names_hash_bucket_size: Some(512),
     }

@@ -11,6 +11,7 @@ use vhostd::desired::{
     RESERVED_NAME,
 };
 use vhostd::render::{Templates, entry, render};
+use vhostd::settings::RealIp;
 use vhostd::vhost::parse::parse;
 use vhostd::vhost::root::links_checked_below;
 use vhostd::vhost::{AppName, RootDir, TlsMode, VhostSpec};
@@ -25,6 +26,7 @@ pub struct Served {
     host: NginxHost,
     trusted: bool,
     issuer: Issuer,
+    real_ip: Option<RealIp>,
     features: Features,
     /// Self-signed, and so its own root.
     certificate: CertificateDer<'static>,
@@ -43,6 +45,7 @@ impl Served {
             host,
             trusted: true,
             issuer: Issuer::Acme,
+            real_ip: None,
             features: features(),
             certificate: issued.cert.der().clone(),
         }
@@ -60,6 +63,17 @@ impl Served {
     pub fn with_certificates_from_elsewhere() -> Self {
         Self {
             issuer: Issuer::File,
+            ..Self::new()
+        }
+    }
+
+    /// The same, with proxies in front of nginx.
+    pub fn behind(from: &str) -> Self {
+        Self {
+            real_ip: Some(RealIp {
+                from: vec![from.to_owned()],
+                header: "X-Forwarded-For".to_owned(),
+            }),
             ..Self::new()
         }
     }
@@ -165,6 +179,7 @@ impl Served {
                 secret: "secret".into(),
                 certificate: self.files(),
             },
+            real_ip: self.real_ip.clone(),
             log_dir: self.host.path("logs"),
             names_hash_bucket_size: Some(512),
         }

@@ -227,6 +227,45 @@ fn headers_that_say_who_the_visitor_is_do_not_reach_the_app() {
     }
 }
 
+#[test]
+fn only_a_proxy_of_the_settings_says_who_the_visitor_is() {
+    let sent = [
+        ("X-Forwarded-For", "192.0.2.66, 192.0.2.7"),
+        ("Remote-User", "alice"),
+        ("CF-IPCountry", "CH"),
+        ("X-Original-URL", "/admin"),
+    ];
+    let told = |from: &str| {
+        let app = App::start();
+        let served = Served::behind(from).serve(&[("hello", &proxied(&app.url()))]);
+        let stream = client::connect_tls(served.https(), NAME, &served.trust(), &[]).unwrap();
+        let answer = client::exchange(stream, "GET", NAME, "/echo", &sent).unwrap();
+        // a websocket takes the same way
+        let mut stream = client::connect_tls(served.https(), NAME, &served.trust(), &[]).unwrap();
+        let upgrade = [("Connection", "Upgrade"), ("Upgrade", "websocket")];
+        client::send(&mut stream, "GET", NAME, "/ws", &upgrade).unwrap();
+        let mut reader = std::io::BufReader::new(stream);
+        assert_eq!(client::head(&mut reader).unwrap().0, 101, "{from}");
+        answer.text().to_lowercase()
+    };
+    let trusted = told("127.0.0.0/8");
+    for line in [
+        "host: hello.example.com\n",
+        "x-real-ip: 192.0.2.7\n",
+        "x-forwarded-for: 192.0.2.7\n",
+        "remote-user: alice\n",
+        "cf-ipcountry: ch\n",
+    ] {
+        assert!(trusted.contains(line), "{line} is not in {trusted}");
+    }
+    assert!(!trusted.contains("/admin"), "{trusted}");
+    let foreign = told("192.0.2.0/24");
+    assert!(foreign.contains("x-real-ip: 127.0.0.1\n"), "{foreign}");
+    for value in ["192.0.2", "alice", "ipcountry", "/admin"] {
+        assert!(!foreign.contains(value), "{value} is in {foreign}");
+    }
+}
+
 /// A sample of each kind.
 const IDENTITY: &[&str] = &[
     "Remote-User",
