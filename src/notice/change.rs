@@ -250,18 +250,23 @@ impl Comparing {
         }
         let subject = || subject(SubjectKind::Certificate, name);
         if ended && troubles.is_empty() {
-            if let Some(version) = served {
-                let words = match standing.as_ref().is_some_and(another) {
-                    true => words::stored(seen, version, "is well again"),
-                    false => words::settled(seen, version),
-                };
-                self.tell(
-                    Event::CertificateRecovered,
-                    Weight::Success,
-                    subject(),
-                    words,
-                );
-            }
+            let Some(version) = served else {
+                // a new one that visitors do not get yet ends nothing
+                if let Some(standing) = standing {
+                    self.put(Topic::Certificate, name, standing);
+                }
+                return;
+            };
+            let words = match standing.as_ref().is_some_and(another) {
+                true => words::stored(seen, version, "is well again"),
+                false => words::settled(seen, version),
+            };
+            self.tell(
+                Event::CertificateRecovered,
+                Weight::Success,
+                subject(),
+                words,
+            );
             return;
         }
         // of one that lacks a name, what fails stands on

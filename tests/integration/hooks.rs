@@ -409,7 +409,7 @@ fn a_name_that_is_served_with_another_certificate_is_told_and_shown_until_it_is_
     fs::write(host.path("own.pem"), certificate).unwrap();
     fs::write(host.path("own.key"), key.serialize_pem()).unwrap();
     let site = format!(
-        "server {{\n  listen {} ssl;\n  server_name {NAME} other.example.com;\n  ssl_certificate {};\n  ssl_certificate_key {};\n}}\n",
+        "server {{\n  listen {} ssl http2;\n  server_name {NAME} other.example.com;\n  ssl_certificate {};\n  ssl_certificate_key {};\n}}\n",
         host.nginx.https_port,
         host.path("own.pem").display(),
         host.path("own.key").display()

@@ -274,7 +274,7 @@ fn a_name_that_shows_one_of_two_certificates_only_differs_for_whom_it_shows_none
     // somebody takes the name, with the very certificate, but one
     let stored = host.path(&format!("state/certificates/{NAME}/current"));
     let site = format!(
-        "server {{\n  listen {} ssl;\n  server_name {NAME};\n  ssl_certificate {};\n  ssl_certificate_key {};\n}}\n",
+        "server {{\n  listen {} ssl http2;\n  server_name {NAME};\n  ssl_certificate {};\n  ssl_certificate_key {};\n}}\n",
         host.nginx.https_port,
         stored.join("fullchain.pem").display(),
         stored.join("privkey.pem").display()

@@ -13,6 +13,7 @@ use super::support::host::{Host, acme};
 use super::support::nginx::NginxHost;
 use super::support::pebble::Pebble;
 use super::support::receiver::Receiver;
+use super::support::wait_for;
 
 const A: &str = "a.example.com";
 const B: &str = "b.example.com";
@@ -127,8 +128,7 @@ fn a_new_vhost_with_a_dead_name_has_a_certificate_for_the_others_once_that_persi
     assert_eq!(scene.pebble.finalized(), 1);
     // plain HTTP leads no visitor to a warning
     assert_eq!(scene.redirect(B), None);
-    let port = scene.host.https().port();
-    assert_eq!(scene.redirect(C), Some(format!("https://{C}:{port}/x")));
+    assert_eq!(scene.redirect(C), Some(format!("https://{C}/x")));
     let certificate = scene.certificate();
     assert_eq!(certificate["state"], "failing", "{certificate}");
     assert_eq!(certificate["identifiers"], serde_json::json!([A, B, C]));
@@ -263,12 +263,11 @@ fn of_a_realm_the_vhost_with_the_dead_name_alone_stays_on_plain_http() {
     scene.host.vhostd(&["reload", "--wait"]);
     let (status, _) = scene.persists();
     assert_eq!((status, scene.trusted()), (4, vec![A]));
-    let port = scene.host.https().port();
     let redirect = |name| {
         let response = client::get(scene.host.http(), name, "/").unwrap();
         response.header("location").map(str::to_owned)
     };
-    assert_eq!(redirect(A), Some(format!("https://{A}:{port}/")));
+    assert_eq!(redirect(A), Some(format!("https://{A}/")));
     assert_eq!(redirect(B), None);
 }
 
@@ -295,8 +294,9 @@ fn what_is_left_out_outlives_a_kill_before_the_others_are_ordered() {
     failing["next"] = later.into();
     std::fs::write(scene.record(), attempts.to_string()).unwrap();
     let daemon = scene.host.daemon();
-    scene.host.wait_for_https(A, "/", &scene.trust());
-    assert_eq!(scene.trusted(), [A, C]);
+    wait_for("the certificate", || {
+        (scene.trusted() == [A, C]).then_some(())
+    });
     assert_eq!(
         scene.certificate()["missing_identifiers"],
         serde_json::json!([B])

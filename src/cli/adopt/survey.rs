@@ -1,5 +1,6 @@
 //! R: lineages and vhosts → what is to be done about each lineage.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use time::OffsetDateTime;
@@ -9,7 +10,7 @@ use crate::adoption::standing::{Standing, Use, left_out, standing};
 use crate::certificate::store::CertificateStore;
 use crate::certificate::{CertificateInventory, Identifier};
 use crate::cli::check::{candidate, given, worker};
-use crate::desired;
+use crate::desired::{self, Given};
 use crate::reconcile::intent::parse_alone;
 use crate::settings::{AcmeSettings, Settings};
 use crate::vhost::source;
@@ -45,7 +46,13 @@ impl Surveyor {
             let (app, _) = parse_alone(file, settings, &worker, now).ok()?;
             Some(candidate(app, file))
         });
-        let accepted = desired::accept(parsed.collect(), &given(settings));
+        // a hand-written site may have just gone: the reload says where one still has the name
+        let given = Given {
+            hand_written: BTreeMap::new(),
+            patterns: Vec::new(),
+            ..given(settings)
+        };
+        let accepted = desired::accept(parsed.collect(), &given);
         let uses = accepted.apps.iter().flat_map(|app| {
             let wanted = desired::wanted(app, &settings.tls_defaults());
             let vhosts = app.vhosts.iter().map(|vhost| vhost.name.to_string());

@@ -59,6 +59,36 @@ fn events(states: &[(Observed, OffsetDateTime)]) -> Vec<Vec<&'static str>> {
     all
 }
 
+/// Between storing a certificate and serving it, another look may come.
+#[test]
+fn a_failure_stands_until_the_new_certificate_is_served() {
+    let stored = |is_served| {
+        let version = Version {
+            is_served,
+            ..version("1", 90)
+        };
+        let mut seen = certificate(Some(version), None);
+        for certificate in seen.certificates.iter_mut().flatten() {
+            certificate.is_settled = true;
+        }
+        seen
+    };
+    let states = [
+        certificate(None, Some("reach it")),
+        stored(false),
+        stored(true),
+        stored(true),
+    ];
+    let states = states.map(|seen| (seen, start()));
+    let expected: &[&[&str]] = &[
+        &["certificate_failing"],
+        &[],
+        &["certificate_recovered"],
+        &[],
+    ];
+    assert_eq!(events(&states), expected);
+}
+
 #[test]
 fn a_certificates_life_is_told_once_at_each_change() {
     let day = |days| start() + Duration::days(days);

@@ -43,18 +43,21 @@ pub(super) fn misdirected(vhost: &DesiredVhost) -> Result<Token, TokenError> {
     }
 }
 
-/// The identifiers of the certificates, sorted; empty where the vhost has only one host, which is
+/// The identifiers of the certificates, each once; empty where the vhost has only one host, which is
 /// the only one of its certificates.
 fn shared_handshakes(vhost: &DesiredVhost) -> Vec<&Identifier> {
     let DesiredTls::On { covered, .. } = &vhost.tls else {
         return Vec::new();
     };
-    let mut covered: Vec<&Identifier> = covered.iter().collect();
-    covered.sort();
-    covered.dedup();
-    match covered[..] {
+    let mut all: Vec<&Identifier> = Vec::new();
+    for identifier in covered {
+        if !all.contains(&identifier) {
+            all.push(identifier);
+        }
+    }
+    match all[..] {
         [Identifier::Dns(only)] if !only.starts_with("*.") => Vec::new(),
-        _ => covered,
+        _ => all,
     }
 }
 

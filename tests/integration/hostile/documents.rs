@@ -228,12 +228,19 @@ fn benign(app: &App) -> (App, Values) {
                 Identifier::Ip(IpAddr::V6(_)) => format!("[2001:db8:{index:x}::1:{place:x}]"),
             };
             let marker: ServerName = marker.parse().unwrap();
+            // in patterns, too, without the wildcard's label
+            let pattern = |name: &str| name.trim_start_matches("*.").replace('.', "\\\\.");
+            values.push((pattern(marker.as_str()), pattern(name.value.as_str())));
             values.push((marker.to_string(), name.value.as_str().to_owned()));
             *name = located(marker);
         }
         if let Some(root) = &mut vhost.root {
-            let marker = format!("/srv/benign-{index}");
-            values.push((marker.clone(), root.as_path().to_str().unwrap().to_owned()));
+            // links are checked below its parent
+            let parent = format!("/srv/benign-{index}");
+            let marker = format!("{parent}/root");
+            let written = |path: &Path| path.to_str().unwrap().to_owned();
+            values.push((marker.clone(), written(root.as_path())));
+            values.push((parent, written(root.as_path().parent().unwrap())));
             *root = RootDir::parse(&marker, Position::default(), &["/srv".into()]).unwrap();
         }
         for (place, upstream) in vhost.upstreams.iter_mut().enumerate() {
@@ -241,7 +248,12 @@ fn benign(app: &App) -> (App, Values) {
                 UpstreamScheme::Http => "http",
                 UpstreamScheme::Https => "https",
             };
-            let marker = format!("192.0.2.{index}:{}", 9000 + place);
+            // on this host or not: that decides how nginx asks again
+            let network = match upstream.address() {
+                UpstreamAddress::Socket(address) if !address.ip().is_loopback() => "192.0.2",
+                _ => "127.0.2",
+            };
+            let marker = format!("{network}.{index}:{}", 9000 + place);
             let written = match upstream.address() {
                 UpstreamAddress::Socket(address) => address.to_string(),
                 UpstreamAddress::Unix(path) => format!("unix:{}", path.display()),

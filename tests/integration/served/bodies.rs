@@ -155,15 +155,16 @@ fn over_http2_a_visitor_who_reads_nothing_does_not_hold_the_only_worker_either()
     silent.wait().unwrap();
 }
 
-/// Sends `length` bytes and tells how long the longest pause between two pieces was.
-fn download(length: usize) -> (Scripted, Receiver<(usize, Duration)>) {
+/// Sends `length` bytes and tells how long the longest pause between two pieces was; gives up after
+/// `patience` without progress.
+fn download(length: usize, patience: Duration) -> (Scripted, Receiver<(usize, Duration)>) {
     let (told, pauses) = mpsc::channel();
     let app = Scripted::start(move |_, stream: &mut TcpStream| {
         write!(
             stream,
             "HTTP/1.1 200 OK\r\nContent-Type: application/zip\r\nContent-Length: {length}\r\n\r\n"
         )?;
-        stream.set_write_timeout(Some(Duration::from_secs(8)))?;
+        stream.set_write_timeout(Some(patience))?;
         let piece = [b'x'; 16 << 10];
         let mut longest = Duration::ZERO;
         let mut sent = 0;
@@ -185,7 +186,7 @@ fn download(length: usize) -> (Scripted, Receiver<(usize, Duration)>) {
 #[test]
 fn a_download_by_a_client_of_a_megabyte_a_second_never_stops_its_app_for_five_seconds() {
     let length = 24 << 20;
-    let (app, pauses) = download(length);
+    let (app, pauses) = download(length, Duration::from_secs(8));
     let served = proxied(&app);
     let mut stream = over_tls(&served);
     client::send(&mut stream, "GET", NAME, "/file", &[]).unwrap();
@@ -211,7 +212,7 @@ fn a_download_by_a_client_of_a_megabyte_a_second_never_stops_its_app_for_five_se
 
 #[test]
 fn of_a_download_that_is_not_read_a_bounded_part_is_taken_ahead() {
-    let (app, pauses) = download(256 << 20);
+    let (app, pauses) = download(256 << 20, Duration::from_secs(8));
     let served = proxied(&app);
     let mut stream = over_tls(&served);
     client::send(&mut stream, "GET", NAME, "/file", &[]).unwrap();
@@ -222,7 +223,7 @@ fn of_a_download_that_is_not_read_a_bounded_part_is_taken_ahead() {
 
 #[test]
 fn a_visitor_may_pause_for_longer_than_fifteen_seconds_in_a_download_and_in_an_upload() {
-    let (app, _pauses) = download(64 << 20);
+    let (app, _pauses) = download(64 << 20, Duration::from_secs(60));
     let served = proxied(&app);
     let mut down = over_tls(&served);
     client::send(&mut down, "GET", NAME, "/file", &[]).unwrap();
