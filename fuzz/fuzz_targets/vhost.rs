@@ -66,6 +66,7 @@ fn desired(app: &App) -> DesiredState {
                 files: vec![files()],
                 covered: wanted(spec).identifiers,
                 trusted: true,
+                uncovered: Vec::new(),
             },
         },
     };
