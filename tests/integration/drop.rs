@@ -1,7 +1,7 @@
 //! The first way in which vhostd is used: drop a file.
 
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -10,8 +10,9 @@ use super::support::app::App;
 use super::support::client::{self, Response, Trust};
 use super::support::gate::Gate;
 use super::support::host::{Host, acme};
-use super::support::nginx::NginxHost;
+use super::support::nginx::{NginxHost, free_port};
 use super::support::pebble::Pebble;
+use super::support::scripted::Scripted;
 use super::support::traffic::Traffic;
 use super::support::wait_for;
 
@@ -44,6 +45,33 @@ fn a_changed_file_is_served_changed() {
     );
     host.drop_app("hello", HELLO, &new);
     wait_for("the new upstream", || answers(&host, &trust, &new));
+}
+
+/// As a CDN does that is told to use HTTPS always (certbot#7275, caddy#2898).
+#[test]
+fn behind_an_edge_that_redirects_all_of_port_80_to_https_a_certificate_is_obtained() {
+    let edge = free_port();
+    let pebble = Pebble::start(edge);
+    let host = Host::with_settings(&acme(&pebble));
+    let https = host.nginx.https_port;
+    let edge = Scripted::at(([127, 0, 0, 1], edge).into(), move |request, stream| {
+        let name = request.header("host").unwrap_or_default();
+        let name = name.split(':').next().unwrap_or_default();
+        let path = &request.path;
+        write!(
+            stream,
+            "HTTP/1.1 301 Moved Permanently\r\nLocation: https://{name}:{https}{path}\r\n\
+             Content-Length: 0\r\nConnection: close\r\n\r\n"
+        )?;
+        Ok(false)
+    });
+    let app = App::start();
+    host.drop_app("hello", HELLO, &app);
+    assert_eq!(host.vhostd(&["reload"]).status, 0);
+    let renew = host.vhostd(&["renew", HELLO]);
+    assert_eq!(renew.status, 0, "{renew:?}");
+    assert!(edge.requests() > 0);
+    host.wait_for_https(HELLO, "/", &Trust::Root(pebble.issuing_root()));
 }
 
 /// While the vhost is one of `tls: internal`, it leaves challenges to others: an order that began then
