@@ -194,6 +194,11 @@ pub struct PemFiles {
 }
 
 impl WantedCertificate {
+    /// Whether nginx answers the CA's challenges for it (RFC 8555 §8.3).
+    pub fn is_ordered_by_http01(&self) -> bool {
+        self.issuer == Issuer::Acme && self.challenge == Challenge::Http01
+    }
+
     /// Of no profile, with an ECDSA P-256 key.
     pub fn new(identifiers: Vec<Identifier>, issuer: Issuer) -> Option<Self> {
         let name = CertificateName::of(identifiers.first()?);

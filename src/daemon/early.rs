@@ -1,6 +1,6 @@
 //! P: which orders may begin before the vhosts that they are for are live.
 
-use crate::certificate::{Challenge, Identifier, Issuer, WantedCertificate};
+use crate::certificate::{Identifier, WantedCertificate};
 use crate::generation::manifest::ServedName;
 
 /// Whether nginx answers the challenges of `wanted` already: for a name that no vhost serves, the
@@ -11,15 +11,13 @@ pub(super) fn is_answered_already(
     served: &[ServedName],
     before: &[WantedCertificate],
 ) -> bool {
-    if wanted.issuer != Issuer::Acme || wanted.challenge != Challenge::Http01 {
+    if !wanted.is_ordered_by_http01() {
         return true;
     }
     let is_ordered = |identifier: &Identifier| {
-        before.iter().any(|before| {
-            before.issuer == Issuer::Acme
-                && before.challenge == Challenge::Http01
-                && before.identifiers.contains(identifier)
-        })
+        before
+            .iter()
+            .any(|before| before.is_ordered_by_http01() && before.identifiers.contains(identifier))
     };
     let is_served = |identifier: &Identifier| {
         let host = identifier.to_string();
@@ -32,6 +30,7 @@ pub(super) fn is_answered_already(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::certificate::{Challenge, Issuer};
 
     fn wanted(names: &[&str], issuer: Issuer, challenge: Challenge) -> WantedCertificate {
         let identifiers = names.iter().map(|name| Identifier::Dns((*name).into()));

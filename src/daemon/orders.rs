@@ -151,12 +151,11 @@ impl Orders {
                 let active = installation.generations.active();
                 let active = active.map_err(|error| error.to_string())?.manifest;
                 let survey = installation.survey().map_err(|error| error.to_string())?;
-                let survey = &survey;
-                let taken = neighbours::names(survey, &installation.settings.nginx);
+                let taken = neighbours::names(&survey, &installation.settings.nginx);
                 let mut given = intent.given(owners, taken);
                 let (settings, has_ipv6) = (&installation.settings, installation.has_ipv6);
-                given.patterns = neighbours::name_patterns(survey, &settings.nginx);
-                given.entrances = Some(neighbours::entrances(settings, survey, has_ipv6));
+                given.patterns = neighbours::name_patterns(&survey, &settings.nginx);
+                given.entrances = Some(neighbours::entrances(settings, &survey, has_ipv6));
                 let apps = desired::accept(candidates, &given).apps;
                 let default = installation.settings.tls_defaults();
                 let wanted: Vec<_> = apps

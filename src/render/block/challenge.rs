@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::path_token;
-use crate::certificate::{Challenge as Method, Issuer};
+use crate::certificate::WantedCertificate;
 use crate::desired::{DesiredTls, DesiredVhost, HostFacts};
 use crate::render::token::{Part, Token, TokenError};
 use crate::vhost::RootDir;
@@ -90,9 +90,7 @@ impl ChallengeLocation {
 fn is_ordered_by_http01(tls: &DesiredTls) -> bool {
     match tls {
         DesiredTls::Off => false,
-        DesiredTls::On { wanted, .. } => wanted
-            .iter()
-            .any(|wanted| wanted.issuer == Issuer::Acme && wanted.challenge == Method::Http01),
+        DesiredTls::On { wanted, .. } => wanted.iter().any(WantedCertificate::is_ordered_by_http01),
     }
 }
 
