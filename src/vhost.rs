@@ -3,6 +3,7 @@
 //! Every field is a newtype with private contents, made only by its parser: there is no later
 //! `validate()`. Words here are the operator's; nginx's begin in `render/block.rs`.
 
+pub mod identity; // P which file a vhost file is, and whose
 pub mod parse; // P VhostFile → App | Vec<Diagnostic>
 pub mod reach; // R sockets and links that nginx's user cannot follow
 pub mod root; // R a root's symbolic links and permissions
