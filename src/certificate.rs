@@ -191,6 +191,9 @@ pub struct PemFiles {
     /// PEM, leaf first.
     pub chain: PathBuf,
     pub key: PathBuf,
+    /// The user who names them, and with whose rights they are opened.
+    #[serde(default)]
+    pub uid: u32,
 }
 
 impl WantedCertificate {

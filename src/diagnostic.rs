@@ -25,6 +25,10 @@ pub struct Diagnostic {
     /// diagnostics are passed by value.)
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nginx: Option<Box<String>>,
+    /// The settings or the file's owner do not permit it, so no text that says the same serves on.
+    /// Otherwise the text is malformed, and the last good one serves on.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub not_permitted: bool,
 }
 
 impl Diagnostic {
@@ -35,6 +39,7 @@ impl Diagnostic {
             reason: printable(&reason.into()),
             hint: None,
             nginx: None,
+            not_permitted: false,
         }
     }
 
@@ -45,6 +50,11 @@ impl Diagnostic {
 
     pub fn in_nginxs_words(mut self, words: impl Into<String>) -> Self {
         self.nginx = Some(Box::new(words.into()));
+        self
+    }
+
+    pub fn not_permitted(mut self) -> Self {
+        self.not_permitted = true;
         self
     }
 

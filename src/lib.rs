@@ -18,6 +18,8 @@ pub mod yaml; // P text → nodes with positions; the only user of the YAML pars
 // a vhost file → a parsed spec
 pub mod vhost; // P VhostSpec and its newtypes
 
+pub mod policy; // R what a vhost file may name, by its owner and the settings
+
 // specs → what nginx should serve
 pub mod desired; // P all specs resolved against each other and the certificates
 pub mod render; // P DesiredState → RenderedConfig

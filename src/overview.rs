@@ -27,9 +27,9 @@ use crate::reconcile::proof::answering;
 use crate::served::ServedRecord;
 use crate::settings::{KeyType, Settings};
 use crate::status::{StatusRecord, VhostState, VhostStatus};
+use crate::vhost::LocalUser;
 use crate::vhost::parse::parse;
 use crate::vhost::reach::{self, Budget};
-use crate::vhost::root::Worker;
 
 /// What `vhostd status` shows, in the contract's form.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -243,7 +243,7 @@ pub fn overview(installation: &Installation, failure: Option<&str>) -> Result<Ov
 
 /// What nginx's user cannot reach of the apps that serve: as it is now, as apps come and go.
 fn unreachable(active: &Manifest, settings: &Settings) -> Vec<String> {
-    let worker = Worker::named(&active.survey.user);
+    let worker = LocalUser::named(&active.survey.user);
     let (mut budget, mut warnings) = (Budget::default(), Vec::new());
     for (name, source) in &active.apps {
         let (roots, tls) = (&settings.roots, settings.tls_defaults());

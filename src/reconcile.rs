@@ -224,7 +224,7 @@ pub fn refresh<'a>(
     let locked = installation.generations.lock(request.lock_limit)?;
     let mut progress = Progress::start(observer);
     let active = installation.generations.active()?.manifest;
-    let mut intent = Intent::of_generation(&active, &installation.settings);
+    let mut intent = Intent::of_generation(&active, installation);
     // one that is in force stays so
     intent.pin = Pin::read(&installation.settings.state_dir)?;
     run(installation, &locked, intent, request, &mut progress)
@@ -263,7 +263,7 @@ pub fn roll_back_to<'a>(
     }
     let manifest = installation.generations.earlier_manifest(number)?;
     let files = crate::vhost::source::read(&installation.settings.vhosts_dir)?.files;
-    let mut intent = Intent::of_generation(&manifest, &installation.settings);
+    let mut intent = Intent::of_generation(&manifest, installation);
     let pin = Pin::new(number, &files);
     intent.pin = Some(pin.clone());
     intent.pin_before = Pin::read(&installation.settings.state_dir)?;

@@ -7,10 +7,11 @@ pub mod origin; // P which URLs are spoken to
 mod parse; // P text → Settings | Vec<Diagnostic>
 pub mod proxy; // P the HTTP proxy that CAs and webhooks are reached through
 mod real_ip; // P which peers are proxies in front of nginx
+pub mod users; // P limits of the vhost files that a user owns
 
 use std::fs;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -27,6 +28,7 @@ use crate::vhost::{TlsDefaults, TlsMode};
 
 use hooks::HookSettings;
 pub use real_ip::RealIp;
+use users::Users;
 
 /// `vhostd.yml`, every key with its default (contract: docs/settings.md).
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -48,6 +50,7 @@ pub struct Settings {
     pub roots: Vec<PathBuf>,
     /// The proxies in front of nginx.
     pub real_ip: Option<RealIp>,
+    pub users: Users,
 }
 
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -230,7 +233,30 @@ impl Default for Settings {
                 .map(PathBuf::from)
                 .to_vec(),
             real_ip: None,
+            users: Users::new(),
         }
+    }
+}
+
+impl NginxSettings {
+    /// The addresses that nginx listens on for vhostd.
+    pub fn addresses(&self, has_ipv6: bool) -> Vec<IpAddr> {
+        let all = || {
+            let v6 = has_ipv6.then_some(IpAddr::V6(Ipv6Addr::UNSPECIFIED));
+            let v4 = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+            std::iter::once(v4).chain(v6).collect()
+        };
+        self.listen.clone().unwrap_or_else(all)
+    }
+
+    /// The sockets that nginx opens for vhostd, plain ones first.
+    pub fn sockets(&self, has_ipv6: bool) -> Vec<SocketAddr> {
+        let addresses = self.addresses(has_ipv6);
+        let at = |port| {
+            let addresses = addresses.iter();
+            addresses.map(move |address| SocketAddr::new(*address, port))
+        };
+        at(self.http_port).chain(at(self.https_port)).collect()
     }
 }
 

@@ -10,10 +10,12 @@ pub mod root; // R a root's symbolic links and permissions
 pub mod source; // R directory → Vec<VhostFile>; the only reader of the vhosts directory
 
 mod address; // P addresses that no file may name
+mod local_user; // R a user of this host, and what the user may reach
 mod name;
 mod path; // P directories and URL prefixes
 mod upstream;
 
+pub use local_user::LocalUser;
 pub use name::{AppName, NameError, ServerName, VhostName};
 pub use path::PathError;
 pub(crate) use path::normalized;
@@ -32,11 +34,28 @@ pub struct App {
     pub name: AppName,
     /// As the user knows it: `/etc/vhostd/vhosts.d/hello.yml`.
     pub file: PathBuf,
+    /// The user who owns the file, and whose rights it has.
+    pub uid: u32,
     /// At least one. A mapping is named `hello`; the n-th of a list `hello#n`, from 1.
     pub vhosts: Vec<VhostSpec>,
     /// `pki__realms` of the Ansible form: each the identifiers of one certificate. Usually empty.
     pub realms: Vec<Realm>,
 }
+
+impl App {
+    /// The same as the file of that user.
+    pub fn owned_by(mut self, uid: u32) -> Self {
+        self.uid = uid;
+        let files = self.vhosts.iter_mut();
+        for files in files.filter_map(|vhost| vhost.tls.files.as_mut()) {
+            files.uid = uid;
+        }
+        self
+    }
+}
+
+/// The number of no user, who has no rights (setreuid(2)).
+pub const NO_OWNER: u32 = u32::MAX;
 
 /// One vhost: a set of names, and what answers them.
 #[derive(Clone, Debug, Eq, PartialEq)]

@@ -1,4 +1,4 @@
-//! R: a certificate from files that somebody else renews (`tls: {certificate, certificate_key}`).
+//! R: a certificate from files that vhostd does not renew (`tls: {certificate, certificate_key}`).
 //!
 //! They are read, checked, and stored as a version of their own: server blocks never name them. So
 //! a pair that is replaced one file after the other serves only when both are there, and what was
@@ -18,8 +18,10 @@ use crate::certificate::pem::{self, Block};
 use crate::certificate::words::first_few;
 use crate::certificate::{Identifier, IssuedCertificate, PemFiles, Validity, covers};
 use crate::diagnostic::fault;
+use crate::vhost::LocalUser;
 
-/// Why files are not used. No word of them is in it: they may be any files.
+/// Why files are not used. No word of them is in it, and nothing of a file that the vhost file's owner
+/// may not read: they may be any files.
 #[derive(Debug, thiserror::Error)]
 pub enum PemFilesError {
     #[error("use {}: it has no certificate in PEM: {found}", path.display())]
@@ -46,11 +48,14 @@ pub enum PemFilesError {
     },
     #[error("read {}: {why}", path.display())]
     Read { path: PathBuf, why: String },
+    #[error("read {}: {user}, who owns the vhost file, cannot", path.display())]
+    Rights { path: PathBuf, user: String },
     #[error("use {}: it is from {} to {}", path.display(), validity.not_before, validity.not_after)]
     Validity { path: PathBuf, validity: Validity },
 }
 
-/// The pair as it is now, which is good for `identifiers` at `now`. Symbolic links are followed:
+/// The pair as it is now, which is good for `identifiers` at `now`, opened with the rights of the user
+/// who names it. Symbolic links are followed:
 /// certbot's live directory is made of them. Each file may have other blocks as well; both may be
 /// one file.
 pub fn read(
@@ -59,8 +64,9 @@ pub fn read(
     now: OffsetDateTime,
 ) -> Result<IssuedCertificate, PemFilesError> {
     let path = files.chain.clone();
-    let chain = chain(&files.chain)?;
-    let key_pem = key(&files.key)?;
+    let user = LocalUser::with_uid(files.uid);
+    let chain = chain(&files.chain, &user)?;
+    let key_pem = key(&files.key, &user)?;
     if let Err(error) = chain.check_keys() {
         let reason = error.to_string();
         return Err(PemFilesError::Odd { path, reason });
@@ -99,8 +105,8 @@ pub fn read(
     })
 }
 
-fn chain(path: &Path) -> Result<Chain, PemFilesError> {
-    let bytes = contents(path)?;
+fn chain(path: &Path, user: &LocalUser) -> Result<Chain, PemFilesError> {
+    let bytes = contents(path, user)?;
     let blocks = pem::blocks(&bytes);
     Chain::from_blocks(&blocks).map_err(|error| match error {
         ChainError::Empty => PemFilesError::Chain {
@@ -115,9 +121,9 @@ fn chain(path: &Path) -> Result<Chain, PemFilesError> {
 }
 
 /// The first private key that is whole, as OpenSSL takes it, and nothing else of the file.
-fn key(path: &Path) -> Result<PrivateKeyPem, PemFilesError> {
+fn key(path: &Path, user: &LocalUser) -> Result<PrivateKeyPem, PemFilesError> {
     let path = path.to_path_buf();
-    let bytes = contents(&path)?;
+    let bytes = contents(&path, user)?;
     let blocks = pem::blocks(&bytes);
     let is_key = |block: &&Block| block.label == ENCRYPTED || KEYS.contains(&&*block.label);
     let keys = || blocks.iter().filter(is_key);
@@ -169,15 +175,25 @@ fn order(nth: Option<usize>) -> String {
 }
 
 /// Anything that is not a file of a certificate's size is refused without waiting for it.
-fn contents(path: &Path) -> Result<Vec<u8>, PemFilesError> {
+fn contents(path: &Path, user: &LocalUser) -> Result<Vec<u8>, PemFilesError> {
     let failed = |why: String| PemFilesError::Read {
         path: path.to_path_buf(),
         why,
     };
-    bytes(path).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => failed("there is no such file".into()),
-        _ => failed(fault(&error)),
-    })
+    user.with_rights(|| bytes(path))
+        .map_err(|error| match error.kind() {
+            // whether there is such a file is not told to a user who may not know
+            io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied
+                if !user.has_vhostds_rights() =>
+            {
+                PemFilesError::Rights {
+                    path: path.to_path_buf(),
+                    user: user.to_string(),
+                }
+            }
+            io::ErrorKind::NotFound => failed("there is no such file".into()),
+            _ => failed(fault(&error)),
+        })
 }
 
 fn bytes(path: &Path) -> io::Result<Vec<u8>> {

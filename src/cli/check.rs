@@ -12,15 +12,15 @@ use crate::desired::{self, Candidate, Given};
 use crate::diagnostic::Diagnostic;
 use crate::generation::GenerationStore;
 use crate::installation::has_ipv6;
+use crate::policy::Policy;
 use crate::reconcile::intent::parse_alone;
 use crate::reconcile::last_look::LastLook;
 use crate::reconcile::neighbours;
 use crate::reconcile::report::{Rejected, misnamed, rejected};
 use crate::settings::Settings;
 use crate::vhost::reach::{self, Budget};
-use crate::vhost::root::Worker;
 use crate::vhost::source::{self, Listing, VhostFile};
-use crate::vhost::{App, AppName, ServerName};
+use crate::vhost::{App, AppName, LocalUser, ServerName};
 
 #[derive(Args, Debug)]
 pub(super) struct Check {
@@ -42,7 +42,7 @@ struct Findings {
     /// Files that could not be read at all.
     unreadable: Vec<String>,
     /// Who reads the files of a `root`, as far as the active generation knows.
-    worker: Worker,
+    worker: LocalUser,
     /// What is left of the looks for links.
     budget: Budget,
 }
@@ -97,11 +97,11 @@ impl Check {
     }
 }
 
-pub(super) fn worker(settings: &Settings) -> Worker {
+pub(super) fn worker(settings: &Settings) -> LocalUser {
     let active = GenerationStore::new(&settings.state_dir).active();
     active.map_or_else(
-        |_| Worker::default(),
-        |active| Worker::named(&active.manifest.survey.user),
+        |_| LocalUser::default(),
+        |active| LocalUser::named(&active.manifest.survey.user),
     )
 }
 
@@ -110,9 +110,11 @@ impl Findings {
     fn examine(&mut self, files: Vec<VhostFile>, settings: &Settings) {
         self.checked += files.len();
         let (mut candidates, mut given) = (Vec::new(), given(settings));
+        let worker = self.worker.clone();
+        let mut policy = Policy::new(settings, &worker, has_ipv6());
         for file in &files {
             self.remember(file);
-            match parse_alone(file, settings, &self.worker, clock::system()()) {
+            match parse_alone(file, &mut policy, clock::system()()) {
                 Ok((app, warnings)) => {
                     self.warn(&app, warnings);
                     candidates.push(candidate(app, file));
@@ -136,7 +138,9 @@ impl Findings {
             Err(error) => return self.unreadable.push(error.to_string()),
         };
         self.remember(&file);
-        let app = match parse_alone(&file, settings, &self.worker, clock::system()()) {
+        let worker = self.worker.clone();
+        let mut policy = Policy::new(settings, &worker, has_ipv6());
+        let app = match parse_alone(&file, &mut policy, clock::system()()) {
             Ok((app, warnings)) => {
                 self.warn(&app, warnings);
                 app
@@ -145,7 +149,7 @@ impl Findings {
         };
         let (mut others, mut given) = (Vec::new(), given(settings));
         for other in directory.iter().filter(|other| other.app != app.name) {
-            match parse_alone(other, settings, &self.worker, clock::system()()) {
+            match parse_alone(other, &mut policy, clock::system()()) {
                 Ok((parsed, _)) => others.push(candidate(parsed, other)),
                 Err(_) => {
                     given.silent.insert(other.app.clone(), other.path.clone());

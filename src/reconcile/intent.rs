@@ -1,7 +1,7 @@
 //! R: the vhosts directory (or a pinned generation) → candidates, each with its last good version.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use time::OffsetDateTime;
@@ -15,10 +15,11 @@ use crate::certificate::{Identifier, IssuedCertificate, Issuer, PemFiles, pem_fi
 use crate::desired::{Candidate, Given, Owners, Rejection};
 use crate::diagnostic::Diagnostic;
 use crate::generation::manifest::{AppSource, Manifest};
+use crate::policy::Policy;
 use crate::settings::Settings;
-use crate::vhost::root::Worker;
+use crate::vhost::identity::FileIdentity;
 use crate::vhost::source::VhostFile;
-use crate::vhost::{App, AppName, ServerName, parse, root, source};
+use crate::vhost::{App, AppName, LocalUser, ServerName, parse, source};
 
 /// What the files ask for, before conflicts between apps are decided.
 #[derive(Debug)]
@@ -34,8 +35,10 @@ pub struct Intent {
     pub sources: BTreeMap<AppName, AppSource>,
     /// The text of each last good version.
     pub last_good: BTreeMap<AppName, AppSource>,
-    /// Apps whose files got another name, with the same text: the old → the new.
+    /// Apps whose files got another name: the old → the new.
     pub moved: BTreeMap<AppName, AppName>,
+    /// The file of each app: as it is now, else as it was when the app's names were last claimed.
+    pub identities: BTreeMap<AppName, FileIdentity>,
     /// Apps that serve, and of which no text can be parsed any more.
     pub frozen: BTreeSet<AppName>,
     /// Whether the vhost files were read: what a generation holds says nothing about them.
@@ -91,17 +94,20 @@ pub fn read(
     };
     if let Some(pin) = pin.filter(|pin| pin.holds(&listing.files)) {
         let pinned = installation.generations.manifest(pin.generation)?;
-        intent.take_pinned(&pinned, &installation.settings);
+        intent.take_pinned(&pinned, installation);
         intent.pin = Some(pin);
         return Ok(intent);
     }
+    let files = listing.files.iter();
+    intent.identities = files.map(|it| (it.app.clone(), it.identity)).collect();
     intent.last_good = active.apps.clone();
     let present = listing.files.iter().map(|file| file.app.clone()).collect();
     intent.moved = moved(&active, &listing.files, &present);
     let kept = keep_absent(reading.absences, &active, &present, &mut intent);
-    let worker = Worker::named(&active.survey.user);
+    let worker = LocalUser::named(&active.survey.user);
+    let mut policy = Policy::new(&installation.settings, &worker, installation.has_ipv6);
     for file in listing.files {
-        intent.take(file, &installation.settings, &worker);
+        intent.take(file, &mut policy);
     }
     // a file that is missing for less than a second keeps serving
     for app in kept
@@ -110,7 +116,7 @@ pub fn read(
         .cloned()
         .collect::<Vec<_>>()
     {
-        intent.keep(&app, &installation.settings);
+        intent.keep(&app, &mut policy);
     }
     intent.misnamed = listing.refused;
     intent.took = begin.elapsed();
@@ -167,6 +173,7 @@ impl Intent {
             sources: BTreeMap::new(),
             last_good: BTreeMap::new(),
             moved: BTreeMap::new(),
+            identities: BTreeMap::new(),
             frozen: BTreeSet::new(),
             of_files: true,
             pin: None,
@@ -177,23 +184,25 @@ impl Intent {
     }
 
     /// The generation that a pin or a rollback names, as it was.
-    pub fn of_generation(manifest: &Manifest, settings: &Settings) -> Self {
+    pub fn of_generation(manifest: &Manifest, installation: &Installation) -> Self {
         let mut intent = Self::empty();
         intent.of_files = false;
-        intent.take_pinned(manifest, settings);
+        intent.take_pinned(manifest, installation);
         intent
     }
 
-    fn take_pinned(&mut self, manifest: &Manifest, settings: &Settings) {
+    fn take_pinned(&mut self, manifest: &Manifest, installation: &Installation) {
+        let worker = LocalUser::named(&manifest.survey.user);
+        let mut policy = Policy::new(&installation.settings, &worker, installation.has_ipv6);
         self.last_good = manifest.apps.clone();
         for app in manifest.apps.keys().cloned().collect::<Vec<_>>() {
-            self.keep(&app, settings);
+            self.keep(&app, &mut policy);
         }
     }
 
-    fn take(&mut self, file: VhostFile, settings: &Settings, worker: &Worker) {
-        let fallback = self.last_good_app(&file.app, settings);
-        match parsed(&file, settings, worker) {
+    fn take(&mut self, file: VhostFile, policy: &mut Policy<'_>) {
+        let fallback = self.last_good_version(&file.app, file.identity.uid, policy);
+        match parsed(&file, policy) {
             Ok((app, text, warnings)) => {
                 self.warnings.extend(warnings);
                 let source = AppSource {
@@ -210,16 +219,21 @@ impl Intent {
                 self.candidates.push(Candidate {
                     app,
                     modified: file.modified,
-                    fallback: fallback.filter(|_| other),
+                    fallback: fallback.and_then(Result::ok).filter(|_| other),
                 });
             }
             Err(diagnostics) => {
                 let stale = match fallback {
-                    Some(app) => {
+                    Some(Ok(app)) => {
                         self.push_last_good(app, file.modified, true);
                         true
                     }
-                    None => self.freeze(&file.app),
+                    // bytes whose text cannot be read may name anything
+                    Some(Err(errors)) => {
+                        let mut all = errors.iter().chain(&diagnostics);
+                        all.all(|it| !it.not_permitted) && self.freeze(&file.app)
+                    }
+                    None => false,
                 };
                 self.refused.push(Rejection {
                     app: file.app,
@@ -253,11 +267,14 @@ impl Intent {
         candidates.any(|candidate| candidate.app.name == *app)
     }
 
-    fn keep(&mut self, name: &AppName, settings: &Settings) {
-        match self.parse_last_good(name, settings) {
+    /// The last good version of an app whose file is absent or not read, as it serves.
+    fn keep(&mut self, name: &AppName, policy: &mut Policy<'_>) {
+        let uid = self.identities.get(name).map_or(0, |file| file.uid);
+        match self.last_good_version(name, uid, policy) {
             Some(Ok(app)) => self.push_last_good(app, OffsetDateTime::UNIX_EPOCH, false),
             Some(Err(diagnostics)) => {
-                let stale = self.freeze(name);
+                let permitted = diagnostics.iter().all(|it| !it.not_permitted);
+                let stale = permitted && self.freeze(name);
                 self.refused.push(Rejection {
                     app: name.clone(),
                     diagnostics,
@@ -302,47 +319,48 @@ impl Intent {
         }
     }
 
-    fn last_good_app(&self, name: &AppName, settings: &Settings) -> Option<App> {
-        self.parse_last_good(name, settings)?.ok()
-    }
-
-    fn parse_last_good(
+    /// As the vhost file of `uid`. An error: what is not permitted, or why the text is malformed;
+    /// a root that leads nowhere serves on without its files.
+    fn last_good_version(
         &self,
         name: &AppName,
-        settings: &Settings,
+        uid: u32,
+        policy: &mut Policy<'_>,
     ) -> Option<Result<App, Vec<Diagnostic>>> {
         let source = self.last_good.get(name)?;
-        Some(parse::parse(
-            name,
-            &source.file,
-            &source.text,
-            &settings.roots,
-            &settings.tls_defaults(),
-        ))
+        let app = match parse_text(name, &source.file, &source.text, policy.settings()) {
+            Ok(app) => app.owned_by(uid),
+            Err(errors) => return Some(Err(errors)),
+        };
+        let mut decision = policy.decide(app);
+        decision.errors.retain(|error| error.not_permitted);
+        Some(match decision.errors.is_empty() {
+            true => Ok(decision.app),
+            false => Err(decision.errors),
+        })
     }
 }
 
 type Parsed = (App, String, Vec<String>);
 
-fn parsed(
-    file: &VhostFile,
-    settings: &Settings,
-    worker: &Worker,
-) -> Result<Parsed, Vec<Diagnostic>> {
+fn parsed(file: &VhostFile, policy: &mut Policy<'_>) -> Result<Parsed, Vec<Diagnostic>> {
     let text = file.text.clone().map_err(|diagnostic| vec![diagnostic])?;
-    let app = parse::parse(
-        &file.app,
-        &file.path,
-        &text,
-        &settings.roots,
-        &settings.tls_defaults(),
-    )?;
-    let findings = root::inspect(&app, &settings.roots, worker);
-    if !findings.errors.is_empty() {
-        return Err(findings.errors);
+    let app = parse_text(&file.app, &file.path, &text, policy.settings())?;
+    let decision = policy.decide(app.owned_by(file.identity.uid));
+    if !decision.errors.is_empty() {
+        return Err(decision.errors);
     }
-    let warnings = findings.warnings.iter().map(with_hint).collect();
-    Ok((app, text, warnings))
+    let warnings = decision.warnings.iter().map(with_hint).collect();
+    Ok((decision.app, text, warnings))
+}
+
+fn parse_text(
+    app: &AppName,
+    file: &Path,
+    text: &str,
+    settings: &Settings,
+) -> Result<App, Vec<Diagnostic>> {
+    parse::parse(app, file, text, &settings.roots, &settings.tls_defaults())
 }
 
 /// On one line: what is odd, and what to do.
@@ -356,11 +374,11 @@ fn with_hint(warning: &Diagnostic) -> String {
 /// The parsed form of one file that may be anywhere (`check FILE`), and what looks odd.
 pub fn parse_alone(
     file: &VhostFile,
-    settings: &Settings,
-    worker: &Worker,
+    policy: &mut Policy<'_>,
     now: OffsetDateTime,
 ) -> Result<(App, Vec<String>), Vec<Diagnostic>> {
-    let (app, _, mut warnings) = parsed(file, settings, worker)?;
+    let (app, _, mut warnings) = parsed(file, policy)?;
+    let settings = policy.settings();
     for vhost in &app.vhosts {
         let names = vhost.all_names().map(|name| name.value.to_identifier());
         let names: Vec<_> = names.collect();

@@ -4,7 +4,7 @@
 pub mod advice; // P what the admin is to know or to change about them
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use crate::desired::{DefaultServerOf, Entrance, Entrances, Listener, NamePattern};
 use crate::nginx::dump::{HandWrittenListen, HandWrittenServer, ListenSocket, Survey};
@@ -19,12 +19,7 @@ pub fn listeners(
     has_ipv6: bool,
     port: u16,
 ) -> Vec<Listener> {
-    let all = || {
-        let v6 = has_ipv6.then_some(IpAddr::V6(Ipv6Addr::UNSPECIFIED));
-        let v4 = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-        std::iter::once(v4).chain(v6).collect()
-    };
-    let addresses: Vec<IpAddr> = settings.listen.clone().unwrap_or_else(all);
+    let addresses = settings.addresses(has_ipv6);
     addresses
         .into_iter()
         .map(|address| {

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use super::hooks::hooks;
 use super::origin;
-use super::{AcmeSettings, DefaultServer, NginxSettings, Settings, real_ip};
+use super::{AcmeSettings, DefaultServer, NginxSettings, Settings, real_ip, users};
 use crate::certificate::internal::scope::{Scope, Subtree};
 use crate::diagnostic::{Diagnostic, Located};
 
@@ -85,6 +85,9 @@ fn settings(mut fields: Fields, problems: &mut Problems) -> Settings {
             .iter()
             .filter_map(|root| path(root, problems))
             .collect();
+    }
+    if let Some(node) = fields.take("users") {
+        settings.users = users::parse(node, problems);
     }
     for (section, keys) in SECTIONS {
         fields.belong_below(section, keys);

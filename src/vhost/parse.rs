@@ -11,15 +11,15 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use super::{
-    App, AppName, NameError, Realm, RootDir, ServerName, TlsDefaults, TlsMode, TlsSpec, Upstream,
-    UpstreamError, VhostName, VhostSpec,
+    App, AppName, NO_OWNER, NameError, PathError, Realm, RootDir, ServerName, TlsDefaults, TlsMode,
+    TlsSpec, Upstream, UpstreamError, VhostName, VhostSpec,
 };
 use crate::diagnostic::{Diagnostic, Located, Position};
 use crate::yaml::{self, Fields, Node, Problems, Value, quoted};
 
 /// Parses a vhost file, in one of its three forms (docs/vhost-file.md).
 ///
-/// `roots` and `default_tls` are the settings': what a `root` must lie below, and what a vhost
+/// The app belongs to no user until [`App::owned_by`] says. `roots` and `default_tls` are the settings': what a `root` must lie below, and what a vhost
 /// without a `tls` key gets. All errors of the file are returned, in its order, each at the
 /// scalar that is wrong; a syntax error is alone.
 pub fn parse(
@@ -85,6 +85,7 @@ impl Reading<'_> {
         (!vhosts.is_empty()).then(|| App {
             name: self.app.clone(),
             file: file.to_path_buf(),
+            uid: NO_OWNER,
             vhosts,
             realms,
         })
@@ -191,6 +192,10 @@ impl Reading<'_> {
         let Located { value, at } = fields.string("root", problems)?;
         match RootDir::parse(&value, at, self.roots) {
             Ok(root) => Some(root),
+            Err(error @ PathError::Outside { .. }) => {
+                problems.add_not_permitted(at, error.to_string(), error.hint());
+                None
+            }
             Err(error) => {
                 problems.add_with_hint(at, error.to_string(), Some(error.hint()));
                 None

@@ -6,11 +6,9 @@ use std::io;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
-use nix::unistd::{Uid, User};
-
+use super::root::closed_component;
 use super::root::stopped_links::{StoppedLinks, stopped_below};
-use super::root::{Worker, closed_component};
-use super::{App, UpstreamAddress};
+use super::{App, LocalUser, UpstreamAddress};
 use crate::diagnostic::{Diagnostic, fault};
 
 /// How many directory entries are still looked at. A warning is not worth more.
@@ -34,7 +32,12 @@ type Finding = (String, String);
 
 /// Warnings about the app. `tell_end`: also where the walk through a root ended early and found
 /// nothing.
-pub fn inspect(app: &App, worker: &Worker, budget: &mut Budget, tell_end: bool) -> Vec<Diagnostic> {
+pub fn inspect(
+    app: &App,
+    worker: &LocalUser,
+    budget: &mut Budget,
+    tell_end: bool,
+) -> Vec<Diagnostic> {
     let mut warnings = Vec::new();
     for vhost in &app.vhosts {
         for upstream in &vhost.upstreams {
@@ -59,7 +62,7 @@ pub fn inspect(app: &App, worker: &Worker, budget: &mut Budget, tell_end: bool) 
 
 /// Why nginx's workers cannot connect (unix(7): that takes the right to write, and to search every
 /// directory on the way).
-fn socket(path: &Path, worker: &Worker) -> Option<Finding> {
+fn socket(path: &Path, worker: &LocalUser) -> Option<Finding> {
     let shown = path.display();
     let resolved = fs::canonicalize(path);
     let way = match &resolved {
@@ -107,7 +110,11 @@ fn links<'a>(
         );
         (
             reason,
-            format!("chown -h {} {}", user(*owner), link.display()),
+            format!(
+                "chown -h {} {}",
+                LocalUser::with_uid(*owner),
+                link.display()
+            ),
         )
     });
     let more = found.links.len().saturating_sub(MOST_LINKS);
@@ -129,11 +136,6 @@ fn links<'a>(
         (reason, hint.to_owned())
     });
     told.chain(more).chain(end)
-}
-
-fn user(id: u32) -> String {
-    let known = User::from_uid(Uid::from_raw(id)).ok().flatten();
-    known.map_or_else(|| id.to_string(), |user| user.name)
 }
 
 const MOST_LINKS: usize = 5;
@@ -166,7 +168,7 @@ mod tests {
         let roots = [base.to_path_buf()];
         let tls = TlsMode::Auto.into();
         let app = crate::vhost::parse::parse(&name, file, &text, &roots, &tls).unwrap();
-        let warnings = inspect(&app, &Worker::default(), budget, tell_end);
+        let warnings = inspect(&app, &LocalUser::default(), budget, tell_end);
         warnings.into_iter().map(|it| it.reason).collect()
     }
 

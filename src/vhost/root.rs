@@ -3,22 +3,20 @@
 //! Their spelling was judged by the parser. Here symbolic links are resolved: a root must not lead
 //! out of the directories that the settings allow, whoever planted the link.
 
+mod access; // P whether the owner of a vhost file may have a directory published
 mod components; // R how a root's path is resolved, and who owns what it goes through
 mod links; // P from where on nginx checks links, and which one it stops
 pub(crate) mod stopped_links; // R symbolic links below a root that nginx does not follow
-mod worker; // R who nginx's workers are
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use nix::unistd::{Uid, User};
-
-pub use worker::Worker;
-
+use self::access::{Access, Found, access};
 use super::path::is_below;
-use super::{App, RootDir};
+use super::{App, LocalUser, RootDir, VhostName};
 use crate::diagnostic::{Diagnostic, fault};
 
 /// What [`inspect`] found about an app's roots.
@@ -28,20 +26,58 @@ pub struct RootFindings {
     pub errors: Vec<Diagnostic>,
     /// The app is served; its files perhaps not.
     pub warnings: Vec<Diagnostic>,
+    /// Vhosts that are served without their root.
+    pub unread: BTreeSet<VhostName>,
 }
 
-/// Resolves each root of `app`. `roots` are the settings'.
-pub fn inspect(app: &App, roots: &[PathBuf], worker: &Worker) -> RootFindings {
+/// Who may have which directories published.
+#[derive(Clone, Copy, Debug)]
+pub struct RootRights<'a> {
+    /// The settings' `roots`.
+    pub roots: &'a [PathBuf],
+    /// The owner of the vhost file; `None`: it is root's, and names any directory below `roots`.
+    pub owner: Option<&'a LocalUser>,
+    /// `users.OWNER.roots`
+    pub limit: Option<&'a [PathBuf]>,
+    /// nginx's user.
+    pub worker: &'a LocalUser,
+}
+
+/// Resolves each root of `app`.
+pub fn inspect(app: &App, rights: RootRights<'_>) -> RootFindings {
     // an allowed directory may itself be a link, as /home is on some hosts
-    let allowed: Vec<PathBuf> = roots
-        .iter()
-        .map(|root| fs::canonicalize(root).unwrap_or_else(|_| root.clone()))
-        .collect();
+    let resolved = |roots: &[PathBuf]| -> Vec<PathBuf> {
+        let roots = roots.iter();
+        roots
+            .map(|root| fs::canonicalize(root).unwrap_or_else(|_| root.clone()))
+            .collect()
+    };
+    let (roots, limit) = (resolved(rights.roots), rights.limit.map(resolved));
+    let rights = RootRights {
+        roots: &roots,
+        limit: limit.as_deref(),
+        ..rights
+    };
     let mut findings = RootFindings::default();
-    for root in app.vhosts.iter().filter_map(|vhost| vhost.root.as_ref()) {
-        inspect_one(app, root, &allowed, worker, &mut findings);
+    for vhost in &app.vhosts {
+        let Some(root) = &vhost.root else { continue };
+        let read = inspect_one(app, root, rights, &mut findings);
+        if read == Read::Never && vhost.upstreams.is_empty() {
+            findings.errors.extend(findings.warnings.pop());
+        } else if read != Read::Now {
+            findings.unread.insert(vhost.name.clone());
+        }
     }
     findings
+}
+
+/// Whether nginx reads files from a root.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Read {
+    Now,
+    Later,
+    /// The last warning says why.
+    Never,
 }
 
 /// For each root of `apps` the longest part of its path that only root can make lead elsewhere, as
@@ -63,46 +99,59 @@ pub fn links_checked_below<'a>(
 fn inspect_one(
     app: &App,
     root: &RootDir,
-    allowed: &[PathBuf],
-    worker: &Worker,
+    rights: RootRights<'_>,
     findings: &mut RootFindings,
-) {
+) -> Read {
     let path = root.as_path();
     let about = |reason: String| Diagnostic::new(&app.file, reason).at(root.at());
     let resolved = match resolve(path) {
         Ok(resolved) => resolved,
-        // run by somebody with less permissions than the daemon
+        // run by a user with less permissions than the daemon
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
             let reason = "the root cannot be looked at: permission denied";
             findings.warnings.push(about(reason.to_owned()));
-            return;
+            return Read::Now;
         }
         Err(error) => {
             let reason = format!("the root leads nowhere: {}", fault(&error));
             findings.errors.push(
                 about(reason).hint("a symbolic link on the way has no target: create it first"),
             );
-            return;
+            return Read::Now;
         }
     };
-    if !is_below(&resolved.path, allowed) {
+    if !is_below(&resolved.path, rights.roots) {
         let leads = resolved.path.display();
         findings.errors.push(
             about(format!("the root leads to {leads} through a symbolic link"))
-                .hint("move the files, or add that directory to `roots` in vhostd's settings"),
+                .hint("move the files, or add that directory to `roots` in vhostd's settings")
+                .not_permitted(),
         );
-        return;
+        return Read::Now;
     }
-    if let Some(missing) = resolved.missing {
-        findings.warnings.push(
-            about(format!("{} does not exist yet", missing.display()))
-                .hint("its files are served as soon as it does"),
-        );
+    let read = match rights.owner {
+        None => Read::Now,
+        Some(owner) => match refused(&resolved, owner, rights.limit) {
+            Ok(read) => read,
+            Err((reason, hint)) => {
+                let warning = about(reason).hint(hint).not_permitted();
+                findings.warnings.push(warning);
+                return Read::Never;
+            }
+        },
+    };
+    if let Some(missing) = &resolved.missing {
+        let hint = match rights.owner.filter(|_| read == Read::Later) {
+            None => "its files are served as soon as it does".to_owned(),
+            Some(owner) => format!("its files are served once it belongs to {owner}"),
+        };
+        let reason = format!("{} does not exist yet", missing.display());
+        findings.warnings.push(about(reason).hint(hint));
     } else if !resolved.path.is_dir() {
         let reason = format!("{} is not a directory", path.display());
         findings.warnings.push(about(reason));
     }
-    if let Some(closed) = closed_component(&resolved.path, worker) {
+    if let Some(closed) = closed_component(&resolved.path, rights.worker) {
         findings.warnings.push(
             about(format!("nginx's user may not enter {}", closed.display()))
                 .hint(format!("chmod o+x {}", closed.display())),
@@ -110,7 +159,8 @@ fn inspect_one(
     }
     if let Some(link) = links::stopped(&components::components(path)) {
         let shown = link.path.display();
-        let (owner, target) = (user(link.uid), user(link.target_uid));
+        let owner = LocalUser::with_uid(link.uid);
+        let target = LocalUser::with_uid(link.target_uid);
         let reason = format!(
             "nginx does not follow {shown}: the link is {owner}'s, and what it leads to is {target}'s"
         );
@@ -118,14 +168,38 @@ fn inspect_one(
             .warnings
             .push(about(reason).hint(format!("chown -h {target} {shown}")));
     }
+    read
 }
 
-/// The user's name; the number where it has none.
-fn user(uid: u32) -> String {
-    let user = User::from_uid(Uid::from_raw(uid));
-    user.ok()
-        .flatten()
-        .map_or_else(|| uid.to_string(), |user| user.name)
+/// Whether `owner`, who is not root, may have the directory published; else why not, and what to do.
+fn refused(
+    resolved: &Resolved,
+    owner: &LocalUser,
+    limit: Option<&[PathBuf]>,
+) -> Result<Read, (String, String)> {
+    let shown = resolved.path.display();
+    if limit.is_some_and(|limit| !is_in(&resolved.path, limit)) {
+        return Err((
+            format!("{owner} may not publish {shown}: its files are not served"),
+            format!("`users.{owner}.roots` in vhostd's settings lists what {owner} may publish"),
+        ));
+    }
+    match access(owner.uid(), resolved.found()) {
+        Access::Granted => Ok(Read::Now),
+        Access::Undecided => Ok(Read::Later),
+        Access::Denied => Err((
+            format!(
+                "{shown} belongs to {}, and the vhost file to {owner}: its files are not served",
+                LocalUser::with_uid(resolved.uid)
+            ),
+            format!("chown {owner} {shown}, or let root own the vhost file"),
+        )),
+    }
+}
+
+/// Whether `path` is one of `roots` or below one.
+fn is_in(path: &Path, roots: &[PathBuf]) -> bool {
+    roots.iter().any(|root| path.starts_with(root))
 }
 
 struct Resolved {
@@ -133,6 +207,19 @@ struct Resolved {
     path: PathBuf,
     /// The first component that does not exist, as written.
     missing: Option<PathBuf>,
+    /// Owner of the last component that exists.
+    uid: u32,
+}
+
+impl Resolved {
+    fn found(&self) -> Found {
+        match self.missing {
+            None => Found::Directory { uid: self.uid },
+            Some(_) => Found::Missing {
+                above_uid: self.uid,
+            },
+        }
+    }
 }
 
 /// Resolves the longest part of `path` that exists.
@@ -143,11 +230,12 @@ fn resolve(path: &Path) -> io::Result<Resolved> {
             Ok(resolved) => {
                 let rest = path.strip_prefix(existing).unwrap_or(Path::new(""));
                 return Ok(Resolved {
+                    uid: fs::metadata(&resolved)?.uid(),
                     path: resolved.components().chain(rest.components()).collect(),
                     missing,
                 });
             }
-            // a link to what is not there: nobody knows where it will lead
+            // where a link to what is not there will lead is not known
             Err(error) if fs::symlink_metadata(existing).is_ok_and(|it| it.is_symlink()) => {
                 return Err(error);
             }
@@ -161,7 +249,7 @@ fn resolve(path: &Path) -> io::Result<Resolved> {
 }
 
 /// The first directory on the way that nginx's workers may not search.
-pub(super) fn closed_component<'a>(path: &'a Path, worker: &Worker) -> Option<&'a Path> {
+pub(super) fn closed_component<'a>(path: &'a Path, worker: &LocalUser) -> Option<&'a Path> {
     let mut parts: Vec<&Path> = path.ancestors().collect();
     parts.reverse();
     parts.into_iter().find(|part| {
@@ -203,7 +291,14 @@ mod tests {
             &roots,
             &TlsMode::Auto.into(),
         );
-        inspect(&app.unwrap(), &roots, &Worker::default())
+        let worker = LocalUser::default();
+        let rights = RootRights {
+            roots: &roots,
+            owner: None,
+            limit: None,
+            worker: &worker,
+        };
+        inspect(&app.unwrap(), rights)
     }
 
     #[test]

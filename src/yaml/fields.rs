@@ -44,6 +44,12 @@ impl Problems {
         });
     }
 
+    /// What the settings do not permit.
+    pub fn add_not_permitted(&mut self, at: Position, reason: impl Into<String>, hint: String) {
+        let diagnostic = Diagnostic::new(&self.file, reason).at(at).hint(hint);
+        self.found.push(diagnostic.not_permitted());
+    }
+
     /// As [`Self::add_with_hint`], of a line with a secret: no picture is drawn of it, since that
     /// would be in whatever keeps the output.
     pub fn add_unshown(&mut self, at: Position, reason: &str, hint: &str) {

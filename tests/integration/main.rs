@@ -31,6 +31,7 @@ mod load;
 mod names;
 mod neighbours;
 mod ordinary;
+mod owners;
 mod pem_files;
 mod preflight;
 mod proxy;

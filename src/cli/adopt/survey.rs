@@ -11,6 +11,8 @@ use crate::certificate::store::CertificateStore;
 use crate::certificate::{CertificateInventory, Identifier};
 use crate::cli::check::{candidate, given, worker};
 use crate::desired::{self, Given};
+use crate::installation::has_ipv6;
+use crate::policy::Policy;
 use crate::reconcile::intent::parse_alone;
 use crate::settings::{AcmeSettings, Settings};
 use crate::vhost::source;
@@ -42,8 +44,9 @@ impl Surveyor {
         let listing = source::read(&settings.vhosts_dir);
         let files = listing.map_err(|error| error.to_string())?.files;
         let worker = worker(settings);
+        let mut policy = Policy::new(settings, &worker, has_ipv6());
         let parsed = files.iter().filter_map(|file| {
-            let (app, _) = parse_alone(file, settings, &worker, now).ok()?;
+            let (app, _) = parse_alone(file, &mut policy, now).ok()?;
             Some(candidate(app, file))
         });
         // a hand-written site may have just gone: the reload says where one still has the name

@@ -5,6 +5,7 @@ use super::*;
 use crate::certificate::Challenge;
 use crate::settings::hooks::HookSettings;
 use crate::settings::proxy::{ProxyChoice, ProxySettings, ProxyUrl};
+use crate::settings::users::UserLimits;
 use crate::settings::{
     Algorithm, DnsSettings, ExecSettings, InternalCaSettings, KeyType, Means, ProviderSettings,
     RealIp, Rfc2136Settings,
@@ -191,8 +192,13 @@ internal_ca:
 tls: internal
 roots: /a/sites
 real_ip: {from: [192.0.2.7, "2001:db8::1/32"], header: CF-Connecting-IP}
+users: {deploy: {names: a.example}}
 "#,
     );
+    let limits = UserLimits {
+        names: Some(vec!["a.example".parse().unwrap()]),
+        ..UserLimits::default()
+    };
     let expected = Settings {
         vhosts_dir: "/a/vhosts.d".into(),
         state_dir: "/a/state".into(),
@@ -244,6 +250,7 @@ real_ip: {from: [192.0.2.7, "2001:db8::1/32"], header: CF-Connecting-IP}
             from: vec!["192.0.2.7".into(), "2001:db8::/32".into()],
             header: "CF-Connecting-IP".into(),
         }),
+        users: [("deploy".to_owned(), limits)].into(),
     };
     assert_eq!(settings, expected);
 }

@@ -6,7 +6,7 @@ use super::challenge;
 use crate::certificate::PemFiles;
 use crate::diagnostic::Located;
 use crate::settings::{KeyType, KeyTypes};
-use crate::vhost::{TlsDefaults, TlsMode, TlsSpec, normalized};
+use crate::vhost::{NO_OWNER, TlsDefaults, TlsMode, TlsSpec, normalized};
 use crate::yaml::{self, Fields, Node, Problems, Value, quoted};
 
 /// A word, or a mapping of what is asked of the CA.
@@ -78,6 +78,7 @@ fn files(fields: &mut Fields, asks: bool, problems: &mut Problems) -> Option<Pem
     Some(PemFiles {
         chain: path(&chain, problems)?,
         key: path(&key, problems)?,
+        uid: NO_OWNER,
     })
 }
 

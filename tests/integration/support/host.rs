@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -108,6 +108,14 @@ impl Host {
     pub fn drop_file(&self, name: &str, text: &str) {
         let temporary = self.path("vhosts.d").join(format!(".{name}.new"));
         fs::write(&temporary, text).unwrap();
+        fs::rename(temporary, self.path("vhosts.d").join(name)).unwrap();
+    }
+
+    /// As [`Self::drop_file`], by a user who owns the file.
+    pub fn drop_file_of(&self, uid: u32, name: &str, text: &str) {
+        let temporary = self.path("vhosts.d").join(format!(".{name}.new"));
+        fs::write(&temporary, text).unwrap();
+        chown(&temporary, Some(uid), Some(uid)).unwrap();
         fs::rename(temporary, self.path("vhosts.d").join(name)).unwrap();
     }
 
