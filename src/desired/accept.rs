@@ -4,15 +4,22 @@
 //! without it, or his file goes; a free one goes to the older file, then to the first file name. The
 //! order in which files are read decides nothing.
 
+mod index; // P the claims of chosen versions
+mod rounds; // P which version of each app is served
 mod words; // P what is said to who loses
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
-use self::words::{BELOW_HINT, HAND_WRITTEN_HINT, REGISTRY_HINT, diagnostic, explain, unspeakable};
+use self::index::{Index, Precedence};
+use self::rounds::Rounds;
+use self::words::{
+    BELOW_HINT, HAND_WRITTEN_HINT, REGISTRY_HINT, diagnostic, explain, further, unspeakable,
+};
 use super::entrance::{Entrances, addressed};
 use super::name_pattern::NamePattern;
 use super::suffix::{self, Shared};
@@ -67,9 +74,12 @@ impl Owners {
         self.owner(claim.name) == Some(claim.app)
     }
 
-    fn names_of(&self, app: &AppName) -> impl Iterator<Item = &ServerName> {
-        let own = self.0.iter().filter(move |(_, owner)| *owner == app);
-        own.map(|(name, _)| name)
+    fn by_app(&self) -> BTreeMap<&AppName, Vec<&ServerName>> {
+        let mut by_app: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for (name, owner) in &self.0 {
+            by_app.entry(owner).or_default().push(name);
+        }
+        by_app
     }
 }
 
@@ -138,11 +148,13 @@ pub fn accept(mut candidates: Vec<Candidate>, given: &Given) -> Accepted {
     let contest = Contest {
         candidates: &candidates,
         addressed: &addressed.collect::<Vec<_>>(),
+        owned: given.owners.by_app(),
         given,
     };
-    let mut chosen = contest.without_losers();
-    contest.restore(&mut chosen);
-    contest.result(&chosen)
+    let mut rounds = Rounds::new(&contest);
+    rounds.remove_losers();
+    rounds.restore();
+    contest.result(&rounds.chosen, &rounds.index)
 }
 
 /// Which version of a candidate serves.
@@ -156,8 +168,9 @@ enum Version {
 /// A name as one app's version asks for it.
 #[derive(Clone, Copy)]
 struct Claim<'a> {
-    /// [`SILENT`] for an app that is no candidate.
-    rank: usize,
+    precedence: Precedence,
+    /// Its place among the app's claims, from 0.
+    nth: usize,
     app: &'a AppName,
     file: &'a Path,
     name: &'a ServerName,
@@ -167,51 +180,17 @@ struct Claim<'a> {
     certificate: Option<&'a CertificateName>,
 }
 
-/// Behind every candidate.
-const SILENT: usize = usize::MAX;
-
 struct Contest<'a> {
     candidates: &'a [Candidate],
     /// Of each, the addresses of its newest and its last good version.
     addressed: &'a [[BTreeMap<ServerName, CertificateName>; 2]],
+    /// The names of each app.
+    owned: BTreeMap<&'a AppName, Vec<&'a ServerName>>,
     given: &'a Given,
 }
 
 impl<'a> Contest<'a> {
-    /// Starts with every newest version and takes losers back, all of a round at once, until
-    /// nobody loses.
-    fn without_losers(&self) -> Vec<Version> {
-        let mut chosen = vec![Version::Newest; self.candidates.len()];
-        loop {
-            let losers = self.losers(&chosen);
-            if losers.is_empty() {
-                return chosen;
-            }
-            for loser in losers {
-                chosen[loser] = self.below(loser, chosen[loser]);
-            }
-        }
-    }
-
-    /// A loser's winner may itself have lost later: gives each, the oldest first, the best version
-    /// that conflicts with nothing that is left.
-    fn restore(&self, chosen: &mut [Version]) {
-        let mut changed = true;
-        while changed {
-            changed = false;
-            for rank in 0..chosen.len() {
-                for version in self.above(rank, chosen[rank]) {
-                    if self.conflicts(rank, version, chosen).is_empty() {
-                        chosen[rank] = version;
-                        changed = true;
-                        break;
-                    }
-                }
-            }
-        }
-    }
-
-    fn result(&self, chosen: &[Version]) -> Accepted {
+    fn result(&self, chosen: &[Version], index: &Index<'a>) -> Accepted {
         let mut apps: Vec<App> = (0..chosen.len())
             .filter_map(|rank| self.version(rank, chosen[rank]).cloned())
             .collect();
@@ -219,21 +198,17 @@ impl<'a> Contest<'a> {
             .filter(|rank| chosen[*rank] != Version::Newest)
             .map(|rank| Rejection {
                 app: self.candidates[rank].app.name.clone(),
-                diagnostics: self.conflicts(rank, Version::Newest, chosen),
+                diagnostics: self.conflicts(rank, index),
                 stale: chosen[rank] == Version::LastGood,
             })
             .collect();
         apps.sort_by(|left, right| left.name.cmp(&right.name));
         rejections.sort_by(|left, right| left.app.cmp(&right.app));
-        let held: Vec<Claim<'_>> = self.index(chosen).0.into_values().flatten().collect();
-        let shared = held.iter().filter_map(|claim| self.shared(*claim));
+        let held = || index.claims();
+        let owned = held().map(|claim| (claim.name.clone(), claim.app.clone()));
         Accepted {
-            shared: shared.collect(),
-            owners: Owners(
-                held.iter()
-                    .map(|claim| (claim.name.clone(), claim.app.clone()))
-                    .collect(),
-            ),
+            shared: held().filter_map(|claim| self.shared(claim)).collect(),
+            owners: Owners(owned.collect()),
             apps,
             rejections,
         }
@@ -276,13 +251,22 @@ impl<'a> Contest<'a> {
         }
     }
 
-    fn claims(&self, rank: usize, version: Version) -> impl Iterator<Item = Claim<'a>> {
+    fn claims(
+        &self,
+        rank: usize,
+        version: Version,
+    ) -> impl Iterator<Item = Claim<'a>> + use<'_, 'a> {
         let candidate = &self.candidates[rank];
         let (name, file) = (&candidate.app.name, candidate.app.file.as_path());
         let asked = self.version(rank, version).into_iter().flat_map(names);
         let addressed = &self.addressed[rank][usize::from(version == Version::LastGood)];
-        let asked = asked.map(move |located| Claim {
-            rank,
+        let asked = asked.enumerate().map(move |(nth, located)| Claim {
+            precedence: Precedence {
+                asks: true,
+                newcomer: self.given.owners.owner(&located.value) != Some(name),
+                rank,
+            },
+            nth,
             app: name,
             file,
             name: &located.value,
@@ -299,10 +283,15 @@ impl<'a> Contest<'a> {
         rank: usize,
         app: &'a AppName,
         file: &'a Path,
-    ) -> impl Iterator<Item = Claim<'a>> {
-        let own = self.given.owners.names_of(app);
-        own.map(move |name| Claim {
-            rank,
+    ) -> impl Iterator<Item = Claim<'a>> + use<'_, 'a> {
+        let own = self.owned.get(app).into_iter().flatten();
+        own.enumerate().map(move |(nth, name)| Claim {
+            precedence: Precedence {
+                asks: false,
+                newcomer: false,
+                rank,
+            },
+            nth,
             app,
             file,
             name,
@@ -311,83 +300,90 @@ impl<'a> Contest<'a> {
         })
     }
 
-    fn index(&self, chosen: &[Version]) -> Index<'a> {
-        let mut index = Index::default();
-        let versions = chosen.iter().enumerate();
-        let asked = versions.flat_map(|(rank, version)| self.claims(rank, *version));
-        let silent = self.given.silent.iter();
-        let kept = silent.flat_map(|(app, file)| self.kept(SILENT, app, file));
-        for claim in asked.chain(kept) {
-            index.0.entry(claim.name.as_str()).or_default().push(claim);
-        }
-        index
+    /// What apps that are no candidates own, each with a rank of its own behind all candidates'.
+    fn kept_by_silent(&self) -> impl Iterator<Item = Claim<'a>> {
+        let silent = (self.candidates.len()..).zip(&self.given.silent);
+        silent.flat_map(|(rank, (app, file))| self.kept(rank, app, file))
     }
 
-    fn losers(&self, chosen: &[Version]) -> BTreeSet<usize> {
-        let index = self.index(chosen);
-        let mut losers = BTreeSet::new();
-        for claim in index.0.values().flatten() {
-            if claim.at.is_some() && self.against_given(*claim).is_some() {
-                losers.insert(claim.rank);
-            }
-            for other in index
-                .at_or_above(*claim)
-                .chain(self.sharing(&index, *claim))
-            {
-                losers.extend(self.loser(*claim, other));
-            }
-        }
-        losers
+    fn empty_index(&self) -> Index<'a> {
+        let versions = self.candidates.iter();
+        let versions = versions.flat_map(|it| std::iter::once(&it.app).chain(&it.fallback));
+        let asked = versions.flat_map(names).map(|name| &name.value);
+        Index::new(asked.chain(self.owned.values().flatten().copied()))
     }
 
-    /// Who has the name loses to nobody but another who has his; then the later file loses. Nobody
-    /// can lose what he does not ask for.
-    fn loser(&self, left: Claim<'_>, right: Claim<'_>) -> Option<usize> {
-        let order = |claim: Claim<'_>| {
-            let asks = claim.at.is_some();
-            (asks, !self.given.owners.has(claim), claim.rank)
-        };
-        let later = if order(left) > order(right) {
-            left
-        } else {
-            right
-        };
-        later.at.map(|_| later.rank)
+    /// Where clients arrive of an address that is served over TLS.
+    fn sockets(&self, claim: Claim<'_>) -> Vec<SocketAddr> {
+        let entrances = self.given.entrances.as_ref();
+        let entrances = entrances.filter(|_| claim.certificate.is_some());
+        entrances.map_or_else(Vec::new, |it| it.arrivals_of(claim.name))
     }
 
-    /// What stands between `version` of one candidate and the chosen versions of the others.
-    fn conflicts(&self, rank: usize, version: Version, chosen: &[Version]) -> Vec<Diagnostic> {
-        let mut others = chosen.to_vec();
-        others[rank] = version;
-        let index = self.index(&others);
+    /// Whether a version conflicts with itself, or with what no app decides.
+    fn is_barred(&self, rank: usize, version: Version) -> bool {
+        let mut speaking = BTreeMap::new();
+        self.claims(rank, version).any(|claim| {
+            let sockets = self.sockets(claim);
+            let mut speakers = sockets
+                .into_iter()
+                .map(|socket| *speaking.entry(socket).or_insert(claim.certificate));
+            let another = speakers.any(|speaker| speaker != claim.certificate);
+            another || self.against_given(claim).is_some()
+        })
+    }
+
+    /// What stands between the newest version of a candidate and the chosen versions of the others.
+    fn conflicts(&self, rank: usize, index: &Index<'a>) -> Vec<Diagnostic> {
         let mut found = Vec::new();
-        for claim in self.claims(rank, version) {
-            let against = index.at_or_above(claim).chain(index.below(claim));
+        let mut own = self.own_addresses(rank);
+        own.sort_by_key(|claim| claim.name.as_str());
+        for claim in self.claims(rank, Version::Newest) {
             found.extend(self.against_given(claim));
-            found.extend(against.map(|other| explain(claim, other)));
-            let sharing = self.sharing(&index, claim).into_iter();
-            found.extend(sharing.map(|other| unspeakable(claim, other)));
+            let above = index.at_or_above(claim, Precedence::ALL);
+            found.extend(above.map(|other| explain(claim, other)));
+            let mut below: Vec<_> = index
+                .below(claim, &Precedence::ALL)
+                .take(SHOWN + 1)
+                .collect();
+            below.sort_by_key(|other| (other.name.as_str(), other.precedence.rank));
+            let more = below.len() > SHOWN;
+            below.truncate(SHOWN);
+            found.extend(below.into_iter().map(|other| explain(claim, other)));
+            let mut sharing = self.sharing(claim, index, &own);
+            let more = more || sharing.len() > SHOWN;
+            sharing.truncate(SHOWN);
+            found.extend(sharing.into_iter().map(|other| unspeakable(claim, other)));
+            found.extend(more.then(|| further(claim)));
         }
         found
     }
 
+    fn own_addresses(&self, rank: usize) -> Vec<Claim<'a>> {
+        let claims = self.claims(rank, Version::Newest);
+        claims.filter(|it| it.certificate.is_some()).collect()
+    }
+
     /// Claims to addresses whose clients could only get another certificate than those of this one; of
     /// its own app, to earlier ones.
-    fn sharing(&self, index: &Index<'a>, claim: Claim<'a>) -> Vec<Claim<'a>> {
-        let (Some(certificate), Some(entrances)) = (claim.certificate, &self.given.entrances)
-        else {
+    fn sharing(&self, claim: Claim<'a>, index: &Index<'a>, own: &[Claim<'a>]) -> Vec<Claim<'a>> {
+        let sockets = self.sockets(claim);
+        if sockets.is_empty() {
             return Vec::new();
-        };
+        }
+        let another = |it: &Claim<'a>| it.certificate != claim.certificate;
+        let here = |it: &Claim<'a>| self.sockets(*it).iter().any(|it| sockets.contains(it));
         let place = |claim: Claim<'_>| claim.at.map(|at| (at.line, at.column));
-        let mut others: Vec<Claim<'a>> = index.0.values().flatten().copied().collect();
-        others.retain(|other| {
-            let another = other.certificate.is_some_and(|it| it != certificate);
-            let own = other.app == claim.app;
-            another
-                && (!own || place(*other) < place(claim))
-                && entrances.shared(claim.name, other.name).is_some()
-        });
-        others
+        let earlier = |it: &Claim<'a>| place(*it) < place(claim);
+        let own = own.iter().filter(|it| another(it) && earlier(it));
+        let own = own.filter(|it| here(it)).copied().take(SHOWN + 1);
+        let others = index.addresses(&sockets);
+        let others = others.filter(|it| it.app != claim.app && another(it));
+        let mut sharing: Vec<_> = others.take(SHOWN + 1).chain(own).collect();
+        let key = |it: &Claim<'a>| (it.name.as_str(), it.precedence.rank);
+        sharing.sort_by(|left, right| key(left).cmp(&key(right)));
+        sharing.dedup_by(|left, right| key(left) == key(right));
+        sharing
     }
 
     /// What stands against a claim that no app has to make: a name of a hand-written site, one
@@ -434,34 +430,6 @@ impl<'a> Contest<'a> {
     }
 }
 
-/// The claims of all chosen versions, by name.
-#[derive(Default)]
-struct Index<'a>(BTreeMap<&'a str, Vec<Claim<'a>>>);
-
-impl<'a> Index<'a> {
-    /// Other apps' claims to the same name, or to a wildcard above it.
-    fn at_or_above(&self, claim: Claim<'a>) -> impl Iterator<Item = Claim<'a>> {
-        let same = self.0.get(claim.name.as_str());
-        let above = wildcards_above(claim.name.as_str())
-            .filter_map(|wildcard| self.0.get(wildcard.as_str()))
-            .collect::<Vec<_>>();
-        same.into_iter()
-            .chain(above)
-            .flatten()
-            .filter(move |other| other.app != claim.app)
-            .copied()
-    }
-
-    /// Other apps' claims to names under a wildcard.
-    fn below(&self, claim: Claim<'a>) -> impl Iterator<Item = Claim<'a>> {
-        let all = claim.name.is_wildcard().then(|| self.0.values().flatten());
-        all.into_iter()
-            .flatten()
-            .filter(move |other| other.app != claim.app && claim.name.is_above(other.name))
-            .copied()
-    }
-}
-
 /// `a.b.example.org` → `*.b.example.org`, `*.example.org`; of a wildcard, without itself.
 fn wildcards_above(name: &str) -> impl Iterator<Item = String> {
     let inner = name.strip_prefix("*.").unwrap_or(name);
@@ -474,6 +442,9 @@ fn wildcards_above(name: &str) -> impl Iterator<Item = String> {
 fn names(app: &App) -> impl Iterator<Item = &Located<ServerName>> {
     app.vhosts.iter().flat_map(VhostSpec::all_names)
 }
+
+/// How many of the names below a wildcard are told, and of the addresses that share a socket.
+const SHOWN: usize = 10;
 
 #[cfg(test)]
 mod tests;

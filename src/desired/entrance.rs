@@ -172,6 +172,11 @@ impl Entrances {
         shared.find(|socket| others.contains(socket))
     }
 
+    /// Where clients of an address arrive; nowhere for what is no address.
+    pub(super) fn arrivals_of(&self, name: &ServerName) -> Vec<SocketAddr> {
+        address_of(name).map_or_else(Vec::new, |address| self.arrivals(address))
+    }
+
     fn arrivals(&self, address: IpAddr) -> Vec<SocketAddr> {
         let sockets: Vec<SocketAddr> = self.ours.iter().map(|ours| ours.socket).collect();
         arrivals(address, &sockets)

@@ -1,3 +1,6 @@
+mod many;
+mod oracle;
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 

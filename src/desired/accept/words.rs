@@ -35,6 +35,12 @@ pub(super) fn explain(claim: Claim<'_>, other: Claim<'_>) -> Diagnostic {
     diagnostic(claim, reason, OWNER_HINT)
 }
 
+/// After those that are told one by one.
+pub(super) fn further(claim: Claim<'_>) -> Diagnostic {
+    let reason = format!("`{}` conflicts with further names", claim.name);
+    diagnostic(claim, reason, OWNER_HINT)
+}
+
 pub(super) fn diagnostic(claim: Claim<'_>, reason: String, hint: &str) -> Diagnostic {
     let diagnostic = Diagnostic::new(claim.file, reason).hint(hint);
     match claim.at {
