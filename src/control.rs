@@ -1,11 +1,13 @@
 //! N: the control socket that commands talk to: HTTP/1.1 over a unix socket, versioned by path,
 //! each answer a stream of JSON lines.
 //!
-//! `POST /v1/reload`, `/v1/renew`, `/v1/rollback`; `GET /v1/daemon`, `/v1/status`, `/v1/history`,
+//! `POST /v1/reload`, `/v1/renew`, `/v1/rollback`, `/v1/rollback-apps`; `GET /v1/daemon`, `/v1/status`, `/v1/history`,
 //! each one line of what the command prints with `--json`. An older daemon answers 404 to a newer
 //! command's path, and unknown keys of a line are ignored: old and new understand each other.
 
 pub mod client; // N what a command does with it
+pub mod permission; // P which peer may ask for what
+
 mod peer; // R whom it is for, and how long anybody may take
 mod server; // N what the daemon does with it
 
@@ -18,7 +20,10 @@ use tokio::sync::mpsc;
 
 use self::peer::Work;
 use crate::installation::Installation;
+use crate::reconcile::pin::Requester;
 use crate::reconcile::report::{Report, Step};
+use crate::reconcile::rollback::Rollback;
+use crate::vhost::AppName;
 
 /// What a command asks of the daemon.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -28,6 +33,9 @@ pub enum Request {
         /// Also wait for the certificates.
         #[serde(default)]
         wait: bool,
+        /// Apps, vhosts or server names whose rollback it ends; none: all.
+        #[serde(default)]
+        names: Vec<String>,
     },
     Renew {
         /// Vhosts, server names or certificates; none: all that are due.
@@ -37,20 +45,55 @@ pub enum Request {
         #[serde(default)]
         force: bool,
     },
-    Rollback {
+    /// Of all apps.
+    Rollback { generation: Option<u64> },
+    /// A path of its own: a daemon that knows no rollback of single apps must not roll all back.
+    RollbackApps {
+        /// At least one.
+        apps: Vec<AppName>,
         generation: Option<u64>,
     },
 }
 
 impl Request {
     /// Of every request that this version knows.
-    const PATHS: [&'static str; 3] = ["/v1/reload", "/v1/renew", "/v1/rollback"];
+    const PATHS: [&'static str; 4] = [
+        "/v1/reload",
+        "/v1/renew",
+        "/v1/rollback",
+        "/v1/rollback-apps",
+    ];
 
     fn path(&self) -> &'static str {
         match self {
             Self::Reload { .. } => "/v1/reload",
             Self::Renew { .. } => "/v1/renew",
             Self::Rollback { .. } => "/v1/rollback",
+            Self::RollbackApps { .. } => "/v1/rollback-apps",
+        }
+    }
+
+    /// `None`: it is no rollback.
+    pub fn rollback(&self) -> Option<Rollback> {
+        match self {
+            Self::Rollback { generation } => Some(Rollback {
+                generation: *generation,
+                apps: Vec::new(),
+            }),
+            Self::RollbackApps { apps, generation } => Some(Rollback {
+                generation: *generation,
+                apps: apps.clone(),
+            }),
+            Self::Reload { .. } | Self::Renew { .. } => None,
+        }
+    }
+}
+
+impl From<Rollback> for Request {
+    fn from(Rollback { generation, apps }: Rollback) -> Self {
+        match apps.is_empty() {
+            true => Self::Rollback { generation },
+            false => Self::RollbackApps { apps, generation },
         }
     }
 }
@@ -150,6 +193,7 @@ pub enum RenewalResult {
 #[derive(Debug)]
 pub struct Call {
     pub request: Request,
+    pub by: Requester,
     pub answer: Answer,
 }
 

@@ -74,6 +74,8 @@ enum Phase {
     Reading(Batch),
     /// Orders of new vhosts are under way.
     Awaiting(Waiting),
+    /// A rollback, until nginx has had its rest.
+    Spaced(Batch, Instant),
     Applying(Batch),
 }
 
@@ -270,6 +272,7 @@ impl Daemon {
         let now = Instant::now();
         self.show_life(now);
         self.apply_when_ready(now);
+        self.roll_back_when_ready(now);
         if self.next_rescan <= now || self.next_removal.is_some_and(|removal| removal <= now) {
             self.next_rescan = now + RESCAN;
             self.next_removal = None;
@@ -285,6 +288,7 @@ impl Daemon {
                 Some(waiting.ready_at().min(waiting.read_at + READ_AGAIN))
             }
             Phase::Awaiting(waiting) => Some(waiting.ready_at()),
+            Phase::Spaced(_, not_before) => Some(*not_before),
             _ => None,
         };
         let all = [
@@ -307,7 +311,9 @@ impl Daemon {
 
     fn on_call(&mut self, call: Call) {
         match call.request {
-            Request::Reload { .. } | Request::Rollback { .. } => self.pending.calls.push(call),
+            Request::Reload { .. } | Request::Rollback { .. } | Request::RollbackApps { .. } => {
+                self.pending.calls.push(call);
+            }
             Request::Renew { .. } if !self.ready => self.early.push(call),
             Request::Renew { names, force } => {
                 self.orders
@@ -320,12 +326,17 @@ impl Daemon {
 
     /// What was asked for while a batch waits is done with it, or instead of it.
     fn reconsider(&mut self, now: Instant) {
+        self.roll_back_when_ready(now);
         let Phase::Awaiting(waiting) = &mut self.phase else {
             return;
         };
         if std::mem::take(&mut self.pending.certificate) {
-            let not_before = self.pace.not_before(Reason::Certificate, now);
+            let not_before = self.pace.not_before(Reason::Certificate, false, now);
             waiting.not_before = waiting.not_before.min(not_before);
+        }
+        // what users may ask for keeps root from nothing
+        if waiting.batch.is_by_users() && self.pending.is_by_admin() {
+            waiting.not_before = now;
         }
         let changed = self.pending.files && waiting.read_at + READ_AGAIN <= now;
         let overtaken = waiting.ready_at() <= now && self.is_overtaken(now);
@@ -362,7 +373,8 @@ impl Daemon {
             self.orders.answer_waiters(true, &self.installation);
             return;
         };
-        if batch.reopens() {
+        // a manual reload reads the settings again, too
+        if batch.is_manual() {
             self.reopen(batch);
         } else {
             self.read(batch);

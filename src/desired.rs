@@ -8,12 +8,14 @@ mod entrance; // P who answers a client that names no host
 mod name_pattern; // P hand-written names that stand for many
 mod resolve; // P accepted apps and certificates → what nginx should serve
 mod suffix; // P names that many share
+mod taken; // P names that other apps have got since a text was written
 
 pub use accept::{Accepted, Candidate, Given, Owners, Rejection, accept};
 pub(crate) use entrance::spoken_at;
 pub use entrance::{DefaultServerOf, Entrance, Entrances, arrivals};
 pub use name_pattern::NamePattern;
 pub use resolve::{DesiredError, desired, wanted};
+pub use taken::{LeftOut, Taken};
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;

@@ -17,6 +17,7 @@ use crate::certificate::internal::InternalCa;
 use crate::certificate::ledger::{Ledger, LedgerError};
 use crate::certificate::store::{CertificateStore, StoreError};
 use crate::certificate::{CertificateName, Challenge, Identifier, Issuer, WantedCertificate};
+use crate::control::permission::AdminGroup;
 use crate::desired::{CertificateFiles, Features, Owners, Probe, RESERVED_NAME};
 use crate::generation::manifest::Manifest;
 use crate::generation::{GenerationError, GenerationStore};
@@ -44,6 +45,8 @@ pub struct Installation {
     account: AccountKey,
     pub has_ipv6: bool,
     probe_secret: String,
+    /// Looked up when the settings are read.
+    pub admin_group: Option<AdminGroup>,
     /// What was repaired, until somebody is told.
     repaired: Mutex<Vec<String>>,
 }
@@ -158,6 +161,7 @@ impl Installation {
             account: AccountKey::open(state, &settings.acme.directory)?,
             has_ipv6: has_ipv6(),
             probe_secret,
+            admin_group: settings.admin_group.as_deref().map(admin_group),
             repaired: Mutex::default(),
             generations,
             settings,
@@ -393,6 +397,14 @@ fn overrides(directory: &Path) -> Result<BTreeMap<String, String>, OpenError> {
         }
     }
     Ok(overrides)
+}
+
+fn admin_group(name: &str) -> AdminGroup {
+    let group = nix::unistd::Group::from_name(name).ok().flatten();
+    AdminGroup {
+        name: name.to_owned(),
+        gid: group.map(|group| group.gid.as_raw()),
+    }
 }
 
 /// Whether the host has any IPv6 address.

@@ -17,6 +17,7 @@ use crate::nginx::{Logs, ReloadError, TestError};
 use crate::reconcile::intent::{self, Reading};
 use crate::reconcile::last_look::LastLook;
 use crate::reconcile::neighbours::advice;
+use crate::reconcile::pin::Reload;
 use crate::reconcile::{master, neighbours, proof};
 use crate::settings::Settings;
 
@@ -161,7 +162,7 @@ fn expected(installation: &Installation, survey: &Survey) -> Result<Manifest, Pr
     (served.http, served.https) = (sockets(settings.http_port), sockets(settings.https_port));
     let reading = Reading {
         absences: None,
-        manual: true,
+        reloads: vec![Reload::OF_ALL],
     };
     let Ok(intent) = intent::read(installation, reading) else {
         return Ok(served);

@@ -11,6 +11,7 @@ pub mod plan; // P what there is to do
 pub mod proof; // N the new generation is seen to answer
 pub mod quarantine; // W versions of apps that nginx does not take
 pub mod report; // P what a reconcile did
+pub mod rollback; // back to an earlier generation
 pub mod setback; // W a candidate that did not serve is not tried again every few seconds
 
 mod activation;
@@ -24,17 +25,19 @@ use time::OffsetDateTime;
 
 use crate::atomic_file::WriteError;
 use crate::certificate::WantedCertificate;
+use crate::desired::Taken;
 use crate::generation::manifest::{Manifest, Reason};
 use crate::generation::{GenerationError, LockedStore};
 use crate::installation::Installation;
 use crate::nginx::features::ProbeFeaturesError;
 use crate::render::RenderError;
 use crate::status::{Served, StatusRecord, VhostStatus};
+use crate::vhost::AppName;
 use crate::vhost::source::SourceError;
 
 use candidate::{Candidate, Judgement};
 use intent::Intent;
-use pin::{Pin, PinError};
+use pin::{Pin, PinError, Reload};
 use plan::Serving;
 use report::{CertificateSummary, Outcome, Report, Step, StepName};
 use setback::Setback;
@@ -82,8 +85,12 @@ pub enum ReconcileError {
     Internal(#[from] crate::certificate::internal::InternalError),
     #[error(transparent)]
     Ledger(#[from] crate::certificate::ledger::LedgerError),
+    #[error("roll back {0}: generation {1} has no such app")]
+    NoSuchApp(AppName, u64),
     #[error("{}", no_such_generation(*.0))]
     NoSuchGeneration(u64),
+    #[error("{}", nothing_else(.0))]
+    NothingElse(Vec<AppName>),
     #[error(transparent)]
     Owners(#[from] crate::installation::OwnersError),
     #[error(transparent)]
@@ -103,11 +110,23 @@ pub enum ReconcileError {
 }
 
 impl ReconcileError {
+    /// Whether it says only that what was asked for is not there.
+    pub fn is_about_the_request(&self) -> bool {
+        matches!(
+            self,
+            Self::NoSuchApp(..) | Self::NoSuchGeneration(_) | Self::NothingElse(_)
+        )
+    }
+
     /// The next step.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::Generation(error) => error.hint(),
+            Self::NoSuchApp(..) => Some(
+                "an app is called as its file is, without `.yml`; to take it down, remove its file",
+            ),
             Self::NoSuchGeneration(_) => Some("`vhostd history` lists them"),
+            Self::NothingElse(_) => Some("`vhostd history` lists the generations that are kept"),
             Self::Repair(error) => error.hint(),
             _ => None,
         }
@@ -119,6 +138,18 @@ fn no_such_generation(number: u64) -> String {
     match number {
         0 => "roll back: there is no earlier generation to return to".into(),
         _ => format!("roll back: there is no generation {number} to return to"),
+    }
+}
+
+fn nothing_else(apps: &[AppName]) -> String {
+    match apps {
+        [] => "roll back: no generation that is kept has other vhosts than those that serve".into(),
+        [app] => format!("roll back {app}: no generation that is kept has another version of it"),
+        apps => {
+            let apps: Vec<&str> = apps.iter().map(AppName::as_str).collect();
+            let apps = apps.join(", ");
+            format!("roll back {apps}: no generation that is kept has them all, and other versions")
+        }
     }
 }
 
@@ -196,19 +227,19 @@ impl<'a> Progress<'a> {
     }
 }
 
-/// Reads everything anew and makes it serve: what `vhostd reload` does.
+/// Reads everything anew and makes it serve: what `vhostd reload` does. `reloads` end pins.
 pub fn reconcile<'a>(
     installation: &Installation,
     request: &Request,
+    reloads: Vec<Reload>,
     observer: &'a mut Observer<'a>,
 ) -> Result<Applied, ReconcileError> {
     let locked = installation.generations.lock(request.lock_limit)?;
     // whoever held the lock is no step of ours
     let mut progress = Progress::start(observer);
-    let manual = request.is_manual();
     let reading = intent::Reading {
         absences: None,
-        manual,
+        reloads,
     };
     let intent = intent::read(installation, reading)?;
     run(installation, &locked, intent, request, &mut progress)
@@ -227,6 +258,10 @@ pub fn refresh<'a>(
     let mut intent = Intent::of_generation(&active, installation);
     // one that is in force stays so
     intent.pin = Pin::read(&installation.settings.state_dir)?;
+    let pinned = intent.pin.iter().flat_map(Pin::apps);
+    let pinned = pinned.map(|(app, _)| app.clone()).collect();
+    let taken = Taken::new(&installation.owners()?, active.served());
+    intent.leave_out(&pinned, &taken);
     run(installation, &locked, intent, request, &mut progress)
 }
 
@@ -242,44 +277,6 @@ pub fn apply<'a>(
     // it was read before
     progress.begin -= intent.took;
     run(installation, &locked, intent, request, &mut progress)
-}
-
-/// Makes the vhosts of generation `number` (default: the one that served before) serve again, with
-/// today's certificates, until a vhost file changes or `vhostd reload`.
-pub fn roll_back_to<'a>(
-    installation: &Installation,
-    number: Option<u64>,
-    request: &Request,
-    observer: &'a mut Observer<'a>,
-) -> Result<Applied, ReconcileError> {
-    let locked = installation.generations.lock(request.lock_limit)?;
-    let mut progress = Progress::start(observer);
-    let number = match number {
-        Some(number) => number,
-        None => locked.newest_served_before(installation.generations.active_number()?)?,
-    };
-    if number == 0 || !installation.generations.numbers()?.contains(&number) {
-        return Err(ReconcileError::NoSuchGeneration(number));
-    }
-    let manifest = installation.generations.earlier_manifest(number)?;
-    let files = crate::vhost::source::read(&installation.settings.vhosts_dir)?.files;
-    let mut intent = Intent::of_generation(&manifest, installation);
-    let pin = Pin::new(number, &files);
-    intent.pin = Some(pin.clone());
-    intent.pin_before = Pin::read(&installation.settings.state_dir)?;
-    // before it serves: whoever comes after a crash of ours must not undo it. While nginx is down
-    // it holds, too: nginx will start with that generation.
-    let state_dir = &installation.settings.state_dir;
-    let before = intent.pin_before.clone();
-    pin.write(state_dir)?;
-    let applied = run(installation, &locked, intent, request, &mut progress);
-    if !matches!(&applied, Ok(applied) if applied.report.is_on_disk()) {
-        match before {
-            Some(before) => before.write(state_dir)?,
-            None => Pin::remove(state_dir)?,
-        }
-    }
-    applied
 }
 
 fn run(
@@ -334,31 +331,32 @@ fn run(
         let noted = note_setback(installation, previous, &attempted, &report, request);
         note(noted);
     }
-    if pin.is_none() {
-        note(Pin::remove(state_dir).map_err(Into::into));
-    }
     let held = request.reason != Reason::Rollback || report.is_on_disk();
-    let pinned = match held {
-        true => pin.map(|pin| pin.generation),
-        false => pin_before.map(|pin| pin.generation),
-    };
+    let pin = if held { pin } else { pin_before };
+    note(Pin::store(pin.as_ref(), state_dir).map_err(Into::into));
     let served = served(installation, &report).unwrap_or_else(|error| {
         note(Err(error));
         Served::Nothing
     });
-    let record = StatusRecord::of(&candidate, &report, &served, pinned, request.now);
+    let record = StatusRecord::of(&candidate, &report, &served, pin.as_ref(), request.now);
     // nobody has looked at the files
     if of_files || request.reason == Reason::Rollback {
         note(record.write(state_dir).map_err(Into::into));
     }
     report.vhosts = record.vhosts.iter().map(VhostStatus::reported).collect();
-    let tidied = tidy_up(installation, locked, pinned, &candidate.wanted, request);
+    let tidied = tidy_up(
+        installation,
+        locked,
+        pin.as_ref(),
+        &candidate.wanted,
+        request,
+    );
     note(tidied);
     report.warnings.append(&mut unrecorded);
     Ok(Applied {
         report,
         answers_early_challenges: candidate.answers_early_challenges(),
-        read_files: of_files && pinned.is_none(),
+        read_files: of_files,
         wanted: candidate.wanted,
     })
 }
@@ -367,12 +365,13 @@ fn run(
 fn tidy_up(
     installation: &Installation,
     locked: &LockedStore,
-    pinned: Option<u64>,
+    pin: Option<&Pin>,
     wanted: &[WantedCertificate],
     request: &Request,
 ) -> Result<(), ReconcileError> {
     installation.sweep(request.now)?;
-    locked.prune(&pinned.into_iter().collect::<Vec<_>>())?;
+    let pinned: Vec<u64> = pin.iter().flat_map(|pin| pin.generations()).collect();
+    locked.prune(&pinned)?;
     if matches!(request.reason, Reason::Start | Reason::Certificate)
         && let Err(error) = installation.prune_certificates(wanted, request.now)
     {

@@ -51,6 +51,8 @@ pub struct Settings {
     /// The proxies in front of nginx.
     pub real_ip: Option<RealIp>,
     pub users: Users,
+    /// Its members may do over the control socket what root may.
+    pub admin_group: Option<String>,
 }
 
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -234,6 +236,7 @@ impl Default for Settings {
                 .to_vec(),
             real_ip: None,
             users: Users::new(),
+            admin_group: None,
         }
     }
 }

@@ -11,6 +11,7 @@ use crate::certificate::{CertificateName, WantedCertificate};
 use crate::desired::wanted;
 use crate::generation::manifest::{AppSource, Manifest};
 use crate::reconcile::candidate::Candidate;
+use crate::reconcile::pin::Pin;
 use crate::reconcile::report::{Rejected, Report, ReportedVhost, lossy};
 use crate::vhost::AppName;
 
@@ -25,7 +26,7 @@ pub struct StatusRecord {
     /// The certificates that they should have.
     pub wanted: Vec<WantedCertificate>,
     pub warnings: Vec<String>,
-    /// The generation that a rollback pinned.
+    /// The generation that the latest rollback returned to, while an app is pinned.
     pub pinned: Option<u64>,
     /// Why the last reconcile did not make its candidate serve.
     pub error: Option<String>,
@@ -49,6 +50,9 @@ pub struct VhostStatus {
     pub nginx: Option<String>,
     /// The name of its certificate; those of further types of key begin with it.
     pub certificate: Option<String>,
+    /// Whether a rollback holds its app.
+    #[serde(default)]
+    pub pinned: bool,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -69,16 +73,16 @@ impl StatusRecord {
         candidate: &Candidate<'_>,
         report: &Report,
         served: &Served,
-        pinned: Option<u64>,
+        pin: Option<&Pin>,
         now: OffsetDateTime,
     ) -> Self {
         Self {
             at: now,
             generation: report.generation,
-            vhosts: vhosts(candidate, report, served),
+            vhosts: vhosts(candidate, report, served, pin),
             wanted: candidate.wanted.clone(),
             warnings: report.warnings.clone(),
-            pinned,
+            pinned: pin.map(Pin::generation),
             error: report.error.clone(),
         }
     }
@@ -153,7 +157,12 @@ impl Served {
     }
 }
 
-fn vhosts(candidate: &Candidate<'_>, report: &Report, served: &Served) -> Vec<VhostStatus> {
+fn vhosts(
+    candidate: &Candidate<'_>,
+    report: &Report,
+    served: &Served,
+    pin: Option<&Pin>,
+) -> Vec<VhostStatus> {
     let mut all = Vec::new();
     for app in &candidate.apps {
         let fault = report
@@ -179,6 +188,7 @@ fn vhosts(candidate: &Candidate<'_>, report: &Report, served: &Served) -> Vec<Vh
                     .map(|name| name.value.to_string())
                     .collect(),
                 certificate: wanted.first().map(|wanted| wanted.name.to_string()),
+                pinned: pin.is_some_and(|pin| pin.has(&app.name)),
                 ..status
             });
         }
@@ -202,6 +212,7 @@ fn vhosts(candidate: &Candidate<'_>, report: &Report, served: &Served) -> Vec<Vh
                 VhostState::Stale => candidate.kept_certificate(&fault.name),
                 _ => None,
             },
+            pinned: pin.is_some_and(|pin| pin.apps().any(|(app, _)| app.as_str() == fault.name)),
             ..VhostStatus::blank(fault.file.clone(), state, Some(fault))
         });
     }
@@ -237,6 +248,7 @@ impl VhostStatus {
             hint: fault.and_then(|fault| fault.hint.clone()),
             nginx: fault.and_then(|fault| fault.nginx.clone()),
             certificate: None,
+            pinned: false,
         }
     }
 }

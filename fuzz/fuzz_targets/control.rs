@@ -52,10 +52,10 @@ async fn conversation(bytes: &[u8]) {
 /// may stand there otherwise, only the path is known.
 fn was_asked(request: &Request, bytes: &[u8]) -> bool {
     let (kind, words) = match request {
-        Request::Reload { wait } => (
-            "reload",
-            wait.then(|| "true".to_owned()).into_iter().collect(),
-        ),
+        Request::Reload { wait, names } => {
+            let wait = wait.then(|| "true".to_owned());
+            ("reload", names.iter().cloned().chain(wait).collect())
+        }
         Request::Renew { names, force } => {
             let force = force.then(|| "true".to_owned());
             ("renew", names.iter().cloned().chain(force).collect())
@@ -64,12 +64,18 @@ fn was_asked(request: &Request, bytes: &[u8]) -> bool {
             "rollback",
             generation.iter().map(u64::to_string).collect::<Vec<_>>(),
         ),
+        Request::RollbackApps { apps, generation } => {
+            let apps = apps.iter().map(ToString::to_string);
+            let generation = generation.iter().map(u64::to_string);
+            ("rollback_apps", apps.chain(generation).collect())
+        }
     };
+    let path = kind.replace('_', "-");
     let lower = bytes.to_ascii_lowercase();
     let plain = !contains(&lower, b"chunked") && !contains(bytes, b"\\");
     let key = format!("\"{kind}\"");
     contains(bytes, b"POST")
-        && contains(bytes, format!("/v1/{kind}").as_bytes())
+        && contains(bytes, format!("/v1/{path}").as_bytes())
         && (!plain
             || words
                 .iter()

@@ -17,6 +17,7 @@ use crate::control::Request;
 use crate::generation::manifest::Reason;
 use crate::installation::Installation;
 use crate::reconcile;
+use crate::reconcile::pin::Reload;
 use crate::reconcile::report::Report;
 use crate::settings::Settings;
 use survey::{Found, Surveyor, all, place};
@@ -199,13 +200,17 @@ fn adopt(adoptable: &[(Found, Vec<Use>)], settings: Settings, told: &mut Told) -
 fn serve(installation: &Installation, quiet: bool) -> Result<Report, Exit> {
     let runtime = runtime().ok_or(Exit::Failed)?;
     let settings = &installation.settings;
-    let reload = Request::Reload { wait: false };
+    let reload = Request::Reload {
+        wait: false,
+        names: Vec::new(),
+    };
     if let Some(report) = runtime.block_on(through_daemon(settings, &reload, quiet))? {
         return Ok(report);
     }
     let mut show = |step: &_| announce(step, quiet);
-    let applied = reconcile::reconcile(installation, &request(Reason::Reload), &mut show);
-    let applied = applied.map_err(|error| failed(&error))?;
+    let request = request(Reason::Reload);
+    let applied = reconcile::reconcile(installation, &request, vec![Reload::OF_ALL], &mut show);
+    let applied = applied.map_err(|error| failed(&error, false))?;
     Ok(applied.report)
 }
 

@@ -59,6 +59,15 @@ pub(super) fn line(text: &str) {
     out!("{text}");
 }
 
+/// Why a command did nothing, and the next step; with `json`, for programs too.
+pub(super) fn failure(error: &str, hint: Option<&str>, json: bool) {
+    self::error(error);
+    self::hint(hint);
+    if json {
+        self::json(&serde_json::json!({"error": error, "hint": hint}));
+    }
+}
+
 /// Beside data, which is on standard output.
 pub(super) fn note(text: &str) {
     err!("{text}");

@@ -14,6 +14,7 @@ use crate::generation::manifest::Reason;
 use crate::installation::Installation;
 use crate::notice::observe::News;
 use crate::obtain::{Obtaining, obtain_due};
+use crate::reconcile::pin::{self, Requester};
 use crate::reconcile::report::{CertificateSummary, Report, Step};
 use crate::reconcile::{self, ReconcileError};
 use crate::settings::Settings;
@@ -39,7 +40,10 @@ impl Reload {
         let Some(runtime) = runtime() else {
             return Exit::Failed;
         };
-        let request = Request::Reload { wait: self.wait };
+        let request = Request::Reload {
+            wait: self.wait,
+            names: self.names.clone(),
+        };
         let answer = runtime.block_on(through_daemon(&settings, &request, self.json));
         match answer {
             Err(exit) => exit,
@@ -66,14 +70,18 @@ impl Reload {
         news: &mut News,
         runtime: &tokio::runtime::Runtime,
     ) -> Result<Report, Exit> {
-        let mut run = |reason| {
+        let mut run = |reason, reloads| {
             let request = request(reason);
             let mut show = |step: &Step| announce(step, self.json);
-            let applied = reconcile::reconcile(installation, &request, &mut show);
+            let applied = reconcile::reconcile(installation, &request, reloads, &mut show);
             news.reconciled(&applied);
-            applied.map_err(|error| failed(&error))
+            applied.map_err(|error| failed(&error, self.json))
         };
-        let applied = run(Reason::Reload)?;
+        let reload = pin::Reload {
+            by: Requester::Admin,
+            names: self.names.clone(),
+        };
+        let applied = run(Reason::Reload, vec![reload])?;
         if !applied.report.succeeded() {
             return Ok(applied.report);
         }
@@ -89,7 +97,7 @@ impl Reload {
         let summary = summary.map_err(failed)?;
         let mut report = match summary.ordered.is_empty() {
             true => applied.report,
-            false => run(Reason::Certificate)?.report,
+            false => run(Reason::Certificate, Vec::new())?.report,
         };
         report.certificates = summary;
         Ok(report)
@@ -113,16 +121,16 @@ impl Reload {
     }
 }
 
-/// Asks the daemon, where one runs; `None` where none does.
+/// Asks the daemon, where one runs; `None` where none does. `json`: what is printed is for programs.
 pub(super) async fn through_daemon(
     settings: &Settings,
     request: &Request,
-    quiet: bool,
+    json: bool,
 ) -> Result<Option<Report>, Exit> {
     let mut report = None;
     let mut failure = None;
-    let asked = ask_daemon(settings, request, |line| match line {
-        Line::Step(step) => announce(&step, quiet),
+    let asked = ask_daemon(settings, request, json, |line| match line {
+        Line::Step(step) => announce(&step, json),
         Line::Report(ended) => report = Some(*ended),
         Line::Error(error) => failure = Some(error),
         Line::Renewed(_) | Line::Warning(_) => {}
@@ -133,8 +141,8 @@ pub(super) async fn through_daemon(
     match (report, failure) {
         (Some(report), _) => Ok(Some(report)),
         (None, Some(failure)) => {
-            output::error(&format!("failed to {}", failure.message));
-            output::hint(failure.hint.as_deref());
+            let error = format!("failed to {}", failure.message);
+            output::failure(&error, failure.hint.as_deref(), json);
             Err(if failure.exit == 2 {
                 Exit::Usage
             } else {
@@ -177,16 +185,12 @@ pub(super) fn asked<T: DeserializeOwned>(
 pub(super) async fn ask_daemon(
     settings: &Settings,
     request: &Request,
+    json: bool,
     each: impl FnMut(Line),
 ) -> Result<bool, Exit> {
     let socket = settings.control_socket();
     let failed = |error: client::ControlError| {
-        output::error(&format!("failed to {error}"));
-        if matches!(error, client::ControlError::Denied(_)) {
-            output::hint(Some(
-                "run it as root, or add yourself to the group: `adduser $USER vhostd`",
-            ));
-        }
+        output::failure(&format!("failed to {error}"), error.hint(), json);
         Exit::Failed
     };
     let Some(stream) = client::connect(&socket).await.map_err(failed)? else {
@@ -212,9 +216,9 @@ pub(super) fn announce(step: &Step, quiet: bool) {
     }
 }
 
-pub(super) fn failed(error: &ReconcileError) -> Exit {
-    output::error(&format!("failed to {error}"));
+pub(super) fn failed(error: &ReconcileError, json: bool) -> Exit {
     let nothing = "nothing was changed; what served before still serves";
-    output::hint(Some(error.hint().unwrap_or(nothing)));
+    let hint = error.hint().unwrap_or(nothing);
+    output::failure(&format!("failed to {error}"), Some(hint), json);
     Exit::Failed
 }

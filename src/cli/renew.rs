@@ -69,7 +69,7 @@ impl Renew {
             force: self.force,
         };
         let (mut renewed, mut failure) = (None, None);
-        let asked = ask_daemon(&settings, &request, |line| match line {
+        let asked = ask_daemon(&settings, &request, self.json, |line| match line {
             Line::Renewed(ended) => renewed = Some(ended),
             Line::Error(error) => failure = Some(error),
             Line::Warning(risk) => output::warning(&risk),
@@ -80,8 +80,7 @@ impl Renew {
             true => match (renewed, failure) {
                 (Some(renewed), _) => Ok(renewed),
                 (None, Some(failure)) => {
-                    output::error(&failure.message);
-                    output::hint(failure.hint.as_deref());
+                    output::failure(&failure.message, failure.hint.as_deref(), self.json);
                     Err(match failure.exit {
                         2 => Exit::Usage,
                         _ => Exit::Failed,
@@ -118,7 +117,7 @@ impl Renew {
             let request = request(Reason::Certificate);
             let applied = reconcile::refresh(installation, &request, &mut quiet);
             news.reconciled(&applied);
-            applied.map_err(|error| reload::failed(&error))
+            applied.map_err(|error| reload::failed(&error, self.json))
         };
         let applied = refresh()?;
         if !applied.report.succeeded() {

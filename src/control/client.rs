@@ -27,8 +27,23 @@ pub enum ControlError {
         "be understood by the daemon: it is of another version; restart it with `systemctl restart vhostd`"
     )]
     OtherVersion,
+    #[error("{}", .0.message)]
+    Refused(Failure),
     #[error("talk to the daemon at {}: {why}", path.display())]
     Talk { path: PathBuf, why: String },
+}
+
+impl ControlError {
+    /// The next step.
+    pub fn hint(&self) -> Option<&str> {
+        match self {
+            Self::Denied(_) => {
+                Some("run it as root, or add yourself to the group: `adduser $USER vhostd`")
+            }
+            Self::Refused(failure) => failure.hint.as_deref(),
+            Self::Cut | Self::OtherVersion | Self::Talk { .. } => None,
+        }
+    }
 }
 
 /// Whether a daemon listens there. A socket file that nobody serves is none.
@@ -144,6 +159,7 @@ pub async fn ask(
     if response.status() == StatusCode::NOT_FOUND {
         return Err(ControlError::OtherVersion);
     }
+    let forbidden = response.status() == StatusCode::FORBIDDEN;
     let (mut body, mut text, mut ended) = (response.into_body(), Vec::new(), false);
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|_| ControlError::Cut)?;
@@ -153,7 +169,12 @@ pub async fn ask(
             // a line of a newer daemon that we do not know is skipped
             if let Ok(line) = serde_json::from_slice::<Line>(&line) {
                 ended |= !matches!(line, Line::Step(_) | Line::Warning(_));
-                each(line);
+                match line {
+                    Line::Error(failure) if forbidden => {
+                        return Err(ControlError::Refused(failure));
+                    }
+                    line => each(line),
+                }
             }
         }
     }

@@ -1,4 +1,4 @@
-//! R: whom the control socket is for, and how long a peer may take to say what he wants.
+//! R: who is at the other end of the control socket, and how long a peer may take to say what he wants.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,6 +9,8 @@ use tokio::net::UnixStream;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::permission;
+
 /// For a request that is not here yet, and for an answer that is complete: a proper peer needs
 /// milliseconds.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -18,37 +20,37 @@ const WAITING: usize = 64;
 /// Peers who are being answered. One more is told so.
 const ANSWERED: usize = 128;
 
-/// Whether the file mode should have kept this peer out: it may have been changed, and an open
-/// socket can be handed on. Root, ourselves and the group may talk.
-pub(super) fn is_stranger(stream: &UnixStream, group: Option<u32>) -> bool {
-    let Ok(peer) = stream.peer_cred() else {
-        return true;
-    };
-    if peer.uid() == 0 || peer.uid() == nix::unistd::geteuid().as_raw() {
-        return false;
+impl permission::Peer {
+    /// The file mode alone says nothing about a peer: it may have been changed, and an open socket can
+    /// be handed on.
+    pub(super) fn of(stream: &UnixStream) -> Self {
+        let Ok(peer) = stream.peer_cred() else {
+            return Self::default();
+        };
+        // SO_PEERCRED tells no further groups, and who connected may have handed the socket on and ended
+        let further = peer.pid().map(|pid| supplementary(pid, peer.uid()));
+        Self {
+            uid: Some(peer.uid()),
+            groups: further.into_iter().flatten().chain([peer.gid()]).collect(),
+        }
     }
-    let Some(group) = group else {
-        return true;
-    };
-    // SO_PEERCRED tells no further groups, and who connected may have handed the socket on and ended
-    peer.gid() != group
-        && !peer
-            .pid()
-            .is_some_and(|pid| is_member(pid, peer.uid(), group))
 }
 
-/// proc(5): whether the process is still `uid`'s, and has the supplementary `group`.
-fn is_member(pid: i32, uid: u32, group: u32) -> bool {
+/// proc(5): the supplementary groups of a process, if it is still `uid`'s.
+fn supplementary(pid: i32, uid: u32) -> Vec<u32> {
     let Ok(status) = fs::read_to_string(format!("/proc/{pid}/status")) else {
-        return false;
+        return Vec::new();
     };
     let numbers = |key| {
         let line = status.lines().find_map(|line| line.strip_prefix(key));
         let words = line.unwrap_or_default().split_whitespace();
-        words.map(str::parse::<u32>)
+        words.map_while(|word| word.parse::<u32>().ok())
     };
     // real, effective, saved; the number may be another process's by now
-    numbers("Uid:").nth(1) == Some(Ok(uid)) && numbers("Groups:").any(|it| it == Ok(group))
+    match numbers("Uid:").nth(1) == Some(uid) {
+        true => numbers("Groups:").collect(),
+        false => Vec::new(),
+    }
 }
 
 /// All connections, by age.
@@ -180,6 +182,7 @@ mod tests {
     use tokio::net::UnixListener;
 
     use super::*;
+    use crate::reconcile::pin::Requester;
 
     /// Of nobody that we are.
     const GROUP: u32 = 4242;
@@ -195,6 +198,28 @@ mod tests {
             .stdin(Stdio::piped())
             .spawn()
             .unwrap()
+    }
+
+    fn requester(
+        stream: &UnixStream,
+        socket: Option<u32>,
+        admin: Option<u32>,
+    ) -> Option<Requester> {
+        let name = "admins".to_owned();
+        let facts = permission::Facts {
+            socket_group: socket,
+            admin_group: Some(permission::AdminGroup { name, gid: admin }),
+            ..permission::Facts::default()
+        };
+        permission::requester(&permission::Peer::of(stream), &facts)
+    }
+
+    fn is_stranger(stream: &UnixStream, group: Option<u32>) -> bool {
+        requester(stream, group, None).is_none()
+    }
+
+    fn is_admin(stream: &UnixStream, group: Option<u32>) -> bool {
+        requester(stream, None, group) == Some(Requester::Admin)
     }
 
     async fn accepted(listener: &UnixListener) -> UnixStream {
@@ -225,6 +250,8 @@ mod tests {
             let mut child = connecting(&socket, groups, "<STDIN>");
             let stream = accepted(&listener).await;
             assert_eq!(is_stranger(&stream, of), stranger, "{groups} of {of:?}");
+            // no other way leads to the rights of root
+            assert_eq!(is_admin(&stream, of), !stranger, "{groups} of {of:?}");
             drop(child.stdin.take());
             child.wait().unwrap();
         }
@@ -234,6 +261,7 @@ mod tests {
         let input = ended.stdin.take();
         assert!(ended.wait().unwrap().success());
         assert!(is_stranger(&stream, Some(GROUP)));
+        assert!(!is_admin(&stream, Some(GROUP)));
         drop(input);
     }
 }

@@ -1,5 +1,6 @@
 //! N: the daemon's end of the control socket.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::fs::{File, TryLockError};
 use std::io;
@@ -19,10 +20,14 @@ use nix::unistd::Group;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, watch};
 
-use super::peer::{Peers, is_stranger};
+use super::peer::Peers;
+use super::permission::{self, Asked, Facts, Peer, Refused};
 use super::{Answer, Call, Failure, Line, Question, Request, View};
 use crate::atomic_file::{self, WriteError};
+use crate::installation::Installation;
 use crate::overview::{overview, past};
+use crate::reconcile::pin::Requester;
+use crate::vhost::source;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
@@ -78,15 +83,19 @@ impl ControlSocket {
         calls: mpsc::UnboundedSender<Call>,
         view: watch::Receiver<View>,
     ) -> Infallible {
-        let desk = Arc::new(Desk::new(calls, move |question| {
-            let view = view.borrow().clone();
-            look(question, &view)
-        }));
+        let group = self.group;
+        let (seen, known) = (view.clone(), view);
+        let desk = Desk::new(
+            calls,
+            move |question| look(question, &seen.borrow().clone()),
+            move || Known::of(&known.borrow().installation, group),
+        );
+        let desk = Arc::new(desk);
         loop {
             match self.listener.accept().await {
                 Ok((stream, _)) => {
-                    let stranger = is_stranger(&stream, self.group);
-                    tokio::spawn(serve(stream, stranger, Arc::clone(&desk)));
+                    let peer = Peer::of(&stream);
+                    tokio::spawn(serve(stream, peer, Arc::clone(&desk)));
                 }
                 Err(error) => {
                     tracing::warn!("control connection: {error}");
@@ -135,14 +144,57 @@ async fn bind(path: &Path, group: Option<u32>) -> Result<UnixListener, ListenErr
 
 type Look = dyn Fn(Question) -> Result<String, String> + Send + Sync;
 
-/// Answers one peer that is no stranger; each of its requests becomes a [`Call`], and `look` answers
-/// its questions.
+/// Answers one peer with the rights of root; each of its requests becomes a [`Call`], and `look`
+/// answers its questions.
 pub async fn converse(
     stream: UnixStream,
     calls: mpsc::UnboundedSender<Call>,
     look: impl Fn(Question) -> Result<String, String> + Send + Sync + 'static,
 ) {
-    serve(stream, false, Arc::new(Desk::new(calls, look))).await;
+    let root = Peer {
+        uid: Some(0),
+        ..Peer::default()
+    };
+    serve(
+        stream,
+        root,
+        Arc::new(Desk::new(calls, look, Known::default)),
+    )
+    .await;
+}
+
+/// What the daemon knows of who may ask for what, and where it finds the rest.
+#[derive(Clone, Default)]
+struct Known {
+    facts: Facts,
+    vhosts_dir: PathBuf,
+}
+
+impl Known {
+    fn of(installation: &Installation, socket_group: Option<u32>) -> Self {
+        Self {
+            facts: Facts {
+                daemon_uid: nix::unistd::geteuid().as_raw(),
+                socket_group,
+                admin_group: installation.admin_group.clone(),
+                owners: BTreeMap::new(),
+            },
+            vhosts_dir: installation.settings.vhosts_dir.clone(),
+        }
+    }
+
+    /// With the owners of the vhost files as they are now; none where they cannot be read.
+    fn with_owners(self) -> Facts {
+        let files = source::read(&self.vhosts_dir).unwrap_or_default().files;
+        let owners = files.iter().filter_map(|file| {
+            let owner = source::owner(&files, &file.app)?;
+            Some((file.app.clone(), owner))
+        });
+        Facts {
+            owners: owners.collect(),
+            ..self.facts
+        }
+    }
 }
 
 fn look(question: Question, view: &View) -> Result<String, String> {
@@ -165,22 +217,18 @@ struct Desk {
     peers: Arc<Peers>,
     /// One looks at a time: the threads are there for the daemon's own work.
     looking: tokio::sync::Mutex<()>,
+    known: Arc<dyn Fn() -> Known + Send + Sync>,
 }
 
 /// One request and its answer. Whoever takes too long over either is cut off.
-async fn serve(stream: UnixStream, stranger: bool, desk: Arc<Desk>) {
+async fn serve(stream: UnixStream, who: Peer, desk: Arc<Desk>) {
     let mut peer = desk.peers.arrived();
     let id = peer.id();
     let service = service_fn(|request| {
-        let desk = Arc::clone(&desk);
+        let (desk, who) = (Arc::clone(&desk), who.clone());
         async move {
-            let answer = match stranger {
-                true => refusal(
-                    StatusCode::FORBIDDEN,
-                    "serve you: the control socket is for root and the group vhostd",
-                ),
-                false => desk.respond(id, request).await,
-            };
+            let answer = desk.respond(id, &who, request).await;
+            let answer = answer.unwrap_or_else(|refused| forbidden(&refused));
             if matches!(answer.body(), Lines::One(_)) {
                 desk.peers.is_answered(id);
             }
@@ -203,57 +251,75 @@ impl Desk {
     fn new(
         calls: mpsc::UnboundedSender<Call>,
         look: impl Fn(Question) -> Result<String, String> + Send + Sync + 'static,
+        known: impl Fn() -> Known + Send + Sync + 'static,
     ) -> Self {
         Self {
             calls,
             look: Arc::new(look),
+            known: Arc::new(known),
             peers: Arc::default(),
             looking: tokio::sync::Mutex::default(),
         }
     }
 
-    async fn respond(&self, id: u64, request: hyper::Request<Incoming>) -> Response<Lines> {
+    async fn respond(
+        &self,
+        id: u64,
+        peer: &Peer,
+        request: hyper::Request<Incoming>,
+    ) -> Result<Response<Lines>, Refused> {
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+        // a stranger is told nothing else, whatever he asks for
+        permission::may(Asked::Daemon, peer, &(self.known)().facts)?;
         if method == Method::GET && path == "/v1/daemon" {
             let line = serde_json::json!({"version": env!("CARGO_PKG_VERSION"), "pid": std::process::id()});
-            return response(StatusCode::OK, Lines::one(line.to_string()));
+            return Ok(response(StatusCode::OK, Lines::one(line.to_string())));
         }
         let asked = Question::ALL.into_iter().find(|asked| asked.path() == path);
         if let Some(question) = asked.filter(|_| method == Method::GET) {
-            return match self.peers.has_asked(id) {
+            permission::may(Asked::Question(question), peer, &(self.known)().facts)?;
+            return Ok(match self.peers.has_asked(id) {
                 true => self.answer(question).await,
                 false => crowded(),
-            };
+            });
         }
-        // before the body, which a newer command may write in ways that we do not know
-        if method != Method::POST || !Request::PATHS.contains(&path.as_str()) {
-            return refusal(StatusCode::NOT_FOUND, "find such a request");
-        }
-        let Ok(body) = Limited::new(request.into_body(), LARGEST).collect().await else {
-            return refusal(
-                StatusCode::BAD_REQUEST,
-                "read the request: it is too large, or was cut off",
-            );
-        };
-        let request = match serde_json::from_slice::<Request>(&body.to_bytes()) {
-            Ok(request) if request.path() == path => request,
-            Ok(_) => {
-                return refusal(StatusCode::BAD_REQUEST, "take a request at another's path");
-            }
-            Err(error) => {
-                let message = format!("understand the request: {error}");
-                return refusal(StatusCode::BAD_REQUEST, &message);
-            }
+        let request = match read(method, &path, request).await {
+            Ok(request) => request,
+            Err(refused) => return Ok(refused),
         };
         if !self.peers.has_asked(id) {
-            return crowded();
+            return Ok(crowded());
         }
+        let by = self.permitted(&request, peer).await?;
+        Ok(self.call(id, request, by))
+    }
+
+    /// With whose rights the request is carried out.
+    async fn permitted(&self, request: &Request, peer: &Peer) -> Result<Requester, Refused> {
+        let (known, asked) = ((self.known)(), Asked::Request(request));
+        let requester = permission::requester(peer, &known.facts);
+        let facts = match requester {
+            Some(requester) if permission::needs_owners(asked, requester) => {
+                let _one = self.looking.lock().await;
+                let read = tokio::task::spawn_blocking(|| known.with_owners()).await;
+                read.unwrap_or_default()
+            }
+            _ => known.facts,
+        };
+        permission::may(asked, peer, &facts)
+    }
+
+    fn call(&self, id: u64, request: Request, by: Requester) -> Response<Lines> {
         let (sender, lines) = mpsc::unbounded_channel();
         let answer = Answer {
             lines: sender,
             _work: Arc::new(self.peers.work(id)),
         };
-        match self.calls.send(Call { request, answer }) {
+        match self.calls.send(Call {
+            request,
+            by,
+            answer,
+        }) {
             Ok(()) => response(StatusCode::OK, Lines::Stream(lines)),
             Err(_) => refusal(
                 StatusCode::SERVICE_UNAVAILABLE,
@@ -288,6 +354,36 @@ fn response(status: StatusCode, body: Lines) -> Response<Lines> {
         .headers_mut()
         .insert(hyper::header::CONTENT_TYPE, kind);
     response
+}
+
+/// The request of a POST, or what is wrong with it.
+async fn read(
+    method: Method,
+    path: &str,
+    request: hyper::Request<Incoming>,
+) -> Result<Request, Response<Lines>> {
+    // before the body, which a newer command may write in ways that we do not know
+    if method != Method::POST || !Request::PATHS.contains(&path) {
+        return Err(refusal(StatusCode::NOT_FOUND, "find such a request"));
+    }
+    let bad = |message: &str| refusal(StatusCode::BAD_REQUEST, message);
+    let body = Limited::new(request.into_body(), LARGEST).collect().await;
+    let body = body.map_err(|_| bad("read the request: it is too large, or was cut off"))?;
+    match serde_json::from_slice::<Request>(&body.to_bytes()) {
+        Ok(request) if request.path() == path => Ok(request),
+        Ok(_) => Err(bad("take a request at another's path")),
+        Err(error) => Err(bad(&format!("understand the request: {error}"))),
+    }
+}
+
+fn forbidden(refused: &Refused) -> Response<Lines> {
+    let failure = Failure {
+        message: refused.message.clone(),
+        hint: Some(refused.hint.clone()),
+        exit: 1,
+    };
+    let line = to_json(&Line::Error(failure));
+    response(StatusCode::FORBIDDEN, Lines::one(line))
 }
 
 fn refusal(status: StatusCode, message: &str) -> Response<Lines> {

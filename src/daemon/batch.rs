@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 
 use crate::control::{Call, Line, Request};
 use crate::generation::manifest::Reason;
+use crate::reconcile::pin::{Reload, Requester};
 use crate::reconcile::report::{Outcome, Rejected, Report, Step};
+use crate::reconcile::rollback::Rollback;
 use crate::settings::Settings;
 
 /// What the next batch will be about.
@@ -21,6 +23,7 @@ pub(super) struct Pending {
 /// What one reconcile is about, and who asked for it.
 pub(super) struct Batch {
     reason: Reason,
+    /// SIGHUP asked for it.
     reopens: bool,
     pub calls: Vec<Call>,
 }
@@ -36,6 +39,12 @@ impl Pending {
     pub(super) fn is_empty(&self) -> bool {
         !(self.start || self.files || self.rescan || self.certificate || self.reopen)
             && self.calls.is_empty()
+    }
+
+    /// Whether root asked for something, or who may do the same.
+    pub(super) fn is_by_admin(&self) -> bool {
+        let mut calls = self.calls.iter();
+        self.reopen || calls.any(|call| call.by == Requester::Admin)
     }
 
     /// Somebody waits for it.
@@ -73,7 +82,7 @@ impl Pending {
             _ => Reason::File,
         };
         Some(Batch {
-            reopens: reason == Reason::Reload,
+            reopens: asked.reopen,
             reason,
             calls,
         })
@@ -89,17 +98,29 @@ impl Batch {
         self.reason == Reason::Reload
     }
 
-    /// A manual reload reads the settings again, too.
-    pub(super) fn reopens(&self) -> bool {
-        self.reopens
+    /// The manual reloads: they end pins.
+    pub(super) fn reloads(&self) -> Vec<Reload> {
+        let called = self.calls.iter().filter_map(|call| match &call.request {
+            Request::Reload { names, .. } => Some(Reload {
+                by: call.by,
+                names: names.clone(),
+            }),
+            _ => None,
+        });
+        called
+            .chain(self.reopens.then_some(Reload::OF_ALL))
+            .collect()
     }
 
-    /// For a rollback: the generation that was named, if one was.
-    pub(super) fn rollback(&self) -> Option<Option<u64>> {
-        match self.calls.first().map(|call| &call.request) {
-            Some(Request::Rollback { generation }) => Some(*generation),
-            _ => None,
-        }
+    pub(super) fn rollback(&self) -> Option<Rollback> {
+        self.calls.first()?.request.rollback()
+    }
+
+    /// Whether it is done for users alone who may not do what root may.
+    pub(super) fn is_by_users(&self) -> bool {
+        let mut calls = self.calls.iter();
+        let by_users = calls.all(|call| matches!(call.by, Requester::User(_)));
+        by_users && !self.calls.is_empty() && !self.reopens
     }
 
     /// Sends each step to everyone who asked.
@@ -109,6 +130,7 @@ impl Batch {
             .iter()
             .map(|call| Call {
                 request: call.request.clone(),
+                by: call.by,
                 answer: call.answer.clone(),
             })
             .collect();
@@ -126,7 +148,7 @@ impl Batch {
 }
 
 fn is_rollback(call: &Call) -> bool {
-    matches!(call.request, Request::Rollback { .. })
+    call.request.rollback().is_some()
 }
 
 /// What the log has said and what still holds: it is looked at again every few seconds.

@@ -43,17 +43,20 @@ impl Pace {
         }
     }
 
-    /// When a batch for `reason` may be applied. A person waits for nobody; a certificate comes once
-    /// in weeks, and a site waits for it.
-    pub(super) fn not_before(self, reason: Reason, now: Instant) -> Instant {
+    /// When a batch for `reason` may be applied. Root's reload waits for nobody, and his rollback for a
+    /// second at most; users (`by_users`) wait as files do. A certificate comes once in weeks, and a site
+    /// waits for it.
+    pub(super) fn not_before(self, reason: Reason, by_users: bool, now: Instant) -> Instant {
         let Some(Reload { end, took }) = self.last else {
             return now;
         };
         let long = took * FACTOR;
         match reason {
             Reason::File => end + long.max(REST),
+            Reason::Reload | Reason::Rollback if by_users => end + long.max(REST),
+            Reason::Rollback => end + REST,
             Reason::Certificate => end + long,
-            Reason::Reload | Reason::Rollback | Reason::Setup | Reason::Start => now,
+            Reason::Reload | Reason::Setup | Reason::Start => now,
         }
     }
 }
@@ -81,13 +84,23 @@ mod tests {
     #[test]
     fn edits_wait_a_second_or_twice_as_long_as_a_reload_and_certificates_only_the_latter() {
         let now = Instant::now();
-        let wait = |ms, reason| after(ms, now).not_before(reason, now) - now;
+        let wait = |ms, reason| after(ms, now).not_before(reason, false, now) - now;
         assert_eq!(wait(40.0, Reason::File), Duration::from_secs(1));
         assert_eq!(wait(3000.0, Reason::File), Duration::from_secs(6));
         assert_eq!(wait(40.0, Reason::Certificate), Duration::from_millis(80));
-        for reason in [Reason::Reload, Reason::Rollback, Reason::Start] {
+        for reason in [Reason::Reload, Reason::Start] {
             assert_eq!(wait(3000.0, reason), Duration::ZERO);
         }
+    }
+
+    #[test]
+    fn a_users_rollback_and_reload_wait_as_edits_do_and_roots_rollback_a_second() {
+        let now = Instant::now();
+        let wait = |reason, by_users| after(3000.0, now).not_before(reason, by_users, now) - now;
+        for reason in [Reason::Reload, Reason::Rollback] {
+            assert_eq!(wait(reason, true), wait(Reason::File, false));
+        }
+        assert_eq!(wait(Reason::Rollback, false), REST);
     }
 
     #[test]
@@ -102,15 +115,15 @@ mod tests {
         }];
         let mut pace = Pace::default();
         pace.note(&report, now);
-        assert_eq!(pace.not_before(Reason::File, now) - now, REST);
+        assert_eq!(pace.not_before(Reason::File, false, now) - now, REST);
     }
 
     #[test]
     fn the_first_and_what_reloads_nothing_wait_for_nobody() {
         let now = Instant::now();
         let mut pace = Pace::default();
-        assert_eq!(pace.not_before(Reason::File, now), now);
+        assert_eq!(pace.not_before(Reason::File, false, now), now);
         pace.note(&base_report(1), now);
-        assert_eq!(pace.not_before(Reason::File, now), now);
+        assert_eq!(pace.not_before(Reason::File, false, now), now);
     }
 }

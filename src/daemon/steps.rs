@@ -15,6 +15,7 @@ use crate::generation::manifest::Reason;
 use crate::installation::Installation;
 use crate::reconcile::intent::{Intent, Reading};
 use crate::reconcile::last_look::LastLook;
+use crate::reconcile::rollback::{Rollback, roll_back_to};
 use crate::reconcile::{self, Applied, ReconcileError};
 use crate::settings::Settings;
 use crate::status::StatusRecord;
@@ -73,13 +74,18 @@ impl Daemon {
         let Some(mut watch) = self.watch.take() else {
             return;
         };
-        if let Some(generation) = batch.rollback() {
+        if batch.rollback().is_some() {
             self.watch = Some(watch);
-            self.roll_back(batch, generation);
+            let now = Instant::now();
+            let not_before = self
+                .pace
+                .not_before(batch.reason(), batch.is_by_users(), now);
+            self.phase = Phase::Spaced(batch, not_before);
+            self.roll_back_when_ready(now);
             return;
         }
-        let manual = batch.is_manual();
-        let mut absences = match manual {
+        let reloads = batch.reloads();
+        let mut absences = match batch.is_manual() {
             true => None,
             false => Some(std::mem::take(&mut self.absences)),
         };
@@ -91,7 +97,7 @@ impl Daemon {
             let armed = watch.rearm();
             let reading = Reading {
                 absences: absences.as_mut(),
-                manual,
+                reloads,
             };
             // what kept us from it may be something that can be made good
             let intent = match failed {
@@ -132,9 +138,11 @@ impl Daemon {
             false => Vec::new(),
         };
         let now = Instant::now();
+        // what changes nothing reloads nothing
+        let by_users = batch.is_by_users() && intent.changes_files();
         self.phase = Phase::Awaiting(Waiting {
             until: self.expecting.get_or_insert(Expecting::from(now)).ends(),
-            not_before: self.pace.not_before(batch.reason(), now),
+            not_before: self.pace.not_before(batch.reason(), by_users, now),
             read_at: now,
             intent: Box::new(intent),
             batch,
@@ -169,14 +177,31 @@ impl Daemon {
         });
     }
 
-    fn roll_back(&mut self, batch: Batch, generation: Option<u64>) {
+    /// Begins the rollback that waits, when it may. Where root asks for something meanwhile, a user's
+    /// rollback is not waited for.
+    pub(super) fn roll_back_when_ready(&mut self, now: Instant) {
+        let Phase::Spaced(batch, not_before) = &self.phase else {
+            return;
+        };
+        let overtaken = batch.is_by_users() && self.pending.is_by_admin();
+        if now < *not_before && !overtaken {
+            return;
+        }
+        let Phase::Spaced(batch, _) = std::mem::replace(&mut self.phase, Phase::Idle) else {
+            return;
+        };
+        if let Some(rollback) = batch.rollback() {
+            self.roll_back(batch, rollback);
+        }
+    }
+
+    fn roll_back(&mut self, batch: Batch, rollback: Rollback) {
         let request = self.request(Reason::Rollback);
         let mut observer = batch.observer();
         self.phase = Phase::Applying(batch);
         let (installation, events) = (self.installation.clone(), self.events.clone());
         spawn_blocking(move || {
-            let applied =
-                reconcile::roll_back_to(&installation, generation, &request, &mut observer);
+            let applied = roll_back_to(&installation, &rollback, &request, &mut observer);
             let _ = events.send(Event::Applied(applied));
         });
     }
@@ -195,7 +220,7 @@ impl Daemon {
         };
         let mut applied = match applied {
             Ok(applied) => applied,
-            Err(error @ ReconcileError::NoSuchGeneration(_)) => {
+            Err(error) if error.is_about_the_request() => {
                 tracing::debug!("failed to {error}");
                 return batch.fail(&error.to_string(), error.hint().map(str::to_owned), 1);
             }
@@ -220,6 +245,8 @@ impl Daemon {
         if !applied.report.nginx_running || applied.report.nginx_upgrading {
             self.next_rescan = Instant::now() + RESCAN_SOON;
         }
+        // a rollback has not looked at the files
+        self.pending.rescan |= batch.rollback().is_some();
         self.answers_early_challenges =
             applied.answers_early_challenges && applied.report.generation > 0;
         self.orders.want(applied.wanted);

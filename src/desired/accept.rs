@@ -8,7 +8,7 @@ mod index; // P the claims of chosen versions
 mod rounds; // P which version of each app is served
 mod words; // P what is said to who loses
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -70,6 +70,10 @@ impl Owners {
         self
     }
 
+    pub fn iter(&self) -> impl Iterator<Item = (&ServerName, &AppName)> {
+        self.0.iter()
+    }
+
     fn has(&self, claim: Claim<'_>) -> bool {
         self.owner(claim.name) == Some(claim.app)
     }
@@ -100,6 +104,8 @@ pub struct Given {
     /// Apps whose files are there, but ask for nothing that can be accepted → those files. They keep
     /// what they own.
     pub silent: BTreeMap<AppName, PathBuf>,
+    /// Of these, the apps that a rollback holds.
+    pub held: BTreeSet<AppName>,
     /// Who answers clients of an address; `None`: nothing is known of it, and nothing is refused.
     pub entrances: Option<Entrances>,
 }
@@ -340,8 +346,9 @@ impl<'a> Contest<'a> {
         own.sort_by_key(|claim| claim.name.as_str());
         for claim in self.claims(rank, Version::Newest) {
             found.extend(self.against_given(claim));
-            let above = index.at_or_above(claim, Precedence::ALL);
-            found.extend(above.map(|other| explain(claim, other)));
+            let held = |other: &Claim<'_>| self.given.held.contains(other.app);
+            let explain = |other: Claim<'a>| explain(claim, other, held(&other));
+            found.extend(index.at_or_above(claim, Precedence::ALL).map(explain));
             let mut below: Vec<_> = index
                 .below(claim, &Precedence::ALL)
                 .take(SHOWN + 1)
@@ -349,7 +356,7 @@ impl<'a> Contest<'a> {
             below.sort_by_key(|other| (other.name.as_str(), other.precedence.rank));
             let more = below.len() > SHOWN;
             below.truncate(SHOWN);
-            found.extend(below.into_iter().map(|other| explain(claim, other)));
+            found.extend(below.into_iter().map(explain));
             let mut sharing = self.sharing(claim, index, &own);
             let more = more || sharing.len() > SHOWN;
             sharing.truncate(SHOWN);
@@ -431,7 +438,7 @@ impl<'a> Contest<'a> {
 }
 
 /// `a.b.example.org` → `*.b.example.org`, `*.example.org`; of a wildcard, without itself.
-fn wildcards_above(name: &str) -> impl Iterator<Item = String> {
+pub(super) fn wildcards_above(name: &str) -> impl Iterator<Item = String> {
     let inner = name.strip_prefix("*.").unwrap_or(name);
     inner
         .match_indices('.')

@@ -177,10 +177,27 @@ impl Manifest {
         }
     }
 
+    /// Whether a command's NAME means `app`: the app, one of its vhosts, or a name that it serves.
+    pub fn calls(&self, app: &AppName, name: &str) -> bool {
+        let mut served = self.names.iter().filter(|served| served.vhost.app() == app);
+        name.split('#').next() == Some(app.as_str())
+            || served.any(|served| {
+                let known = served.name();
+                known.is_some_and(|known| {
+                    known.as_str().trim_matches(['[', ']']) == name.trim_matches(['[', ']'])
+                })
+            })
+    }
+
     /// The names that it serves, and for whom: whatever becomes of the text that asked for them.
     pub fn owned(&self) -> impl Iterator<Item = (ServerName, &AppName)> {
         let names = self.names.iter();
         names.filter_map(|served| Some((served.name()?, served.vhost.app())))
+    }
+
+    /// As [`Self::owned`].
+    pub fn served(&self) -> impl Iterator<Item = (ServerName, AppName)> {
+        self.owned().map(|(name, app)| (name, app.clone()))
     }
 }
 

@@ -143,6 +143,16 @@ impl LockedStore {
         Ok(0)
     }
 
+    /// The generations that a rollback can return to, the newest first, without the active one.
+    pub fn returnable(&self) -> Result<Vec<u64>, GenerationError> {
+        let active = self.store.active_number()?;
+        let history = self.store.history()?;
+        let served: Vec<u64> = history.returnable().collect();
+        let kept = self.store.numbers()?.into_iter().rev();
+        let kept = kept.filter(|it| *it > 0 && *it != active && served.contains(it));
+        Ok(kept.collect())
+    }
+
     /// The newest first.
     fn served_before(&self, number: u64) -> Result<Vec<u64>, GenerationError> {
         let history = self.store.history()?;

@@ -17,9 +17,10 @@ use crate::generation::repair::set_aside;
 use crate::generation::{GenerationError, LockedStore};
 use crate::nginx::dump::Survey;
 use crate::notice;
+use crate::reconcile::ReconcileError;
 use crate::reconcile::pin::{Pin, PinError};
 use crate::trust_store::TrustStore;
-use crate::vhost::source::{self, SourceError};
+use crate::vhost::source::{self, SourceError, VhostFile};
 
 /// What could not be repaired without a guess.
 #[derive(Debug, thiserror::Error)]
@@ -78,6 +79,14 @@ impl Installation {
         std::mem::take(&mut *told)
     }
 
+    fn unknown_admin_group(&self) -> Option<String> {
+        let group = self.admin_group.as_ref().filter(|it| it.gid.is_none())?;
+        let name = &group.name;
+        Some(format!(
+            "`admin_group`: there is no group `{name}`, so it gives rights to no user: `addgroup {name}`, then `vhostd reload`"
+        ))
+    }
+
     /// Who else can change what is in the state directory, and what is odd about the internal CA's
     /// roots.
     pub fn exposures(&self) -> Vec<String> {
@@ -89,6 +98,7 @@ impl Installation {
         let of_roots = self.internal_ca.advice().into_iter();
         let of_secrets = notice::secret::exposures(&self.settings.hooks).into_iter();
         let others = of_roots.chain(self.trust_advice()).chain(of_secrets);
+        let others = others.chain(self.unknown_admin_group());
         found.chain(others).collect()
     }
 
@@ -137,6 +147,20 @@ impl Installation {
         )))
     }
 
+    /// What a rollback holds, while `files` are as they are.
+    pub fn pin(&self, files: &[VhostFile]) -> Result<Option<Pin>, ReconcileError> {
+        let Some(pin) = Pin::read(&self.settings.state_dir)? else {
+            return Ok(None);
+        };
+        match pin.of_all_apps() {
+            Some(number) => {
+                let returned_to = self.generations.manifest(number)?;
+                Ok(pin.upgraded(&returned_to, files))
+            }
+            None => Ok(Some(pin)),
+        }
+    }
+
     /// A rollback holds until a file changes or somebody reloads. Of which generation it was is what
     /// is active; what the files were then is what they are now.
     fn repair_pin(&self) -> Result<Option<String>, RepairError> {
@@ -147,10 +171,15 @@ impl Installation {
             Err(error) => error,
         };
         let files = source::read(&self.settings.vhosts_dir)?.files;
-        let active = self.generations.active_number()?;
-        Pin::new(active, &files).write(state_dir)?;
+        let active = self.generations.active()?.manifest;
+        let waiting = files.iter().map(|file| (file.app.clone(), None));
+        let served = active.apps.iter();
+        let served = served.map(|(app, source)| (app.clone(), Some(source.clone())));
+        let apps = waiting.chain(served).collect();
+        let pin = Pin::with(None, active.number, apps, &files);
+        Pin::store(Some(&pin), state_dir)?;
         Ok(Some(format!(
-            "failed to {error}; what serves now is held, until a vhost file changes or `vhostd reload`"
+            "failed to {error}; what serves now is held, until a vhost file changes (for that app) or `vhostd reload`"
         )))
     }
 }

@@ -156,7 +156,7 @@ impl<'a> Candidate<'a> {
 
     /// Claims are written before anything serves: a name once served has an owner.
     fn settled(&self, judgement: Judgement) -> Result<Judgement, ReconcileError> {
-        if self.intent.of_files && self.intent.pin.is_none() {
+        if self.intent.of_files {
             self.installation.save_owners(&self.owners)?;
         }
         Ok(judgement)

@@ -1,5 +1,7 @@
 //! R: the vhosts directory (or a pinned generation) → candidates, each with its last good version.
 
+mod pinned; // P apps that a rollback holds
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -7,12 +9,12 @@ use std::time::{Duration, Instant};
 use time::OffsetDateTime;
 
 use super::grace::Absences;
-use super::pin::Pin;
+use super::pin::{Pin, Reload};
 use super::{Installation, ReconcileError};
 use crate::certificate::anchors::Anchors;
 use crate::certificate::chain::Chain;
 use crate::certificate::{Identifier, IssuedCertificate, Issuer, PemFiles, pem_files};
-use crate::desired::{Candidate, Given, Owners, Rejection};
+use crate::desired::{Candidate, Given, Owners, Rejection, Taken};
 use crate::diagnostic::Diagnostic;
 use crate::generation::manifest::{AppSource, Manifest};
 use crate::policy::Policy;
@@ -43,6 +45,8 @@ pub struct Intent {
     pub frozen: BTreeSet<AppName>,
     /// Whether the vhost files were read: what a generation holds says nothing about them.
     pub of_files: bool,
+    /// The apps that a rollback holds → their files. They keep what they own.
+    pub held: BTreeMap<AppName, PathBuf>,
     /// The pin that is in force.
     pub pin: Option<Pin>,
     /// The one that a rollback replaces, and that comes back if it fails.
@@ -54,6 +58,18 @@ pub struct Intent {
 }
 
 impl Intent {
+    /// Whether another text of some app is to serve than does.
+    pub fn changes_files(&self) -> bool {
+        let text = |source: &AppSource| source.text.clone();
+        let texts = |sources: &BTreeMap<AppName, AppSource>| -> BTreeMap<AppName, String> {
+            let sources = sources.iter();
+            sources
+                .map(|(app, source)| (app.clone(), text(source)))
+                .collect()
+        };
+        texts(&self.sources) != texts(&self.last_good)
+    }
+
     /// What the vhosts name outside of their directory: certificates and their keys.
     pub fn files(&self) -> BTreeSet<PathBuf> {
         let candidates = self.candidates.iter();
@@ -71,8 +87,8 @@ impl Intent {
 pub struct Reading<'a> {
     /// The daemon's memory of missing files; a command acts on a removal at once.
     pub absences: Option<&'a mut Absences>,
-    /// A manual reload ends a pin.
-    pub manual: bool,
+    /// The manual reloads that it is done for: they end pins.
+    pub reloads: Vec<Reload>,
 }
 
 /// Reads and parses every vhost file.
@@ -88,35 +104,39 @@ pub fn read(
         }
     })?;
     let mut intent = Intent::empty();
-    let pin = match reading.manual {
-        true => None,
-        false => Pin::read(&installation.settings.state_dir)?,
-    };
-    if let Some(pin) = pin.filter(|pin| pin.holds(&listing.files)) {
-        let pinned = installation.generations.manifest(pin.generation)?;
-        intent.take_pinned(&pinned, installation);
-        intent.pin = Some(pin);
-        return Ok(intent);
-    }
     let files = listing.files.iter();
     intent.identities = files.map(|it| (it.app.clone(), it.identity)).collect();
-    intent.last_good = active.apps.clone();
-    let present = listing.files.iter().map(|file| file.app.clone()).collect();
-    intent.moved = moved(&active, &listing.files, &present);
+    let pin = installation.pin(&listing.files)?;
+    let mut present: BTreeSet<AppName> =
+        listing.files.iter().map(|file| file.app.clone()).collect();
+    present.extend(pin.iter().flat_map(Pin::without_file).cloned());
     let kept = keep_absent(reading.absences, &active, &present, &mut intent);
+    let pin = pin.and_then(|pin| pin.remaining(&listing.files, &kept, &reading.reloads, &active));
+    let is_pinned = |app: &AppName| pin.as_ref().is_some_and(|pin| pin.has(app));
+    present.extend(pin.iter().flat_map(Pin::apps).map(|(app, _)| app.clone()));
+    let (held, files): (Vec<_>, Vec<_>) = listing
+        .files
+        .into_iter()
+        .partition(|file| is_pinned(&file.app));
+    intent.last_good = active.apps.clone();
+    intent.moved = moved(&active, &files, &present);
     let worker = LocalUser::named(&active.survey.user);
     let mut policy = Policy::new(&installation.settings, &worker, installation.has_ipv6);
-    for file in listing.files {
+    for file in files {
         intent.take(file, &mut policy);
     }
     // a file that is missing for less than a second keeps serving
     for app in kept
         .iter()
-        .filter(|app| !intent.moved.contains_key(*app))
+        .filter(|app| !intent.moved.contains_key(*app) && !is_pinned(app))
         .cloned()
         .collect::<Vec<_>>()
     {
         intent.keep(&app, &mut policy);
+    }
+    if let Some(pin) = pin {
+        let taken = Taken::new(&installation.owners()?, active.served());
+        intent.take_pinned(pin, &held, &mut policy, &taken);
     }
     intent.misnamed = listing.refused;
     intent.took = begin.elapsed();
@@ -176,27 +196,11 @@ impl Intent {
             identities: BTreeMap::new(),
             frozen: BTreeSet::new(),
             of_files: true,
+            held: BTreeMap::new(),
             pin: None,
             pin_before: None,
             next_removal: None,
             took: Duration::ZERO,
-        }
-    }
-
-    /// The generation that a pin or a rollback names, as it was.
-    pub fn of_generation(manifest: &Manifest, installation: &Installation) -> Self {
-        let mut intent = Self::empty();
-        intent.of_files = false;
-        intent.take_pinned(manifest, installation);
-        intent
-    }
-
-    fn take_pinned(&mut self, manifest: &Manifest, installation: &Installation) {
-        let worker = LocalUser::named(&manifest.survey.user);
-        let mut policy = Policy::new(&installation.settings, &worker, installation.has_ipv6);
-        self.last_good = manifest.apps.clone();
-        for app in manifest.apps.keys().cloned().collect::<Vec<_>>() {
-            self.keep(&app, &mut policy);
         }
     }
 
@@ -253,10 +257,12 @@ impl Intent {
             let file = refused.diagnostics.first()?.file.clone();
             Some((refused.app.clone(), file))
         });
+        let silent = silent.chain(self.held.clone());
         Given {
             owners: owners.moved(&self.moved),
             hand_written,
             silent: silent.collect(),
+            held: self.held.keys().cloned().collect(),
             patterns: Vec::new(),
             entrances: None,
         }

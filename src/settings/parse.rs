@@ -89,11 +89,25 @@ fn settings(mut fields: Fields, problems: &mut Problems) -> Settings {
     if let Some(node) = fields.take("users") {
         settings.users = users::parse(node, problems);
     }
+    if let Some(text) = fields.string("admin_group", problems) {
+        settings.admin_group = group_name(&text, problems);
+    }
     for (section, keys) in SECTIONS {
         fields.belong_below(section, keys);
     }
     fields.finish(&[], problems);
     settings
+}
+
+/// What group(5) can have: anything in its first field but white space and the separators.
+fn group_name(text: &Located<String>, problems: &mut Problems) -> Option<String> {
+    let refused = |char: char| char.is_control() || char.is_whitespace() || ":,".contains(char);
+    if text.value.is_empty() || text.value.contains(refused) {
+        let reason = format!("{} cannot be the name of a group", quoted(&text.value));
+        problems.add_with_hint(text.at, reason, Some("write a name of `getent group`"));
+        return None;
+    }
+    Some(text.value.clone())
 }
 
 fn nginx(settings: &mut NginxSettings, mut fields: Fields, problems: &mut Problems) {

@@ -96,6 +96,15 @@ pub fn read_one(path: &Path) -> Result<VhostFile, SourceError> {
     })
 }
 
+/// The user who owns the vhost file of `app`; `None` where there is none, or two of different users.
+pub fn owner(files: &[VhostFile], app: &AppName) -> Option<u32> {
+    let mut owners = files.iter().filter(|file| file.app == *app);
+    let owner = owners.next()?.identity.uid;
+    owners
+        .all(|file| file.identity.uid == owner)
+        .then_some(owner)
+}
+
 enum FileName {
     App(AppName),
     Other,

@@ -33,6 +33,7 @@ mod neighbours;
 mod ordinary;
 mod owners;
 mod pem_files;
+mod permissions;
 mod preflight;
 mod proxy;
 mod quarantine;

@@ -440,19 +440,39 @@ fn an_owner_that_no_version_of_can_be_served_keeps_its_names_for_the_day_it_is_m
 }
 
 #[test]
-fn a_rollback_transfers_no_name() {
+fn a_rollback_transfers_no_name_and_serves_none_that_another_app_owns_by_now() {
     let host = Host::with_settings("tls: off\n");
     let (first, second) = (App::start(), App::start());
-    host.drop_app("first", HELLO, &first);
+    let also = "first.example.com";
+    let text = format!(
+        "server_name: [{HELLO}, {also}]\nproxy_pass_url: {}\n",
+        first.url()
+    );
+    host.drop_file("first.yml", &text);
     host.reload_ends(0, "activated");
     host.remove_file("first.yml");
     host.drop_app("second", HELLO, &second);
     host.reload_ends(0, "activated");
     assert_eq!(owner(&host, HELLO).as_deref(), Some("second"));
-    // the first one's generation serves again, and the name is still the second's
-    assert_eq!(host.vhostd(&["rollback", "1"]).status, 0);
-    assert!(host.is_answered_by(HELLO, &first));
-    assert_eq!(owner(&host, HELLO).as_deref(), Some("second"));
+    // the first one serves what is free, and the second one what is its own
+    let (status, report) = host.json(&["rollback", "1"]);
+    assert_eq!(status, 0, "{report}");
+    let warnings = report["warnings"].to_string();
+    let left_out = format!("`{HELLO}` is left out of first");
+    assert!(warnings.contains(&left_out), "{warnings}");
+    assert!(warnings.contains("belongs to second now"), "{warnings}");
+    let served = || {
+        assert!(host.is_answered_by(also, &first));
+        assert!(host.is_answered_by(HELLO, &second));
+        assert_eq!(owner(&host, HELLO).as_deref(), Some("second"));
+    };
+    served();
+    // a renewal reads no files, and a daemon does
+    assert_eq!(host.vhostd(&["renew"]).status, 0);
+    served();
+    let daemon = host.daemon();
+    served();
+    assert_eq!(daemon.stop(), 0);
     host.drop_app("first", HELLO, &first);
     make_old(&host, "first.yml");
     let report = host.reload_ends(3, "activated");

@@ -245,3 +245,169 @@ fn while_nginx_is_down_the_history_does_not_grow_and_then_the_generation_is_prov
     assert_eq!(host.vhostd(&["rollback"]).status, 0);
     assert_eq!(page(&host), "2");
 }
+
+/// `a.yml` and `b.yml` with page 1 and then page 2, each change a generation of its own.
+fn two_apps() -> Host {
+    let host = Host::with_settings("tls: off\n");
+    for page in 1..=3 {
+        host.page(&page.to_string(), &page.to_string());
+    }
+    for page in 1..=2 {
+        for app in ["a", "b"] {
+            drop_app_page(&host, app, page);
+            host.reload_ends(0, "activated");
+        }
+    }
+    assert_eq!(host.active(), 4);
+    host
+}
+
+fn drop_app_page(host: &Host, app: &str, page: u8) {
+    let root = host.path("srv").join(page.to_string());
+    let text = format!("server_name: {app}.example.com\nroot: {}\n", root.display());
+    host.drop_file(&format!("{app}.yml"), &text);
+}
+
+/// What the apps answer, and whether a rollback holds them; `-`: nothing of theirs is served.
+fn pages(host: &Host, apps: &[&str]) -> String {
+    let vhosts = host.status()["vhosts"].clone();
+    let page = |app: &&str| {
+        let answer = client::get(host.http(), &format!("{app}.example.com"), "/");
+        let answer = answer.ok().filter(|answer| answer.status == 200);
+        let page = answer.map_or_else(|| "-".to_owned(), |answer| answer.text().to_owned());
+        let mut vhosts = vhosts.as_array().unwrap().iter();
+        let held = vhosts.any(|vhost| vhost["name"] == **app && vhost["pinned"] == true);
+        format!("{app}{page}{}", if held { " held" } else { "" })
+    };
+    apps.iter().map(page).collect::<Vec<_>>().join(", ")
+}
+
+fn wait_for_pages(host: &Host, apps: &[&str], expected: &str) {
+    wait_for(expected, || (pages(host, apps) == expected).then_some(()));
+}
+
+#[test]
+fn one_app_is_brought_back_by_its_name_and_the_others_stay_as_they_serve() {
+    for with_daemon in [false, true] {
+        let host = two_apps();
+        let _daemon = with_daemon.then(|| host.daemon());
+        let rollback = host.vhostd(&["rollback", "a"]);
+        assert_eq!(rollback.status, 0, "{rollback:?}");
+        assert!(
+            rollback.stderr.contains("`vhostd reload a`"),
+            "{rollback:?}"
+        );
+        assert_eq!(pages(&host, &["a", "b"]), "a1 held, b2");
+        // that generation has b's page 1, too
+        assert_eq!(host.status()["pinned"], 2);
+        assert_eq!(host.vhostd(&["rollback", "b", "--to", "3"]).status, 0);
+        assert_eq!(pages(&host, &["a", "b"]), "a1 held, b1 held");
+        assert_eq!(host.status()["pinned"], 3);
+        assert_eq!(host.vhostd(&["reload", "b"]).status, 0);
+        assert_eq!(pages(&host, &["a", "b"]), "a1 held, b2");
+        assert_eq!(host.status()["pinned"], 2);
+        assert_eq!(host.vhostd(&["reload"]).status, 0);
+        assert_eq!(pages(&host, &["a", "b"]), "a2, b2");
+        assert!(host.status()["pinned"].is_null());
+    }
+}
+
+#[test]
+fn an_edit_a_new_file_and_a_removal_end_no_other_apps_rollback() {
+    let host = two_apps();
+    let _daemon = host.daemon();
+    assert_eq!(host.vhostd(&["rollback", "2"]).status, 0);
+    wait_for_pages(&host, &["a", "b"], "a1 held, b1 held");
+    drop_app_page(&host, "c", 1);
+    wait_for_pages(&host, &["a", "b", "c"], "a1 held, b1 held, c1");
+    drop_app_page(&host, "b", 3);
+    wait_for_pages(&host, &["a", "b", "c"], "a1 held, b3, c1");
+    host.remove_file("a.yml");
+    wait_for_pages(&host, &["a", "b", "c"], "a-, b3, c1");
+    wait_for("the end of the rollback", || {
+        host.status()["pinned"].is_null().then_some(())
+    });
+}
+
+#[test]
+fn what_a_generation_does_not_have_waits_until_its_own_file_changes() {
+    let host = two_apps();
+    let _daemon = host.daemon();
+    drop_app_page(&host, "c", 1);
+    wait_for_pages(&host, &["a", "b", "c"], "a2, b2, c1");
+    assert_eq!(host.vhostd(&["rollback", "1"]).status, 0);
+    wait_for_pages(&host, &["a", "b", "c"], "a1 held, b-, c-");
+    let rollback = host.vhostd(&["rollback", "c", "1"]);
+    assert_eq!(rollback.status, 1, "{rollback:?}");
+    assert!(
+        rollback.stderr.contains("generation 1 has no such app"),
+        "{rollback:?}"
+    );
+    drop_app_page(&host, "c", 2);
+    wait_for_pages(&host, &["a", "b", "c"], "a1 held, b-, c2");
+    // b's names are still its own
+    drop_app_page(&host, "thief", 3);
+    let text = fs::read_to_string(host.path("vhosts.d/thief.yml")).unwrap();
+    host.drop_file("thief.yml", &text.replace("thief.example", "b.example"));
+    let (status, report) = host.json(&["reload", "thief"]);
+    assert_eq!(status, 3, "{report}");
+    let reason = report["rejected"][0]["reason"].as_str().unwrap();
+    assert!(reason.contains("already belongs to b ("), "{report}");
+    assert!(reason.contains("which a rollback holds"), "{report}");
+    assert_eq!(host.vhostd(&["reload", "b"]).status, 0);
+    assert_eq!(pages(&host, &["a", "b", "c"]), "a1 held, b2, c2");
+}
+
+#[test]
+fn a_rollback_without_a_number_passes_over_renewals_and_other_apps_and_fails_where_nothing_differs()
+{
+    let host = two_generations("tls: internal\n");
+    for _ in 0..2 {
+        assert_eq!(host.vhostd(&["renew", "hello", "--force"]).status, 0);
+    }
+    let tls_page = || {
+        let answer = client::get_tls(host.https(), NAME, "/", &host.internal_root());
+        answer.unwrap().text().to_owned()
+    };
+    assert_eq!((host.active(), tls_page().as_str()), (4, "2"));
+    assert_eq!(host.vhostd(&["rollback"]).status, 0);
+    assert_eq!(tls_page(), "1");
+    drop(host);
+    let host = Host::with_settings("tls: off\n");
+    host.page("1", "1");
+    drop_app_page(&host, "a", 1);
+    host.reload_ends(0, "activated");
+    for app in [&[][..], &["a"]] {
+        let rollback = host.vhostd(&[&["rollback"], app].concat());
+        assert_eq!(rollback.status, 1, "{rollback:?}");
+        assert!(
+            rollback.stderr.contains("no generation that is kept has"),
+            "{rollback:?}"
+        );
+    }
+    drop_app_page(&host, "b", 1);
+    host.reload_ends(0, "activated");
+    // the app that came last has no other version, and the whole has
+    assert_eq!(host.vhostd(&["rollback", "b"]).status, 1);
+    assert_eq!(host.vhostd(&["rollback", "a"]).status, 1);
+    let (status, told) = host.json(&["rollback", "a"]);
+    assert_eq!((status, told["hint"].is_string()), (1, true), "{told}");
+    assert_eq!(host.vhostd(&["rollback"]).status, 0);
+    assert_eq!(pages(&host, &["a", "b"]), "a1 held, b-");
+}
+
+#[test]
+fn a_rollback_of_an_older_vhostd_holds_on_and_is_kept_per_app_from_then_on() {
+    let host = two_apps();
+    assert_eq!(host.vhostd(&["rollback", "2"]).status, 0);
+    let path = host.path("state/pin.json");
+    let mut written: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    // as that version wrote it
+    written.as_object_mut().unwrap().remove("apps").unwrap();
+    fs::write(&path, written.to_string()).unwrap();
+    assert_eq!(host.vhostd(&["renew"]).status, 0);
+    let _daemon = host.daemon();
+    assert_eq!(pages(&host, &["a", "b"]), "a1 held, b1 held");
+    drop_app_page(&host, "b", 3);
+    wait_for_pages(&host, &["a", "b"], "a1 held, b3");
+}

@@ -344,8 +344,18 @@ fn a_rollback_holds_on_when_its_record_is_damaged_and_ends_as_any() {
     );
     assert!(serves_the_old());
     assert!(host.status()["pinned"].is_u64());
+    // a new file ends no other app's
     host.drop_app("more", "more.example.com", &app);
     host.wait_for_serving("more");
+    assert!(serves_the_old());
+    for file in ["hello.yml", "shop.yml"] {
+        let path = host.path("vhosts.d").join(file);
+        let text = fs::read_to_string(path).unwrap();
+        host.drop_file(file, &format!("{text}# edited\n"));
+    }
+    wait_for("the end of the rollback", || {
+        host.status()["pinned"].is_null().then_some(())
+    });
     assert_serves(&host, &app);
     // and by a reload
     assert_eq!(host.vhostd(&["rollback", "1"]).status, 0);

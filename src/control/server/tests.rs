@@ -4,7 +4,10 @@ use tokio::time::{Instant, timeout};
 use super::*;
 use crate::control::client::{self, ControlError};
 
-const RELOAD: Request = Request::Reload { wait: false };
+const RELOAD: Request = Request::Reload {
+    wait: false,
+    names: Vec::new(),
+};
 
 #[tokio::test(flavor = "current_thread")]
 async fn of_daemons_that_start_at_once_on_what_an_earlier_one_left_one_listens() {
@@ -26,6 +29,17 @@ fn failure(message: String) -> Line {
         hint: None,
         exit: 1,
     })
+}
+
+/// The tests' own user is the daemon's.
+fn known() -> Known {
+    Known {
+        facts: Facts {
+            daemon_uid: nix::unistd::geteuid().as_raw(),
+            ..Facts::default()
+        },
+        ..Known::default()
+    }
 }
 
 /// A peer whose answer is too long for the socket, so that it is never seen to end.
@@ -65,12 +79,13 @@ async fn who_finds_all_places_taken_waits_for_one_and_is_told_after_a_while() {
     let path = directory.path().join("control.sock");
     let listener = UnixListener::bind(&path).unwrap();
     let (sender, mut calls) = mpsc::unbounded_channel();
-    let desk = Arc::new(Desk::new(sender, |_| Ok(String::new())));
+    let desk = Arc::new(Desk::new(sender, |_| Ok(String::new()), known));
     let (arrived, mut arrivals) = mpsc::unbounded_channel();
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             arrived.send(()).unwrap();
-            tokio::spawn(serve(stream, false, Arc::clone(&desk)));
+            let peer = Peer::of(&stream);
+            tokio::spawn(serve(stream, peer, Arc::clone(&desk)));
         }
     });
     let ask = || {
@@ -106,4 +121,93 @@ async fn who_finds_all_places_taken_waits_for_one_and_is_told_after_a_while() {
     let told = timeout(Duration::from_secs(60), ask()).await;
     let told = format!("{:?}", told.expect("an answer").unwrap().unwrap());
     assert!(told.contains("too many others"), "{told}");
+}
+
+/// What a peer gets for a request at `path`.
+async fn answered(peer: Peer, known: Known, path: &str, body: &str) -> String {
+    let (mut client, server) = UnixStream::pair().unwrap();
+    let (sender, mut calls) = mpsc::unbounded_channel::<Call>();
+    let known = std::sync::Mutex::new(Some(known));
+    let known = move || known.lock().unwrap().clone().unwrap_or_default();
+    let desk = Arc::new(Desk::new(sender, |_| Ok("{}".into()), known));
+    tokio::spawn(serve(server, peer, desk));
+    tokio::spawn(async move {
+        while let Some(call) = calls.recv().await {
+            let by = format!("be asked by {:?}", call.by);
+            call.answer.fail(by, None, 1);
+        }
+    });
+    let length = body.len();
+    let request = match body {
+        "" => format!("GET {path} HTTP/1.1\r\nhost: v\r\n\r\n"),
+        _ => format!("POST {path} HTTP/1.1\r\nhost: v\r\ncontent-length: {length}\r\n\r\n{body}"),
+    };
+    client.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn who_may_not_gets_403_with_the_reason_and_who_may_is_known_to_the_daemon() {
+    let directory = tempfile::tempdir().unwrap();
+    let me = nix::unistd::geteuid().as_raw();
+    let known = || Known {
+        facts: Facts {
+            daemon_uid: u32::MAX,
+            socket_group: Some(100),
+            ..Facts::default()
+        },
+        vhosts_dir: directory.path().to_path_buf(),
+    };
+    let text = b"server_name: a.example\n";
+    atomic_file::write(&directory.path().join("a.yml"), text, 0o644).unwrap();
+    let member = |uid| Peer {
+        uid: Some(uid),
+        groups: [100].into(),
+    };
+    let rollback = r#"{"rollback_apps": {"apps": ["a"], "generation": null}}"#;
+    for (peer, path, body, status, words) in [
+        (
+            member(7),
+            "/v1/rollback-apps",
+            rollback,
+            403,
+            "sudo vhostd rollback a",
+        ),
+        (
+            member(7),
+            "/v1/rollback",
+            r#"{"rollback": {"generation": 1}}"#,
+            403,
+            "only root may",
+        ),
+        (member(7), "/v1/status", "", 200, "{}"),
+        (member(7), "/v1/reload", r#"{"reload": {}}"#, 200, "User(7)"),
+        (
+            Peer::default(),
+            "/v1/status",
+            "",
+            403,
+            "for root and the group vhostd",
+        ),
+        (
+            Peer::default(),
+            "/v1/nothing",
+            "",
+            403,
+            "for root and the group vhostd",
+        ),
+        (member(0), "/v1/rollback-apps", rollback, 200, "Admin"),
+    ] {
+        let answer = answered(peer.clone(), known(), path, body).await;
+        let head = format!("HTTP/1.1 {status} ");
+        assert!(answer.starts_with(&head), "{peer:?} {path}: {answer}");
+        assert!(answer.contains(words), "{peer:?} {path}: {answer}");
+    }
+    // the owner of the file
+    if me != 0 {
+        let answer = answered(member(me), known(), "/v1/rollback-apps", rollback).await;
+        assert!(answer.contains(&format!("User({me})")), "{answer}");
+    }
 }

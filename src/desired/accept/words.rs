@@ -17,12 +17,14 @@ pub(super) fn unspeakable(claim: Claim<'_>, other: Claim<'_>) -> Diagnostic {
     diagnostic(claim, reason, SHARED_HINT)
 }
 
-pub(super) fn explain(claim: Claim<'_>, other: Claim<'_>) -> Diagnostic {
+/// `held`: a rollback holds the other app.
+pub(super) fn explain(claim: Claim<'_>, other: Claim<'_>, held: bool) -> Diagnostic {
     let (name, theirs) = (claim.name, other.name);
     let file = other.file.display();
-    // an owner that is rejected itself has no line for it
+    // an owner that is rejected, or held by a rollback, has no line for it
     let owner = match other.at {
         Some(at) => format!("{} ({file}:{})", other.app, at.line),
+        None if held => format!("{} ({file}, which a rollback holds)", other.app),
         None => format!("{} ({file}, which is rejected now)", other.app),
     };
     let reason = if name == theirs {

@@ -215,7 +215,7 @@ impl Candidate<'_> {
             self.found.keep_lasting();
         }
         // a rollback and a renewal have not looked at the newest versions
-        if self.intent.of_files && self.intent.pin.is_none() {
+        if self.intent.of_files {
             self.found.write(&self.installation.settings.state_dir)?;
         }
         Ok(())

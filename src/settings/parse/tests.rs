@@ -193,6 +193,7 @@ tls: internal
 roots: /a/sites
 real_ip: {from: [192.0.2.7, "2001:db8::1/32"], header: CF-Connecting-IP}
 users: {deploy: {names: a.example}}
+admin_group: web-admins
 "#,
     );
     let limits = UserLimits {
@@ -251,6 +252,7 @@ users: {deploy: {names: a.example}}
             header: "CF-Connecting-IP".into(),
         }),
         users: [("deploy".to_owned(), limits)].into(),
+        admin_group: Some("web-admins".into()),
     };
     assert_eq!(settings, expected);
 }

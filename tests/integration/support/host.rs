@@ -177,10 +177,14 @@ impl Host {
 
     /// Starts the daemon, and waits until it answers on its socket and has reconciled once.
     pub fn daemon(&self) -> Daemon {
+        self.daemon_of(self.command(&["run"]))
+    }
+
+    /// As [`Self::daemon`], of a command that ends in `vhostd run`.
+    pub fn daemon_of(&self, mut command: Command) -> Daemon {
         let log = self.path("vhostd.log");
         let file = fs::File::create(&log).unwrap();
-        let child = self
-            .command(&["run"])
+        let child = command
             .env("VHOSTD_LOG", "vhostd=debug")
             .stdout(Stdio::null())
             .stderr(file)

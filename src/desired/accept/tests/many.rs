@@ -145,6 +145,7 @@ impl Worlds {
             hand_written: ["byhand.example", "*.wild.example"].map(place).into(),
             patterns: pattern.into_iter().map(Result::unwrap).collect(),
             silent,
+            held: BTreeSet::new(),
             entrances: self.entrances(),
         };
         (candidates, given)

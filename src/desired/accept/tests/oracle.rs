@@ -115,11 +115,11 @@ fn conflicts(
     for claim in contest.claims(rank, version) {
         found.extend(contest.against_given(claim));
         let above = at_or_above(&all, claim);
-        found.extend(above.into_iter().map(|other| explain(claim, other)));
+        found.extend(above.into_iter().map(|other| explain(claim, other, false)));
         let below = all
             .iter()
             .filter(|other| other.app != claim.app && claim.name.is_above(other.name));
-        found.extend(below.map(|other| explain(claim, *other)));
+        found.extend(below.map(|other| explain(claim, *other, false)));
         let sharing = sharing(contest, &all, claim);
         found.extend(sharing.into_iter().map(|other| unspeakable(claim, other)));
     }
