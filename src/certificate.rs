@@ -171,6 +171,9 @@ pub struct WantedCertificate {
     /// Where it is taken from; with `File` only.
     #[serde(default)]
     pub files: Option<PemFiles>,
+    /// The user whose vhost file asks for it.
+    #[serde(default)]
+    pub uid: u32,
 }
 
 /// How control of the identifiers is proven (RFC 8555 §8).
@@ -213,6 +216,7 @@ impl WantedCertificate {
             key_type: KeyType::default(),
             challenge: Challenge::default(),
             files: None,
+            uid: 0,
         })
     }
 
@@ -288,6 +292,8 @@ pub struct CertificateRequest {
     pub profile: Option<String>,
     pub key_type: KeyType,
     pub challenge: Challenge,
+    /// The user whose vhost file asks for it.
+    pub uid: u32,
     /// The serial of the stored version that this one follows. Once another version is there,
     /// somebody else has done the work.
     pub replaces: Option<String>,
@@ -323,6 +329,7 @@ impl CertificateRequest {
             profile: wanted.profile.clone(),
             key_type: wanted.key_type,
             challenge: wanted.challenge.clone(),
+            uid: wanted.uid,
             replaces: stored.map(|stored| stored.serial.clone()),
             renewal_id: stored
                 // another client's account may not replace its own certificate (RFC 9773 §5)
@@ -347,6 +354,7 @@ impl CertificateRequest {
             key_type: self.key_type,
             challenge: self.challenge.clone(),
             files: None,
+            uid: self.uid,
         }
     }
 
@@ -421,6 +429,9 @@ pub struct StoredCertificate {
     pub origin: Option<Origin>,
     /// Another client obtained it: it was never on our terms, and serves until its renewal.
     pub adopted: bool,
+    /// The user whose vhost file it was obtained for, and whose files alone it serves. `None`: it is from
+    /// a vhostd that did not write that down.
+    pub uid: Option<u32>,
     /// `None`: of a type that is never asked for.
     pub key_type: Option<KeyType>,
     /// Absolute path of `fullchain.pem`.

@@ -6,14 +6,16 @@
 mod accept; // P which apps get the names that they ask for
 mod entrance; // P who answers a client that names no host
 mod name_pattern; // P hand-written names that stand for many
+mod owners; // P who has which name
 mod resolve; // P accepted apps and certificates → what nginx should serve
 mod suffix; // P names that many share
 mod taken; // P names that other apps have got since a text was written
 
-pub use accept::{Accepted, Candidate, Given, Owners, Rejection, accept};
+pub use accept::{Accepted, Candidate, Given, Rejection, accept};
 pub(crate) use entrance::spoken_at;
 pub use entrance::{DefaultServerOf, Entrance, Entrances, arrivals};
 pub use name_pattern::NamePattern;
+pub use owners::{Moves, Owners};
 pub use resolve::{DesiredError, desired, wanted};
 pub use taken::{LeftOut, Taken};
 

@@ -16,7 +16,10 @@ use crate::certificate::answers::ChallengeFiles;
 use crate::certificate::internal::InternalCa;
 use crate::certificate::ledger::{Ledger, LedgerError};
 use crate::certificate::store::{CertificateStore, StoreError};
-use crate::certificate::{CertificateName, Challenge, Identifier, Issuer, WantedCertificate};
+use crate::certificate::{
+    CertificateInventory, CertificateName, Challenge, Identifier, Issuer, StoredCertificate,
+    WantedCertificate,
+};
 use crate::control::permission::AdminGroup;
 use crate::desired::{CertificateFiles, Features, Owners, Probe, RESERVED_NAME};
 use crate::generation::manifest::Manifest;
@@ -314,6 +317,31 @@ impl Installation {
         self.settings.state_dir.join("owners.json")
     }
 
+    /// Removes certificates from files that no vhost file of their owner names any more. Call it once
+    /// what serves is settled, under the lock of the generations.
+    pub fn abandon_files(
+        &self,
+        inventory: &CertificateInventory,
+        wanted: &[WantedCertificate],
+    ) -> Result<(), PruneError> {
+        let is_wanted = |stored: &StoredCertificate| {
+            let mut wanted = wanted.iter();
+            wanted.any(|it| it.name == stored.name && stored.uid.is_none_or(|uid| uid == it.uid))
+        };
+        let from_files = inventory.certificates.values();
+        let from_files = from_files.filter(|stored| stored.issuer == Issuer::File);
+        let mut abandoned = from_files.filter(|stored| !is_wanted(stored)).peekable();
+        if abandoned.peek().is_none() {
+            return Ok(());
+        }
+        let active = self.generations.active()?.manifest;
+        let serving = active.certificates.into_iter().collect();
+        for stored in abandoned {
+            self.certificates.abandon(&stored.name, &serving)?;
+        }
+        Ok(())
+    }
+
     /// Removes certificates and placeholders that neither a vhost nor a kept generation needs; none
     /// while a generation does not tell what it needs. Call it under the lock of the generations.
     pub fn prune_certificates(
@@ -351,6 +379,7 @@ fn reserved_certificate() -> WantedCertificate {
         key_type: KeyType::default(),
         challenge: Challenge::default(),
         files: None,
+        uid: 0,
     }
 }
 

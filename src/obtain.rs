@@ -435,7 +435,7 @@ impl CertificateSummary {
         let memories = obtaining.ledger.memories()?;
         for wanted in wanted {
             let name = wanted.name.to_string();
-            let stored = inventory.certificates.get(&wanted.name);
+            let stored = inventory.stored(wanted);
             let known = [&self.pending, &self.failed];
             let known = known.iter().any(|names| names.contains(&name));
             if known || is_good(wanted, stored, obtaining.now()) {

@@ -275,7 +275,7 @@ fn certificates(installation: &Installation) -> Result<Vec<CertificateShown>, St
     let mut shown: Vec<_> = wanted
         .values()
         .map(|wanted| {
-            let stored = inventory.certificates.get(&wanted.name);
+            let stored = inventory.stored(wanted);
             let placeholder = inventory.placeholders.get(&wanted.name);
             let good = is_good(wanted, stored, now);
             let shown = stored.or(placeholder);

@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 use time::OffsetDateTime;
 
 use crate::atomic_file::WriteError;
-use crate::certificate::WantedCertificate;
+use crate::certificate::{CertificateInventory, WantedCertificate};
 use crate::desired::Taken;
 use crate::generation::manifest::{Manifest, Reason};
 use crate::generation::{GenerationError, LockedStore};
@@ -255,12 +255,13 @@ pub fn refresh<'a>(
     let locked = installation.generations.lock(request.lock_limit)?;
     let mut progress = Progress::start(observer);
     let active = installation.generations.active()?.manifest;
-    let mut intent = Intent::of_generation(&active, installation);
+    let owners = installation.owners()?;
+    let mut intent = Intent::of_generation(&active, &owners, installation);
     // one that is in force stays so
     intent.pin = Pin::read(&installation.settings.state_dir)?;
     let pinned = intent.pin.iter().flat_map(Pin::apps);
     let pinned = pinned.map(|(app, _)| app.clone()).collect();
-    let taken = Taken::new(&installation.owners()?, active.served());
+    let taken = Taken::new(&owners, active.served());
     intent.leave_out(&pinned, &taken);
     run(installation, &locked, intent, request, &mut progress)
 }
@@ -349,6 +350,7 @@ fn run(
         locked,
         pin.as_ref(),
         &candidate.wanted,
+        &candidate.inventory,
         request,
     );
     note(tidied);
@@ -367,9 +369,13 @@ fn tidy_up(
     locked: &LockedStore,
     pin: Option<&Pin>,
     wanted: &[WantedCertificate],
+    inventory: &CertificateInventory,
     request: &Request,
 ) -> Result<(), ReconcileError> {
     installation.sweep(request.now)?;
+    if let Err(error) = installation.abandon_files(inventory, wanted) {
+        tracing::warn!("failed to tidy up certificates from files: {error}");
+    }
     let pinned: Vec<u64> = pin.iter().flat_map(|pin| pin.generations()).collect();
     locked.prune(&pinned)?;
     if matches!(request.reason, Reason::Start | Reason::Certificate)

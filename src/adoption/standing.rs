@@ -104,7 +104,7 @@ pub fn standing(
     }
     let (mine, refusal) = mine(&material.chain.identifiers, uses);
     let kept = |it: &Use| {
-        let stored = inventory.certificates.get(&it.wanted.name);
+        let stored = inventory.stored(&it.wanted);
         stored.is_some_and(|stored| keeps(&it.wanted, stored, material.chain.validity, now))
     };
     match refusal {

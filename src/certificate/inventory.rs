@@ -51,9 +51,15 @@ impl CertificateInventory {
         served
     }
 
+    /// The stored certificate that a vhost may serve that wants `wanted`: not that of another user, who
+    /// had the name before.
+    pub fn stored(&self, wanted: &WantedCertificate) -> Option<&StoredCertificate> {
+        let stored = self.certificates.get(&wanted.name);
+        stored.filter(|stored| stored.uid.is_none_or(|uid| uid == wanted.uid))
+    }
+
     fn real(&self, wanted: &WantedCertificate, now: OffsetDateTime) -> Option<&StoredCertificate> {
-        self.certificates
-            .get(&wanted.name)
+        self.stored(wanted)
             // it was checked when it was stored: one from the future tells of our clock, not of it
             .filter(|stored| now <= stored.validity.not_after)
             .filter(|stored| stored.covers_any(&wanted.identifiers))

@@ -131,7 +131,7 @@ pub fn due(
     // nobody is asked for what is in files
     let ordered = |wanted: &&WantedCertificate| wanted.issuer != Issuer::File;
     for wanted in wanted.iter().filter(ordered) {
-        let stored = inventory.certificates.get(&wanted.name);
+        let stored = inventory.stored(wanted);
         let memory = memories.get(&wanted.name).unwrap_or(&nothing);
         let state = CertificateState::of(wanted, stored, memory, terms, now);
         let Some(next) = state.next() else {

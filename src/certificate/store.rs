@@ -11,7 +11,7 @@ mod placeholder; // W what lets nginx start before the certificate is there
 mod prune; // W what no generation names any more
 mod version; // W one version's directory: written once, verified when read
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::fs;
 use std::io;
@@ -139,6 +139,39 @@ impl CertificateStore {
         now: OffsetDateTime,
     ) -> Result<StoredCertificate, StoreError> {
         self.add(&self.shared.certificates, issued, request, now)
+    }
+
+    /// Makes every version of `name` one that was obtained for `uid`: its vhost file has got another
+    /// owner. Returns why some could not be given.
+    pub fn give(&self, name: &CertificateName, uid: u32) -> Result<Vec<String>, StoreError> {
+        let directory = home(&self.shared.certificates, checked(name)?);
+        let versions = self.versions(&directory, name, &mut Vec::new())?;
+        let others = versions.iter().filter(|it| it.certificate.uid != Some(uid));
+        let failures = others.filter_map(|version| {
+            let path = directory.join(&version.certificate.serial);
+            let failed = version::give(&path, uid).err()?;
+            Some(format!("{}: {failed}", path.display()))
+        });
+        Ok(failures.collect())
+    }
+
+    /// Removes a certificate from files that no vhost file names any more, but for versions that nginx
+    /// still reads.
+    pub fn abandon(
+        &self,
+        name: &CertificateName,
+        serving: &BTreeSet<PathBuf>,
+    ) -> Result<(), StoreError> {
+        let directory = home(&self.shared.certificates, checked(name)?);
+        let versions = self.versions(&directory, name, &mut Vec::new())?;
+        let from_files = versions
+            .iter()
+            .filter(|it| it.certificate.issuer == Issuer::File);
+        let paths = from_files.map(|it| directory.join(&it.certificate.serial));
+        for path in paths.filter(|path| !serving.contains(path)) {
+            atomic_file::remove(&path)?;
+        }
+        self.settle(&directory, name)
     }
 
     /// Removes what interrupted writes left, and points each `current` at the newest version where

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::{Exit, output};
 use crate::clock;
-use crate::desired::{self, Candidate, Given};
+use crate::desired::{self, Candidate, Given, Owners};
 use crate::diagnostic::Diagnostic;
 use crate::generation::GenerationStore;
 use crate::installation::has_ipv6;
@@ -109,7 +109,7 @@ impl Findings {
     /// The whole directory, as a reload would see it.
     fn examine(&mut self, files: Vec<VhostFile>, settings: &Settings) {
         self.checked += files.len();
-        let (mut candidates, mut given) = (Vec::new(), given(settings));
+        let (mut candidates, mut given) = (Vec::new(), given(settings, &files));
         let worker = self.worker.clone();
         let mut policy = Policy::new(settings, &worker, has_ipv6());
         for file in &files {
@@ -147,7 +147,7 @@ impl Findings {
             }
             Err(errors) => return self.reject(&file.app, errors),
         };
-        let (mut others, mut given) = (Vec::new(), given(settings));
+        let (mut others, mut given) = (Vec::new(), given(settings, directory));
         for other in directory.iter().filter(|other| other.app != app.name) {
             match parse_alone(other, &mut policy, clock::system()()) {
                 Ok((parsed, _)) => others.push(candidate(parsed, other)),
@@ -253,12 +253,18 @@ fn names(app: &App) -> impl Iterator<Item = &ServerName> {
     vhosts.flat_map(|vhost| vhost.all_names().map(|name| &name.value))
 }
 
-/// `check` needs no privilege: where the owners cannot be read, files alone decide.
-pub(super) fn given(settings: &Settings) -> Given {
-    let owners = std::fs::read(settings.state_dir.join("owners.json"))
+/// `check` needs no privilege: where the owners cannot be read, files alone decide. `files` are those of
+/// the directory.
+pub(super) fn given(settings: &Settings, files: &[VhostFile]) -> Given {
+    let owners: Owners = std::fs::read(settings.state_dir.join("owners.json"))
         .ok()
         .and_then(|bytes| serde_json::from_slice(&bytes).ok())
         .unwrap_or_default();
+    let now = clock::system()();
+    let present = files.iter().map(|file| file.app.clone()).collect();
+    let files = files.iter().map(|file| (file.app.clone(), file.identity));
+    let (owners, _) = owners.follow(&files.collect(), now);
+    let owners = owners.without_absent(&present, now);
     let survey = match LastLook::read(&settings.state_dir) {
         Some(look) => look.survey,
         None => {

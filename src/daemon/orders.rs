@@ -152,7 +152,7 @@ impl Orders {
                 let active = active.map_err(|error| error.to_string())?.manifest;
                 let survey = installation.survey().map_err(|error| error.to_string())?;
                 let taken = neighbours::names(&survey, &installation.settings.nginx);
-                let mut given = intent.given(owners, taken);
+                let mut given = intent.given(owners, taken, (self.clock)());
                 let (settings, has_ipv6) = (&installation.settings, installation.has_ipv6);
                 given.patterns = neighbours::name_patterns(&survey, &settings.nginx);
                 given.entrances = Some(neighbours::entrances(settings, &survey, has_ipv6));

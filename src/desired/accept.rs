@@ -1,8 +1,8 @@
 //! P: which apps get the names that they ask for.
 //!
-//! A name has one owner. Whoever was accepted with it keeps it until an accepted version of his does
-//! without it, or his file goes; a free one goes to the older file, then to the first file name. The
-//! order in which files are read decides nothing.
+//! A name has one owner: the app that was accepted with it keeps it until an accepted version of the
+//! app does without it, or its file goes; then it is kept for the user who owned that file. A free one
+//! goes to the older file, then to the first file name. The order in which files are read decides nothing.
 
 mod index; // P the claims of chosen versions
 mod rounds; // P which version of each app is served
@@ -12,20 +12,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
 use self::index::{Index, Precedence};
 use self::rounds::Rounds;
 use self::words::{
-    BELOW_HINT, HAND_WRITTEN_HINT, REGISTRY_HINT, diagnostic, explain, further, unspeakable,
+    BELOW_HINT, HAND_WRITTEN_HINT, REGISTRY_HINT, diagnostic, explain, further, reserved,
+    unspeakable,
 };
 use super::entrance::{Entrances, addressed};
 use super::name_pattern::NamePattern;
+use super::owners::Owners;
 use super::suffix::{self, Shared};
 use crate::certificate::CertificateName;
 use crate::diagnostic::{Diagnostic, Located, Position};
-use crate::vhost::{App, AppName, ServerName, VhostSpec};
+use crate::vhost::{App, AppName, NO_OWNER, ServerName, VhostSpec};
 
 /// A parsed app that wants to be served.
 #[derive(Clone, Debug)]
@@ -35,62 +36,6 @@ pub struct Candidate {
     pub modified: OffsetDateTime,
     /// Its last good version, which serves where the new one cannot.
     pub fallback: Option<App>,
-}
-
-/// Who has which name. Kept apart from the generations: a rollback transfers no names.
-#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(transparent)]
-pub struct Owners(BTreeMap<ServerName, AppName>);
-
-impl Owners {
-    pub fn of(apps: &[App]) -> Self {
-        let names = |app: &App| {
-            names(app)
-                .map(|name| name.value.clone())
-                .collect::<Vec<_>>()
-        };
-        Self(
-            apps.iter()
-                .flat_map(|app| names(app).into_iter().map(|name| (name, app.name.clone())))
-                .collect(),
-        )
-    }
-
-    pub fn owner(&self, name: &ServerName) -> Option<&AppName> {
-        self.0.get(name)
-    }
-
-    /// What `moved` says of apps whose files got another name: the old → the new app.
-    pub fn moved(mut self, moved: &BTreeMap<AppName, AppName>) -> Self {
-        for owner in self.0.values_mut() {
-            if let Some(new) = moved.get(owner) {
-                *owner = new.clone();
-            }
-        }
-        self
-    }
-
-    pub fn iter(&self) -> impl Iterator<Item = (&ServerName, &AppName)> {
-        self.0.iter()
-    }
-
-    fn has(&self, claim: Claim<'_>) -> bool {
-        self.owner(claim.name) == Some(claim.app)
-    }
-
-    fn by_app(&self) -> BTreeMap<&AppName, Vec<&ServerName>> {
-        let mut by_app: BTreeMap<_, Vec<_>> = BTreeMap::new();
-        for (name, owner) in &self.0 {
-            by_app.entry(owner).or_default().push(name);
-        }
-        by_app
-    }
-}
-
-impl From<BTreeMap<ServerName, AppName>> for Owners {
-    fn from(owners: BTreeMap<ServerName, AppName>) -> Self {
-        Self(owners)
-    }
 }
 
 /// What holds before anybody asks.
@@ -178,6 +123,8 @@ struct Claim<'a> {
     /// Its place among the app's claims, from 0.
     nth: usize,
     app: &'a AppName,
+    /// The user who owns `file`.
+    uid: u32,
     file: &'a Path,
     name: &'a ServerName,
     /// `None`: nothing asks for it now, and it is its owner's all the same.
@@ -214,7 +161,7 @@ impl<'a> Contest<'a> {
         let owned = held().map(|claim| (claim.name.clone(), claim.app.clone()));
         Accepted {
             shared: held().filter_map(|claim| self.shared(claim)).collect(),
-            owners: Owners(owned.collect()),
+            owners: owned.collect::<BTreeMap<_, _>>().into(),
             apps,
             rejections,
         }
@@ -224,11 +171,15 @@ impl<'a> Contest<'a> {
     fn shared(&self, claim: Claim<'_>) -> Option<Diagnostic> {
         let (name, at) = (claim.name, claim.at?);
         let place = self.given.hand_written.get(name);
-        let place = place.filter(|_| self.given.owners.has(claim))?;
+        let place = place.filter(|_| self.has(claim))?;
         let reason = format!(
             "`{name}` is also written by hand, at {place}: take it out of one of the two files"
         );
         Some(Diagnostic::new(claim.file, reason).at(at))
+    }
+
+    fn has(&self, claim: Claim<'_>) -> bool {
+        self.given.owners.owner(claim.name) == Some(claim.app)
     }
 
     fn version(&self, rank: usize, version: Version) -> Option<&'a App> {
@@ -264,6 +215,7 @@ impl<'a> Contest<'a> {
     ) -> impl Iterator<Item = Claim<'a>> + use<'_, 'a> {
         let candidate = &self.candidates[rank];
         let (name, file) = (&candidate.app.name, candidate.app.file.as_path());
+        let uid = candidate.app.uid;
         let asked = self.version(rank, version).into_iter().flat_map(names);
         let addressed = &self.addressed[rank][usize::from(version == Version::LastGood)];
         let asked = asked.enumerate().map(move |(nth, located)| Claim {
@@ -274,6 +226,7 @@ impl<'a> Contest<'a> {
             },
             nth,
             app: name,
+            uid,
             file,
             name: &located.value,
             at: Some(located.at),
@@ -299,6 +252,7 @@ impl<'a> Contest<'a> {
             },
             nth,
             app,
+            uid: NO_OWNER,
             file,
             name,
             at: None,
@@ -403,8 +357,12 @@ impl<'a> Contest<'a> {
         if let Some((reason, hint)) = entrances.and_then(|it| it.against(name)) {
             return Some(diagnostic(claim, reason, hint));
         }
-        if self.given.owners.has(claim) {
+        if self.has(claim) {
             return None;
+        }
+        let owners = &self.given.owners;
+        if let Some((kept, reservation)) = owners.reservation_against(name, claim.uid) {
+            return Some(reserved(claim, kept, reservation));
         }
         let place = |name: &ServerName| self.given.hand_written.get(name);
         if let Some(place) = place(name) {
@@ -446,7 +404,7 @@ pub(super) fn wildcards_above(name: &str) -> impl Iterator<Item = String> {
         .filter(move |wildcard| wildcard != name)
 }
 
-fn names(app: &App) -> impl Iterator<Item = &Located<ServerName>> {
+pub(super) fn names(app: &App) -> impl Iterator<Item = &Located<ServerName>> {
     app.vhosts.iter().flat_map(VhostSpec::all_names)
 }
 

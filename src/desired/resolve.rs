@@ -45,6 +45,7 @@ fn certificates(app: &App, vhost: &VhostSpec, default: &TlsDefaults) -> Vec<Want
         challenge,
         key_type: tls.key_types.first(),
         files: vhost.tls.files.clone(),
+        uid: app.uid,
         ..wanted
     };
     let further = tls.key_types.second();
@@ -231,6 +232,7 @@ mod tests {
             .collect();
         let name = CertificateName::of(&identifiers[0]);
         let stored = StoredCertificate {
+            uid: None,
             name: name.clone(),
             serial: "01".into(),
             issuer,

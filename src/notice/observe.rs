@@ -161,7 +161,7 @@ fn certificates(news: &News, now: OffsetDateTime, seen: &mut Observed) -> Result
     let terms = Terms::from(&installation.settings.acme);
     let nothing = Memory::default();
     let certificates = wanted.iter().map(|wanted| {
-        let stored = inventory.certificates.get(&wanted.name);
+        let stored = inventory.stored(wanted);
         let memory = memories.get(&wanted.name).unwrap_or(&nothing);
         let is_served = |stored: &StoredCertificate| {
             let directory = stored.chain.parent().map(Path::to_path_buf);

@@ -258,7 +258,9 @@ impl<'a> Candidate<'a> {
 
     fn accept(&self) -> Result<Accepted, ReconcileError> {
         let owners = self.installation.owners()?;
-        let mut given = self.intent.given(owners, self.taken_names());
+        let mut given = self
+            .intent
+            .given(owners, self.taken_names(), self.request.now);
         let settings = &self.installation.settings.nginx;
         given.patterns = neighbours::name_patterns(&self.survey, settings);
         given.entrances = Some(Entrances {
@@ -279,7 +281,13 @@ impl<'a> Candidate<'a> {
                 }
             }
         }
-        Ok(desired::accept(candidates, &given))
+        let accepted = desired::accept(candidates, &given);
+        let files = self.intent.identities();
+        let owners = given.owners;
+        Ok(Accepted {
+            owners: owners.succeeded_by(accepted.owners, &files, self.request.now),
+            ..accepted
+        })
     }
 
     fn host(&self, frozen: &BTreeSet<AppName>) -> Result<HostFacts, ReconcileError> {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use time::OffsetDateTime;
 
 use super::grace::Absences;
-use super::pin::{Pin, Reload};
+use super::pin::{Pin, Reload, Requester};
 use super::{Installation, ReconcileError};
 use crate::certificate::anchors::Anchors;
 use crate::certificate::chain::Chain;
@@ -39,8 +39,14 @@ pub struct Intent {
     pub last_good: BTreeMap<AppName, AppSource>,
     /// Apps whose files got another name: the old → the new.
     pub moved: BTreeMap<AppName, AppName>,
-    /// The file of each app: as it is now, else as it was when the app's names were last claimed.
-    pub identities: BTreeMap<AppName, FileIdentity>,
+    /// Apps whose very file another user owned before → that user.
+    pub chowned: BTreeMap<AppName, u32>,
+    /// Names that apps gave up are free: root reloads.
+    pub frees_names: bool,
+    /// The files that are there.
+    files: BTreeMap<AppName, FileIdentity>,
+    /// The files of apps when their names were last claimed.
+    claimed_by: BTreeMap<AppName, FileIdentity>,
     /// Apps that serve, and of which no text can be parsed any more.
     pub frozen: BTreeSet<AppName>,
     /// Whether the vhost files were read: what a generation holds says nothing about them.
@@ -104,8 +110,17 @@ pub fn read(
         }
     })?;
     let mut intent = Intent::empty();
+    let owners = installation.owners()?;
     let files = listing.files.iter();
-    intent.identities = files.map(|it| (it.app.clone(), it.identity)).collect();
+    intent.files = files.map(|it| (it.app.clone(), it.identity)).collect();
+    intent.claimed_by = owners.files().clone();
+    // what is reserved from when on does not matter here
+    let (_, moves) = owners
+        .clone()
+        .follow(&intent.files, OffsetDateTime::UNIX_EPOCH);
+    (intent.moved, intent.chowned) = (moves.renamed, moves.chowned);
+    let mut reloads = reading.reloads.iter();
+    intent.frees_names = reloads.any(|reload| reload.by == Requester::Admin);
     let pin = installation.pin(&listing.files)?;
     let mut present: BTreeSet<AppName> =
         listing.files.iter().map(|file| file.app.clone()).collect();
@@ -119,7 +134,6 @@ pub fn read(
         .into_iter()
         .partition(|file| is_pinned(&file.app));
     intent.last_good = active.apps.clone();
-    intent.moved = moved(&active, &files, &present);
     let worker = LocalUser::named(&active.survey.user);
     let mut policy = Policy::new(&installation.settings, &worker, installation.has_ipv6);
     for file in files {
@@ -135,36 +149,12 @@ pub fn read(
         intent.keep(&app, &mut policy);
     }
     if let Some(pin) = pin {
-        let taken = Taken::new(&installation.owners()?, active.served());
+        let taken = Taken::new(&owners, active.served());
         intent.take_pinned(pin, &held, &mut policy, &taken);
     }
     intent.misnamed = listing.refused;
     intent.took = begin.elapsed();
     Ok(intent)
-}
-
-/// A file that is gone, and a new one with its very text: it was renamed. With another text it is a
-/// newcomer that wants the same names, and waits until the removal counts.
-fn moved(
-    active: &Manifest,
-    files: &[VhostFile],
-    present: &BTreeSet<AppName>,
-) -> BTreeMap<AppName, AppName> {
-    let mut moved = BTreeMap::new();
-    let gone = active
-        .apps
-        .iter()
-        .filter(|(old, _)| !present.contains(*old));
-    for (old, source) in gone {
-        let new = files.iter().filter(|file| {
-            let same = file.text.as_ref().is_ok_and(|text| *text == source.text);
-            same && !active.apps.contains_key(&file.app)
-        });
-        // of several copies the oldest, then the first by name, as on any tie
-        let new = new.min_by_key(|file| (file.modified, file.path.clone()));
-        moved.extend(new.map(|new| (old.clone(), new.app.clone())));
-    }
-    moved
 }
 
 fn keep_absent(
@@ -193,7 +183,10 @@ impl Intent {
             sources: BTreeMap::new(),
             last_good: BTreeMap::new(),
             moved: BTreeMap::new(),
-            identities: BTreeMap::new(),
+            chowned: BTreeMap::new(),
+            frees_names: false,
+            files: BTreeMap::new(),
+            claimed_by: BTreeMap::new(),
             frozen: BTreeSet::new(),
             of_files: true,
             held: BTreeMap::new(),
@@ -250,22 +243,46 @@ impl Intent {
 
     /// What holds before the candidates are asked. Files that gave no candidate still have what they
     /// own.
-    pub fn given(&self, owners: Owners, hand_written: BTreeMap<ServerName, String>) -> Given {
+    pub fn given(
+        &self,
+        owners: Owners,
+        hand_written: BTreeMap<ServerName, String>,
+        now: OffsetDateTime,
+    ) -> Given {
         let silent = self.refused.iter();
         let silent = silent.filter(|refused| !self.asks(&refused.app));
         let silent = silent.filter_map(|refused| {
             let file = refused.diagnostics.first()?.file.clone();
             Some((refused.app.clone(), file))
         });
-        let silent = silent.chain(self.held.clone());
+        let silent: BTreeMap<_, _> = silent.chain(self.held.clone()).collect();
+        let candidates = self.candidates.iter().map(|it| &it.app.name);
+        let present = candidates.chain(silent.keys()).cloned().collect();
+        let (owners, _) = owners.follow(&self.files, now);
+        let owners = owners.without_absent(&present, now);
         Given {
-            owners: owners.moved(&self.moved),
+            owners: match self.frees_names {
+                true => owners.without_reservations(),
+                false => owners,
+            },
             hand_written,
-            silent: silent.collect(),
+            silent,
             held: self.held.keys().cloned().collect(),
             patterns: Vec::new(),
             entrances: None,
         }
+    }
+
+    /// The file of an app: as it is, else as it was when the app's names were last claimed.
+    fn identity(&self, app: &AppName) -> Option<&FileIdentity> {
+        self.files.get(app).or(self.claimed_by.get(app))
+    }
+
+    /// The files of the candidates, for [`Owners::succeeded_by`].
+    pub fn identities(&self) -> BTreeMap<AppName, FileIdentity> {
+        let apps = self.candidates.iter().map(|it| &it.app.name);
+        let known = apps.filter_map(|app| Some((app.clone(), *self.identity(app)?)));
+        known.collect()
     }
 
     fn asks(&self, app: &AppName) -> bool {
@@ -275,7 +292,7 @@ impl Intent {
 
     /// The last good version of an app whose file is absent or not read, as it serves.
     fn keep(&mut self, name: &AppName, policy: &mut Policy<'_>) {
-        let uid = self.identities.get(name).map_or(0, |file| file.uid);
+        let uid = self.identity(name).map_or(0, |file| file.uid);
         match self.last_good_version(name, uid, policy) {
             Some(Ok(app)) => self.push_last_good(app, OffsetDateTime::UNIX_EPOCH, false),
             Some(Err(diagnostics)) => {
@@ -325,6 +342,13 @@ impl Intent {
         }
     }
 
+    /// Whether another user's file has taken the place of the one that the last good version is from.
+    fn is_of_another_user(&self, app: &AppName, uid: u32) -> bool {
+        let before = self.claimed_by.get(app).filter(|before| before.uid != uid);
+        let now = self.files.get(app);
+        before.is_some_and(|before| now.is_none_or(|now| !now.is_same_file(before)))
+    }
+
     /// As the vhost file of `uid`. An error: what is not permitted, or why the text is malformed;
     /// a root that leads nowhere serves on without its files.
     fn last_good_version(
@@ -334,6 +358,9 @@ impl Intent {
         policy: &mut Policy<'_>,
     ) -> Option<Result<App, Vec<Diagnostic>>> {
         let source = self.last_good.get(name)?;
+        if self.is_of_another_user(name, uid) {
+            return None;
+        }
         let app = match parse_text(name, &source.file, &source.text, policy.settings()) {
             Ok(app) => app.owned_by(uid),
             Err(errors) => return Some(Err(errors)),

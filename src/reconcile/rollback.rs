@@ -43,7 +43,7 @@ pub fn roll_back_to<'a>(
         .served()
         .filter(|(_, app)| !back.pinned.contains_key(app));
     let taken = Taken::new(&owners, others);
-    let mut intent = Intent::of_sources(back.sources, &active.survey.user, installation);
+    let mut intent = Intent::of_sources(back.sources, &active.survey.user, &owners, installation);
     let others = before.clone().filter(|_| !rollback.apps.is_empty());
     let pin = Pin::with(others, target.number, back.pinned, &files);
     intent.leave_out(&pin.apps().map(|(app, _)| app.clone()).collect(), &taken);

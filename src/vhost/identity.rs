@@ -16,7 +16,7 @@ pub struct FileIdentity {
 
 /// A file system reuses the number of a removed file at once, so the time of birth belongs to it.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
-struct Inode {
+pub struct Inode {
     device: u64,
     number: u64,
     /// Nanoseconds since the epoch; 0 where the file system does not keep it.
@@ -45,9 +45,13 @@ impl FileIdentity {
         }
     }
 
-    /// Whether both are one file: a rename, a `chown` and a write in place keep it, a copy does
-    /// not.
+    /// A rename, a `chown` and a write in place keep it, a copy does not. `None`: there is no file.
+    pub fn inode(&self) -> Option<Inode> {
+        (self.inode != Inode::default()).then_some(self.inode)
+    }
+
+    /// Whether both are one file.
     pub fn is_same_file(&self, other: &Self) -> bool {
-        self.inode == other.inode && self.inode != Inode::default()
+        self.inode().is_some() && self.inode == other.inode
     }
 }

@@ -352,3 +352,161 @@ fn certificate_files_are_opened_with_the_owners_rights_and_nothing_is_told_of_ot
     host.vhostd(&["reload"]);
     assert_eq!(host.certificate("roots.example").unwrap()["state"], "valid");
 }
+
+/// The app that answers a name, by the directory whose page it shows.
+fn shows(host: &Host, name: &str) -> Option<String> {
+    let answer = client::get(host.http(), name, "/page.html").ok()?;
+    (answer.status == 200).then(|| answer.text().to_owned())
+}
+
+fn vhosts_dir(host: &Host, name: &str) -> PathBuf {
+    host.path("vhosts.d").join(name)
+}
+
+#[test]
+fn a_name_does_not_go_to_a_copy_of_the_vhost_file() {
+    let Some(host) = host("") else { return };
+    let (alices, bobs) = (
+        directory(&host, "alice", ALICE),
+        directory(&host, "bob", BOB),
+    );
+    let daemon = host.daemon();
+    let text = with_root("a.example", &alices);
+    host.drop_file_of(ALICE, "hello.yml", &text);
+    host.wait_for_serving("hello");
+    // a copy, with an old time of change
+    host.drop_file_of(BOB, "evil.yml", &text);
+    let old = std::time::UNIX_EPOCH + std::time::Duration::from_secs(978_307_200);
+    let copy = fs::File::options()
+        .write(true)
+        .open(vhosts_dir(&host, "evil.yml"))
+        .unwrap();
+    copy.set_modified(old).unwrap();
+    host.vhostd(&["reload"]);
+    fs::rename(
+        vhosts_dir(&host, "hello.yml"),
+        vhosts_dir(&host, "shop.yml"),
+    )
+    .unwrap();
+    host.wait_for_serving("shop");
+    host.drop_file_of(BOB, "evil.yml", &with_root("a.example", &bobs));
+    host.vhostd(&["reload", "--json"]);
+    assert_eq!(shows(&host, "a.example").as_deref(), Some("alice"));
+    assert_eq!(state(&host, "evil").0, "rejected");
+    drop(daemon);
+}
+
+#[test]
+fn a_name_that_is_given_up_is_kept_for_its_owner_until_root_reloads() {
+    let Some(host) = host("") else { return };
+    let (alices, bobs) = (
+        directory(&host, "alice", ALICE),
+        directory(&host, "bob", BOB),
+    );
+    let daemon = host.daemon();
+    host.drop_file_of(ALICE, "hello.yml", &with_root("a.example", &alices));
+    host.wait_for_serving("hello");
+    host.drop_file_of(BOB, "parked.yml", &with_root("a.example", &bobs));
+    host.remove_file("hello.yml");
+    crate::support::wait_for("the removal", || {
+        shows(&host, "a.example").is_none().then_some(())
+    });
+    let told = crate::support::wait_for("the name is reserved", || {
+        let (state, reason) = state(&host, "parked");
+        (state == "rejected" && reason.contains("reserved")).then_some(reason)
+    });
+    assert!(
+        told.contains("`a.example` is reserved for user 34's vhost files until "),
+        "{told}"
+    );
+    // a restart does not free it, nor does another app of the same file name
+    drop(daemon);
+    let daemon = host.daemon();
+    host.drop_file_of(BOB, "hello.yml", &with_root("a.example", &bobs));
+    crate::support::wait_for("the other file is read", || {
+        (state(&host, "hello").0 == "rejected").then_some(())
+    });
+    assert_eq!(shows(&host, "a.example"), None);
+    // its owner may have it again, in another file
+    host.remove_file("hello.yml");
+    host.drop_file_of(ALICE, "again.yml", &with_root("a.example", &alices));
+    host.wait_for_serving("again");
+    host.remove_file("again.yml");
+    crate::support::wait_for("the second removal", || {
+        shows(&host, "a.example").is_none().then_some(())
+    });
+    host.vhostd(&["reload"]);
+    assert_eq!(shows(&host, "a.example").as_deref(), Some("bob"));
+    drop(daemon);
+}
+
+#[test]
+fn a_chown_of_the_file_takes_names_and_certificate_along() {
+    let Some(host) = host("") else { return };
+    let shared = directory(&host, "alice", ALICE);
+    let made = pair(&host, "pem", "a.example", 0);
+    for path in [&made.0, &made.1] {
+        own(path, ALICE, 0o644);
+    }
+    own(&host.path("pem"), ALICE, 0o755);
+    let daemon = host.daemon();
+    host.drop_file_of(
+        ALICE,
+        "hello.yml",
+        &with_pair("a.example", &shared, (&made.0, &made.1)),
+    );
+    host.wait_for_serving("hello");
+    assert_eq!(host.certificate("a.example").unwrap()["state"], "valid");
+    own(&shared, BOB, 0o755);
+    chown(vhosts_dir(&host, "hello.yml"), Some(BOB), Some(BOB)).unwrap();
+    host.vhostd(&["reload"]);
+    assert_eq!(host.vhost("hello").unwrap()["state"], "serving");
+    assert_eq!(host.certificate("a.example").unwrap()["state"], "valid");
+    let owners = fs::read_to_string(host.path("state/owners.json")).unwrap();
+    assert!(
+        owners.contains("\"uid\": 5") || owners.contains("\"uid\":5"),
+        "{owners}"
+    );
+    drop(daemon);
+}
+
+#[test]
+fn a_new_owner_of_a_name_does_not_get_the_former_owners_certificate() {
+    let Some(host) = host("acme: {directory: \"https://127.0.0.1:1/dir\"}\n") else {
+        return;
+    };
+    let (alices, bobs) = (
+        directory(&host, "alice", ALICE),
+        directory(&host, "bob", BOB),
+    );
+    let made = pair(&host, "pem", "a.example", ALICE);
+    let text = with_pair("a.example", &alices, (&made.0, &made.1));
+    host.drop_file_of(ALICE, "a.yml", &text);
+    host.reload_ends(0, "activated");
+    let stored = host.path("state/certificates/a.example");
+    assert!(stored.join("current/privkey.pem").exists());
+    host.remove_file("a.yml");
+    host.reload_ends(0, "activated");
+    // nothing names the files: key and chain are gone
+    assert!(
+        !stored.join("current").exists(),
+        "{:?}",
+        fs::read_dir(&stored)
+    );
+    // the same where it was stored for another user's order
+    host.drop_file_of(ALICE, "a.yml", &text);
+    host.reload_ends(0, "activated");
+    let before = host.certificate("a.example").unwrap();
+    assert_eq!(before["state"], "valid");
+    host.remove_file("a.yml");
+    host.drop_file_of(
+        BOB,
+        "b.yml",
+        &format!("{}tls: auto\n", with_root("a.example", &bobs)),
+    );
+    host.vhostd(&["reload"]);
+    let now = host.certificate("a.example").unwrap();
+    assert_ne!(now["state"], "valid", "{now}");
+    let rendered = host.rendered("b").unwrap();
+    assert!(rendered.contains("/placeholders/"), "{rendered}");
+}

@@ -277,6 +277,7 @@ impl World {
         self.seen.issued += 1;
         let from = self.now - Duration::HOUR;
         let stored = StoredCertificate {
+            uid: None,
             name: request.name.clone(),
             serial: format!("{:x}", self.seen.issued),
             issuer: request.issuer,

@@ -25,6 +25,7 @@ pub(super) fn wanted(name: &str) -> WantedCertificate {
 
 fn stored(wanted: &WantedCertificate, from: OffsetDateTime, days: i64) -> StoredCertificate {
     StoredCertificate {
+        uid: None,
         name: wanted.name.clone(),
         serial: format!("{:x}", from.unix_timestamp()),
         issuer: wanted.issuer,

@@ -39,6 +39,8 @@ struct Meta {
     origin: Option<Origin>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     adopted: bool,
+    #[serde(default)]
+    uid: Option<u32>,
     /// What was wanted, and left out because it could not be proven: the first may be among them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     omitted: Vec<Identifier>,
@@ -82,6 +84,7 @@ pub(super) fn write(
         sequence,
         origin: issued.origin.clone(),
         adopted: issued.adopted,
+        uid: Some(request.uid),
         omitted: request.omitted(),
     };
     let meta = serde_json::to_vec(&meta).map_err(|error| WriteError {
@@ -91,8 +94,9 @@ pub(super) fn write(
     })?;
     let is_newest = |version: &Version| version.sequence + 1 == sequence;
     if let Some(version) = &there {
-        // somebody put the files of before back; what a CA issued twice is no news
-        if request.issuer == Issuer::File && !is_newest(version) {
+        // the files of before are back, or another user names them; what a CA issued twice is no news
+        let is_known = is_newest(version) && version.certificate.uid == Some(request.uid);
+        if request.issuer == Issuer::File && !is_known {
             atomic_file::write(&path.join(META), &meta, 0o644)?;
         }
     } else {
@@ -122,6 +126,7 @@ pub(super) fn write(
     Ok(StoredCertificate {
         origin,
         adopted: issued.adopted,
+        uid: Some(request.uid),
         ..stored(&path, chain, request.name.clone(), request.issuer)
     })
 }
@@ -168,10 +173,20 @@ pub(super) fn read(path: &Path, name: &CertificateName) -> Result<Version, Strin
         certificate: StoredCertificate {
             origin: meta.origin,
             adopted: meta.adopted,
+            uid: meta.uid,
             ..stored(path, &chain, name.clone(), meta.issuer)
         },
         sequence: meta.sequence,
     })
+}
+
+/// Makes the version in `path` one that was obtained for `uid`. The error is a lowercase reason.
+pub(super) fn give(path: &Path, uid: u32) -> Result<(), String> {
+    let mut meta: Meta =
+        serde_json::from_str(&text(path, META)?).map_err(|error| format!("{META}: {error}"))?;
+    meta.uid = Some(uid);
+    let meta = serde_json::to_vec(&meta).map_err(|error| format!("{META}: {error}"))?;
+    atomic_file::write(&path.join(META), &meta, 0o644).map_err(|error| error.to_string())
 }
 
 impl StoredCertificate {
@@ -209,6 +224,7 @@ fn stored(path: &Path, chain: &Chain, name: CertificateName, issuer: Issuer) -> 
         validity: chain.validity,
         origin: None,
         adopted: false,
+        uid: None,
         key_type: chain.key_type(),
         chain: path.join(CHAIN),
         key: path.join(KEY),

@@ -21,6 +21,7 @@ fn wanted() -> WantedCertificate {
 /// With these names, from long ago until so many hours after the start.
 fn stored(of: &[&str], hours: i64) -> StoredCertificate {
     StoredCertificate {
+        uid: None,
         name: wanted().name,
         serial: "01".into(),
         issuer: Issuer::Acme,

@@ -53,7 +53,7 @@ impl Surveyor {
         let given = Given {
             hand_written: BTreeMap::new(),
             patterns: Vec::new(),
-            ..given(settings)
+            ..given(settings, &files)
         };
         let accepted = desired::accept(parsed.collect(), &given);
         let uses = accepted.apps.iter().flat_map(|app| {

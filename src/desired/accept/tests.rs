@@ -153,7 +153,7 @@ fn accepted_given(candidates: &[Candidate], given: &Given) -> Accepted {
         assert_eq!(first.owners.owner(name), Some(app));
     }
     // beyond that, only what rejected apps had before
-    for (name, app) in first.owners.0.iter().filter(|it| !seen.contains_key(it.0)) {
+    for (name, app) in first.owners.iter().filter(|it| !seen.contains_key(it.0)) {
         assert_eq!(given.owners.owner(name), Some(app));
         assert!(first.apps.iter().all(|accepted| accepted.name != *app));
     }
@@ -455,15 +455,25 @@ fn an_owner_whose_file_cannot_be_read_keeps_its_names_until_the_file_goes() {
 }
 
 #[test]
-fn the_names_go_with_a_file_that_gets_another_name() {
-    let asks = [
-        candidate("b", &["x.example"], 1),
-        candidate("z", &["x.example"], 9),
-    ];
-    let moved = BTreeMap::from([("a".parse().unwrap(), "b".parse().unwrap())]);
-    let before = owners(&[("a", &["x.example"])]);
-    let result = accepted(&asks, &before.moved(&moved));
-    assert_eq!(rejected(&result), [("z", false)]);
+fn a_reserved_name_is_given_to_files_of_its_former_owner_alone() {
+    let owned = owners(&[("a", &["x.example"])]);
+    let text = serde_json::to_value(&owned).unwrap();
+    assert_eq!(text["x.example"], "a");
+    let reserved: Owners = serde_json::from_value(serde_json::json!({
+        "reserved": {"x.example": {"uid": 34, "until": "2030-01-01T00:00:00Z"}}
+    }))
+    .unwrap();
+    let of = |uid| {
+        let mut candidate = candidate("b", &["x.example"], 1);
+        candidate.app.uid = uid;
+        candidate
+    };
+    assert!(accepted(&[of(34)], &reserved).rejections.is_empty());
+    let result = accepted(&[of(5)], &reserved);
+    assert_eq!(
+        result.rejections[0].diagnostics[0].reason,
+        "`x.example` is reserved for user 34's vhost files until 2030-01-01"
+    );
 }
 
 #[test]

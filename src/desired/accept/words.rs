@@ -2,7 +2,9 @@
 
 use super::Claim;
 use crate::desired::entrance::SHARED_HINT;
+use crate::desired::owners::Reservation;
 use crate::diagnostic::Diagnostic;
+use crate::vhost::ServerName;
 
 pub(super) fn unspeakable(claim: Claim<'_>, other: Claim<'_>) -> Diagnostic {
     let line = other
@@ -43,6 +45,21 @@ pub(super) fn further(claim: Claim<'_>) -> Diagnostic {
     diagnostic(claim, reason, OWNER_HINT)
 }
 
+/// The name is kept for the user who gave it up; `kept` is that name, or one above or below it.
+pub(super) fn reserved(
+    claim: Claim<'_>,
+    kept: &ServerName,
+    reservation: Reservation,
+) -> Diagnostic {
+    let until = reservation.until.date();
+    let whose = match reservation.uid {
+        0 => "root's".to_owned(),
+        uid => format!("user {uid}'s"),
+    };
+    let reason = format!("`{kept}` is reserved for {whose} vhost files until {until}");
+    diagnostic(claim, reason, RESERVED_HINT)
+}
+
 pub(super) fn diagnostic(claim: Claim<'_>, reason: String, hint: &str) -> Diagnostic {
     let diagnostic = Diagnostic::new(claim.file, reason).hint(hint);
     match claim.at {
@@ -51,6 +68,8 @@ pub(super) fn diagnostic(claim: Claim<'_>, reason: String, hint: &str) -> Diagno
     }
 }
 
+const RESERVED_HINT: &str =
+    "its former owner can have it back until then; `vhostd reload`, run by root, frees it at once";
 const OWNER_HINT: &str = "a name has one owner: take it out of one of the two files";
 pub(super) const HAND_WRITTEN_HINT: &str =
     "take it out of that file, which vhostd does not touch, or out of this one";

@@ -10,12 +10,14 @@ use crate::certificate::attempts::{Attempts, RetryAdvice};
 use crate::certificate::pem_files;
 use crate::certificate::preflight::{Remark, Remarks};
 use crate::certificate::{CertificateRequest, Issuer, StoredCertificate, WantedCertificate};
+use crate::desired;
 
 /// What became of an attempt: it is made again at every look, and concerns no other certificate.
 type Attempt = Result<StoredCertificate, ReconcileError>;
 
 impl Candidate<'_> {
     pub(super) fn provide_certificates(&mut self) -> Result<(), ReconcileError> {
+        self.take_along_certificates()?;
         self.prepare_internal_ca();
         let now = self.request.now;
         for wanted in &self.wanted {
@@ -50,6 +52,28 @@ impl Candidate<'_> {
         self.warn_of_chains()
     }
 
+    /// Certificates go with a vhost file that gets another owner, and those whose owner was not written
+    /// down are those of the vhost that asks for them.
+    fn take_along_certificates(&mut self) -> Result<(), ReconcileError> {
+        let default_tls = self.default_tls();
+        for app in &self.apps {
+            let former = self.intent.chowned.get(&app.name).copied();
+            for wanted in desired::wanted(app, &default_tls).into_iter().flatten() {
+                let stored = self.inventory.certificates.get_mut(&wanted.name);
+                let goes_along = |it: &&mut StoredCertificate| {
+                    it.uid != Some(wanted.uid) && (it.uid.is_none() || it.uid == former)
+                };
+                let Some(stored) = stored.filter(goes_along) else {
+                    continue;
+                };
+                let store = &self.installation.certificates;
+                self.warnings.extend(store.give(&wanted.name, wanted.uid)?);
+                stored.uid = Some(wanted.uid);
+            }
+        }
+        Ok(())
+    }
+
     /// What clients will not like about the chains from files that are served.
     fn warn_of_chains(&mut self) -> Result<(), ReconcileError> {
         let (installation, now) = (self.installation, self.request.now);
@@ -57,7 +81,7 @@ impl Candidate<'_> {
         let anchors = LazyCell::new(|| Anchors::load(ca_file));
         let from_files = self.wanted.iter().filter(|it| it.issuer == Issuer::File);
         for wanted in from_files {
-            let stored = self.inventory.certificates.get(&wanted.name);
+            let stored = self.inventory.stored(wanted);
             let (Some(stored), Some(files)) = (stored, &wanted.files) else {
                 continue;
             };
@@ -152,7 +176,7 @@ impl Candidate<'_> {
             return Ok(None);
         };
         let (installation, now) = (self.installation, self.request.now);
-        let newest = self.inventory.certificates.get(&wanted.name);
+        let newest = self.inventory.stored(wanted);
         let pair = match pem_files::read(files, &wanted.identifiers, now) {
             Ok(pair) if newest.is_some_and(|newest| newest.holds(&pair)) => {
                 if installation.ledger.attempts_of(&wanted.name)?.is_some() {

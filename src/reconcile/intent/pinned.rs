@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use super::Intent;
-use crate::desired::Taken;
+use crate::desired::{Owners, Taken};
 use crate::generation::manifest::{AppSource, Manifest};
 use crate::installation::Installation;
 use crate::policy::Policy;
@@ -47,11 +47,13 @@ impl Intent {
     pub fn of_sources(
         sources: BTreeMap<AppName, AppSource>,
         nginx_user: &[String],
+        owners: &Owners,
         installation: &Installation,
     ) -> Self {
         let worker = LocalUser::named(nginx_user);
         let mut policy = Policy::new(&installation.settings, &worker, installation.has_ipv6);
         let mut intent = Self::empty();
+        intent.claimed_by = owners.files().clone();
         intent.of_files = false;
         let apps: Vec<AppName> = sources.keys().cloned().collect();
         intent.last_good = sources;
@@ -62,8 +64,13 @@ impl Intent {
     }
 
     /// As [`Self::of_sources`], of one generation.
-    pub fn of_generation(manifest: &Manifest, installation: &Installation) -> Self {
-        Self::of_sources(manifest.apps.clone(), &manifest.survey.user, installation)
+    pub fn of_generation(
+        manifest: &Manifest,
+        owners: &Owners,
+        installation: &Installation,
+    ) -> Self {
+        let sources = manifest.apps.clone();
+        Self::of_sources(sources, &manifest.survey.user, owners, installation)
     }
 
     /// Takes names of other apps out of `apps`, whose texts are older than those apps' claims.

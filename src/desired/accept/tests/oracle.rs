@@ -28,7 +28,7 @@ pub(super) fn accept(mut candidates: Vec<Candidate>, given: &Given) -> Accepted 
     let held = all(&contest, &chosen);
     let owned = held.iter().map(|it| (it.name.clone(), it.app.clone()));
     let mut accepted = Accepted {
-        owners: Owners(owned.collect()),
+        owners: owned.collect::<BTreeMap<_, _>>().into(),
         shared: held.iter().filter_map(|it| contest.shared(*it)).collect(),
         ..contest.result(&chosen, &contest.empty_index())
     };
