@@ -153,7 +153,7 @@ impl Installation {
         atomic_file::create_directory(&generations.directory(), 0o700)?;
         atomic_file::create_directory(&nginx::scratch(state), 0o700)?;
         let probe_secret = probe_secret(state)?;
-        let host_nginx = HostNginx::locate(&settings.nginx, state, &probe_secret)?;
+        let host_nginx = HostNginx::locate(&settings, &probe_secret)?;
         let judge = host_nginx.certificate_trial();
         let installation = Self {
             host_nginx,

@@ -18,20 +18,22 @@ pub mod lone_block; // X what nginx says of one server block
 pub mod names_hash; // P how large nginx's hash of server names must be
 mod namespace; // X mounts, processes and a network of a child's own
 mod pattern; // P the patterns of `include`
+mod private_root; // W what a sandboxed child finds of the host
 pub mod probe; // N which generation answers
 pub mod process; // R which process is this nginx's master
+mod sandbox; // X where nginx judges what others wrote
 pub mod syntax; // P nginx's own configuration language, read
-mod trial; // X a few vhost files by themselves, in a sandbox
+mod trial; // X a few vhost files by themselves
 
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crate::command::{self, CommandError, Finished, Running};
-use crate::settings::NginxSettings;
+use crate::settings::Settings;
 
 use crate::atomic_file;
 use built_in::BuiltIn;
@@ -42,6 +44,7 @@ use error_log::{Mark, Verdict};
 use footprint::Footprint;
 use probe::{Answer, Knows, ProbeError, Prober, Question};
 use process::{Identity, Master, NoMaster, Workers};
+pub use sandbox::Sandbox;
 pub use trial::{Trial, scratch};
 
 /// The seam between decisions and nginx.
@@ -146,40 +149,41 @@ pub struct HostNginx {
     state_dir: PathBuf,
     /// Whether a mount namespace was refused once: it will be again.
     unprivileged: OnceLock<()>,
-    /// Whether a sandbox was.
-    unwalled: OnceLock<()>,
+    sandbox: Arc<Sandbox>,
 }
 
 /// A test reads every certificate: 13 s were measured at 5,000 vhosts.
 const TEST_LIMIT: Duration = Duration::from_secs(120);
 
 impl HostNginx {
-    pub fn locate(
-        settings: &NginxSettings,
-        state_dir: &Path,
-        probe_secret: &str,
-    ) -> Result<Self, LocateError> {
-        let binary = find_binary(&settings.binary)?;
+    pub fn locate(settings: &Settings, probe_secret: &str) -> Result<Self, LocateError> {
+        let binary = find_binary(&settings.nginx.binary)?;
         let shown = command::run(&binary, &["-V"], Duration::from_secs(20))?.stderr;
-        let config = settings
-            .config
+        let config = &settings.nginx.config;
+        let config = config
             .canonicalize()
             .map_err(|source| LocateError::Unreadable {
-                path: settings.config.clone(),
+                path: config.clone(),
                 source,
             })?;
+        let built = BuiltIn::from_v(&shown);
         Ok(Self {
             version: built_in::version(&shown),
-            built: BuiltIn::from_v(&shown),
+            sandbox: Arc::new(Sandbox::new(settings, &binary, &built.prefix)),
+            built,
             binary,
             config,
-            include: settings.include.clone(),
-            pid_file: settings.pid_file.clone(),
+            include: settings.nginx.include.clone(),
+            pid_file: settings.nginx.pid_file.clone(),
             prober: Prober::new(probe_secret)?,
-            state_dir: state_dir.to_path_buf(),
+            state_dir: settings.state_dir.clone(),
             unprivileged: OnceLock::new(),
-            unwalled: OnceLock::new(),
         })
+    }
+
+    /// Where what others wrote is tested.
+    pub fn sandbox(&self) -> &Sandbox {
+        &self.sandbox
     }
 
     /// The certificate that visitors of `host` are shown at `address`, DER.
@@ -193,7 +197,8 @@ impl HostNginx {
     }
 
     pub fn certificate_trial(&self) -> CertificateTrial {
-        CertificateTrial::new(self.binary.clone(), self.built.temp_paths.clone())
+        let sandbox = Arc::clone(&self.sandbox);
+        CertificateTrial::new(self.binary.clone(), sandbox, self.built.temp_paths.clone())
     }
 
     /// The verified master's process id, where it runs.
@@ -252,16 +257,8 @@ impl HostNginx {
     fn run_trial(&self, trial: &Trial<'_>) -> Result<Finished, CandidateError> {
         let (binary, scratch) = (&self.binary, self.scratch());
         let main = trial.main_file(&scratch, &self.built.temp_paths);
-        if self.unwalled.get().is_none() {
-            match trial::run_in_sandbox(binary, &scratch, &main, trial) {
-                Err(error) if error.has_no_namespace() => {
-                    tracing::info!(
-                        "no sandbox here ({error}): changed vhosts are tried without one"
-                    );
-                    let _ = self.unwalled.set(());
-                }
-                finished => return finished,
-            }
+        if let Some(finished) = self.sandbox.run(&scratch, &main, trial)? {
+            return Ok(finished);
         }
         let traces = missing(&trial.logs.new);
         let finished = trial::run_in_directory(binary, &scratch, &main, trial);

@@ -321,6 +321,7 @@ fn run(
     master::observe(installation, &survey, &mut report);
     report.warnings.extend(installation.repaired());
     report.warnings.extend(installation.exposures());
+    report.warnings.extend(installation.lacks_sandbox());
     // it is done, whatever becomes of the record of it
     let mut unrecorded = Vec::new();
     let mut note = |done: Result<(), ReconcileError>| {

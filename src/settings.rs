@@ -53,6 +53,17 @@ pub struct Settings {
     pub users: Users,
     /// Its members may do over the control socket what root may.
     pub admin_group: Option<String>,
+    pub sandbox: SandboxPolicy,
+}
+
+/// What to do on a host that has no sandbox for nginx's tests.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum SandboxPolicy {
+    /// Test without it, and warn.
+    #[default]
+    Auto,
+    /// Test no candidate.
+    Require,
 }
 
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -237,6 +248,7 @@ impl Default for Settings {
             real_ip: None,
             users: Users::new(),
             admin_group: None,
+            sandbox: SandboxPolicy::Auto,
         }
     }
 }

@@ -102,6 +102,15 @@ impl Installation {
         found.chain(others).collect()
     }
 
+    /// That this process has no sandbox for nginx's tests. Another one on this host may have it.
+    pub fn lacks_sandbox(&self) -> Option<String> {
+        let reason = self.host_nginx.sandbox().missing()?;
+        Some(format!(
+            "nginx's tests of changed vhosts and of certificates have no sandbox on this host: {reason}; \
+             see `sandbox` in the settings"
+        ))
+    }
+
     fn trust_advice(&self) -> Option<String> {
         let roots = self.internal_ca.roots().ok()?;
         // most hosts have none

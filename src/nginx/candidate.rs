@@ -9,7 +9,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::namespace::{self, Mounts, NamespaceError, Walls};
+use super::namespace::{self, Mounts, NamespaceError, ROOT, Walls};
 use super::syntax::{self, Directive};
 use crate::atomic_file::{self, TEMPORARY_PREFIX, WriteError};
 use crate::command::{CommandError, Finished, Running};
@@ -20,6 +20,9 @@ pub enum CandidateError {
     Command(#[from] CommandError),
     #[error(transparent)]
     Namespace(#[from] NamespaceError),
+    /// The settings say `sandbox: require`.
+    #[error("test a candidate without the sandbox: {0}")]
+    NoSandbox(String),
     #[error("read {}: {source}", path.display())]
     Read {
         path: PathBuf,
@@ -38,7 +41,8 @@ pub enum CandidateError {
 impl CandidateError {
     /// The host does not allow a namespace, or has none to give: the other way remains.
     pub fn has_no_namespace(&self) -> bool {
-        matches!(self, Self::Namespace(NamespaceError::Unavailable(_)))
+        use NamespaceError::{Privileges, Unavailable};
+        matches!(self, Self::Namespace(Privileges(_) | Unavailable(_)))
     }
 }
 
@@ -56,7 +60,7 @@ pub fn start_in_namespace(
         let mut open = Vec::new();
         if !touched.is_empty() {
             let mounts = Mounts::read()?;
-            namespace::hide(scratch)?;
+            namespace::hide(scratch, ROOT)?;
             for (number, (directory, logs)) in touched.iter().enumerate() {
                 let memory = scratch.join(number.to_string());
                 // an overlay shows nothing that is mounted below it, such as the scratch directory

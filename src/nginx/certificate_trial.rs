@@ -8,16 +8,18 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::Logs;
 use super::candidate::CandidateError;
+use super::sandbox::Sandbox;
 use super::trial::{self, Trial};
 use crate::certificate::store::Judge;
 
 #[derive(Debug)]
 pub struct CertificateTrial {
     binary: PathBuf,
+    sandbox: Arc<Sandbox>,
     /// The directives that name nginx's temporary directories.
     temp_paths: Vec<String>,
     queue: Mutex<Queue>,
@@ -86,9 +88,10 @@ impl Judge for CertificateTrial {
 }
 
 impl CertificateTrial {
-    pub(super) fn new(binary: PathBuf, temp_paths: Vec<String>) -> Self {
+    pub(super) fn new(binary: PathBuf, sandbox: Arc<Sandbox>, temp_paths: Vec<String>) -> Self {
         Self {
             binary,
+            sandbox,
             temp_paths,
             queue: Mutex::default(),
             ended: Condvar::new(),
@@ -122,13 +125,11 @@ impl CertificateTrial {
             logs: &Logs::default(),
         };
         let main = trial.main_file(scratch, &self.temp_paths);
-        let finished = match trial::run_in_sandbox(&self.binary, scratch, &main, &trial) {
-            Err(error) if error.has_no_namespace() => {
-                trial::run_in_directory(&self.binary, scratch, &main, &trial)
-            }
-            finished => finished,
+        let finished = match self.sandbox.run(scratch, &main, &trial)? {
+            Some(finished) => finished,
+            None => trial::run_in_directory(&self.binary, scratch, &main, &trial)?,
         };
-        Ok(finished?.stderr)
+        Ok(finished.stderr)
     }
 }
 
@@ -205,12 +206,20 @@ mod tests {
     use std::thread;
 
     use super::*;
+    use crate::settings::Settings;
 
     fn script(directory: &Path, text: &str) -> CertificateTrial {
-        let binary = directory.join("nginx");
+        let binary = directory.join("programs/nginx");
+        fs::create_dir(directory.join("programs")).unwrap();
         fs::write(&binary, text).unwrap();
         fs::set_permissions(&binary, fs::Permissions::from_mode(0o755)).unwrap();
-        CertificateTrial::new(binary, vec!["body_temp_path".into()])
+        let settings = Settings {
+            state_dir: directory.join("state"),
+            ..Settings::default()
+        };
+        fs::create_dir_all(trial::scratch(&settings.state_dir)).unwrap();
+        let sandbox = Sandbox::new(&settings, &binary, Path::new("/"));
+        CertificateTrial::new(binary, Arc::new(sandbox), vec!["body_temp_path".into()])
     }
 
     #[test]
@@ -220,28 +229,32 @@ mod tests {
             return;
         }
         let directory = tempfile::tempdir().unwrap();
-        let at = |name: &str| directory.path().join(name);
+        let state = directory.path().join("state");
+        let at = |name: &str| state.join(name);
+        fs::create_dir(&state).unwrap();
         for name in ["chain", "key"] {
             fs::write(at(name), name).unwrap();
+            fs::set_permissions(at(name), fs::Permissions::from_mode(0o600)).unwrap();
         }
-        fs::create_dir(at("scratch")).unwrap();
+        fs::create_dir(at("trial")).unwrap();
         // an nginx that does what it can, and complains of the certificate
         let text = format!(
             "#!/bin/sh\ncd {}\ndone=$(cat chain key)\n\
              touch escaped chain && done=\"$done wrote\"\n\
+             done=\"$done $(id -u)\"\n\
              kill -0 {} && done=\"$done saw\"\n\
-             touch scratch/left\n\
+             touch trial/left\n\
              echo \"[emerg] 7#7: \\\"$PWD/chain\\\": $done $(grep -o 'body_temp_path.*' $3)\" >&2\n",
-            directory.path().display(),
+            state.display(),
             std::process::id()
         );
         let trial = script(directory.path(), &text);
-        let refused = trial.refusal(&at("chain"), &at("key"), &at("scratch"));
-        let temporary = at("scratch/body_temp_path");
-        let expected = format!("it: chainkey body_temp_path {};", temporary.display());
+        let refused = trial.refusal(&at("chain"), &at("key"), &at("trial"));
+        let temporary = at("trial/body_temp_path");
+        let expected = format!("it: chainkey 65533 body_temp_path {};", temporary.display());
         assert_eq!(refused.unwrap(), expected);
         assert!(!at("escaped").exists());
-        assert_eq!(fs::read_dir(at("scratch")).unwrap().count(), 0);
+        assert_eq!(fs::read_dir(at("trial")).unwrap().count(), 0);
     }
 
     #[test]

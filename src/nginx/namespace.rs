@@ -11,8 +11,15 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::statvfs::{FsFlags, statvfs};
+use nix::unistd::{chdir, pivot_root};
 use rustix::io::Errno as Refusal;
-use rustix::thread::{CapabilitySet, remove_capability_from_bounding_set, set_no_new_privs};
+use rustix::process::{Gid, Uid};
+use rustix::thread::{
+    CapabilitySet, CapabilitySets, configure_capability_in_ambient_set,
+    remove_capability_from_bounding_set, set_capabilities, set_keep_capabilities, set_no_new_privs,
+    set_thread_groups, set_thread_res_gid, set_thread_res_uid,
+};
 
 #[derive(Debug, thiserror::Error)]
 pub enum NamespaceError {
@@ -32,6 +39,8 @@ pub enum NamespaceError {
     #[error("no namespace for nginx's test: {0}")]
     Unavailable(#[source] io::Error),
 }
+
+pub const ROOT: u32 = 0;
 
 /// What a thread is separated from.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -79,12 +88,38 @@ pub fn bind(source: &Path, target: &Path) -> Result<(), NamespaceError> {
     bound.map_err(|errno| failed(target, errno))
 }
 
-/// Makes `target` an empty directory in memory.
-pub fn hide(target: &Path) -> Result<(), NamespaceError> {
+/// Makes `target` an empty directory in memory, which `owner` (user and group) may write to.
+pub fn hide(target: &Path, owner: u32) -> Result<(), NamespaceError> {
     let flags = MsFlags::MS_NODEV | MsFlags::MS_NOSUID;
-    let options = Some("size=64m,mode=0755");
+    let options = format!("size=256m,mode=0755,uid={owner},gid={owner}");
+    let options = Some(options.as_str());
     let hidden = mount(Some("tmpfs"), target, Some("tmpfs"), flags, options);
     hidden.map_err(|errno| failed(target, errno))
+}
+
+/// Makes what is mounted at `target` read-only, without devices and without set-user-ID programs.
+/// mount(2): a remount replaces all flags, so `noexec` is given again.
+pub fn restrict(target: &Path) -> Result<(), NamespaceError> {
+    let known = statvfs(target).map_err(|errno| failed(target, errno))?;
+    let mut flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY;
+    flags |= MsFlags::MS_NODEV | MsFlags::MS_NOSUID;
+    flags.set(
+        MsFlags::MS_NOEXEC,
+        known.flags().contains(FsFlags::ST_NOEXEC),
+    );
+    mount(NONE, target, NONE, flags, NONE).map_err(|errno| failed(target, errno))
+}
+
+/// Makes the mount at `root` this thread's root directory; nothing else stays mounted.
+pub fn change_root(root: &Path) -> Result<(), NamespaceError> {
+    let change = || {
+        chdir(root)?;
+        // pivot_root(2): the former root is then on top of the new one
+        pivot_root(".", ".")?;
+        umount2(".", MntFlags::MNT_DETACH)?;
+        chdir("/")
+    };
+    change().map_err(|errno| failed(root, errno))
 }
 
 /// Whatever is written below `target` from now on is written below `upper` instead; `work` is for
@@ -139,31 +174,15 @@ impl Mounts {
         self.0.iter().any(below)
     }
 
-    /// Makes all of them read-only but those at `except`. What another machine or another process
-    /// would have to answer for goes, unless `needed` is below it: a server that is away must keep
-    /// nobody waiting.
-    pub fn protect(&self, except: &[&Path], needed: &[&Path]) -> Result<(), NamespaceError> {
-        for point in self
-            .0
-            .iter()
-            .filter(|point| !except.contains(&point.path.as_path()))
-        {
-            let holds = needed.iter().any(|path| path.starts_with(&point.path));
-            if point.is_elsewhere() && !holds {
-                let _ = umount2(
-                    &point.path,
-                    MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW,
-                );
-                continue;
-            }
-            let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY;
-            match mount(NONE, &point.path, NONE, flags, NONE) {
-                // behind another mount, gone with another, or never meant to be remounted
-                Ok(()) | Err(Errno::ENOENT | Errno::EINVAL | Errno::EACCES | Errno::EBUSY) => {}
-                Err(errno) => return Err(failed(&point.path, errno)),
-            }
-        }
-        Ok(())
+    /// Where something is mounted below `directory`, the outer before the inner. What another machine
+    /// or another process would have to answer for is left out: a server that is away must keep
+    /// nginx's test waiting for nothing.
+    pub fn local_below(&self, directory: &Path) -> impl Iterator<Item = &Path> {
+        let points = self.0.iter();
+        let below = points.filter(move |point| {
+            point.path != directory && point.path.starts_with(directory) && !point.is_elsewhere()
+        });
+        below.map(|point| point.path.as_path())
     }
 }
 
@@ -202,17 +221,39 @@ fn unescaped(field: &str) -> PathBuf {
     path.into()
 }
 
-/// What this thread starts can gain no privileges, and has only those of `kept`.
-pub fn give_up_privileges(kept: CapabilitySet) -> Result<(), NamespaceError> {
-    let all = (0..u64::BITS).map(|bit| CapabilitySet::from_bits_retain(1 << bit));
-    for capability in all.filter(|capability| !kept.contains(*capability)) {
+/// This thread, and what it starts, is the user and group `id` from now on, can gain no privileges,
+/// and has only those of `kept`: as ambient capabilities, which outlast execve(2).
+pub fn give_up_privileges(id: u32, kept: CapabilitySet) -> Result<(), NamespaceError> {
+    for capability in each(CapabilitySet::from_bits_retain(u64::MAX).difference(kept)) {
         match remove_capability_from_bounding_set(capability) {
             // the kernel does not know it, or we may not change ours: no_new_privs remains
             Ok(()) | Err(Refusal::INVAL | Refusal::PERM) => {}
             Err(error) => return Err(NamespaceError::Privileges(error.into())),
         }
     }
-    set_no_new_privs(true).map_err(|error| NamespaceError::Privileges(error.into()))
+    let become_user = || {
+        let (uid, gid) = (Uid::from_raw(id), Gid::from_raw(id));
+        set_thread_groups(&[])?;
+        set_keep_capabilities(true)?;
+        set_thread_res_gid(gid, gid, gid)?;
+        set_thread_res_uid(uid, uid, uid)?;
+        let sets = CapabilitySets {
+            effective: kept,
+            permitted: kept,
+            inheritable: kept,
+        };
+        set_capabilities(None, sets)?;
+        for capability in each(kept) {
+            configure_capability_in_ambient_set(capability, true)?;
+        }
+        set_no_new_privs(true)
+    };
+    become_user().map_err(|error: Refusal| NamespaceError::Privileges(error.into()))
+}
+
+fn each(set: CapabilitySet) -> impl Iterator<Item = CapabilitySet> {
+    let all = (0..u64::BITS).map(|bit| CapabilitySet::from_bits_retain(1 << bit));
+    all.filter(move |capability| set.contains(*capability))
 }
 
 /// What passes (no memory, too many namespaces) says nothing about the next time.
@@ -247,6 +288,11 @@ mod tests {
         let mounts = Mounts(vec![local]);
         assert!(mounts.are_below(Path::new("/srv")));
         assert!(!mounts.are_below(Path::new("/srv/my data")));
+        let below = |path: &str| mounts.local_below(Path::new(path)).count();
+        assert_eq!((below("/srv"), below("/srv/my data")), (1, 0));
+        let remote = of("40 35 0:50 / /usr/share/x rw - nfs4 server:/x rw");
+        let mounts = Mounts(vec![remote]);
+        assert_eq!(mounts.local_below(Path::new("/usr")).count(), 0);
     }
 
     #[test]

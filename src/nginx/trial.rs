@@ -1,17 +1,14 @@
-//! X: nginx judges a few vhost files by themselves, in a sandbox.
+//! X: a few vhost files by themselves, for nginx to judge: in the sandbox, or where there is none.
 //!
-//! `nginx -t` is an effect: it opens logs, makes directories, binds, loads modules. So the nginx that
-//! meets a changed file here sees no network and no process of the host, writes nowhere but
-//! into memory, and has next to no privileges. It costs the same whatever the number of vhosts.
+//! It costs the same whatever the number of vhosts.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::thread::CapabilitySet;
-
 use super::Logs;
 use super::candidate::CandidateError;
-use super::namespace::{self, Mounts, Walls};
+use super::syntax::{self, Directive};
 use crate::atomic_file::{self, WriteError};
 use crate::command::{self, CommandError, Finished, Running};
 
@@ -38,10 +35,6 @@ pub fn scratch(state_dir: &Path) -> PathBuf {
 const LIMIT: Duration = Duration::from_secs(60);
 const MAIN: &str = "nginx.conf";
 
-/// Ports below 1024 are bound, temporary directories get their owner. Files of root's are read
-/// because they are root's.
-const KEPT: CapabilitySet = CapabilitySet::NET_BIND_SERVICE.union(CapabilitySet::CHOWN);
-
 impl Trial<'_> {
     /// A main file around the entry, with everything that nginx would create in `scratch`.
     pub(super) fn main_file(&self, scratch: &Path, temp_paths: &[String]) -> String {
@@ -62,41 +55,38 @@ impl Trial<'_> {
         )
     }
 
-    fn write(&self, scratch: &Path, main: &str) -> Result<(), WriteError> {
+    /// Writes them below `scratch`; whoever may enter that may read them.
+    pub(super) fn write(&self, scratch: &Path, main: &str) -> Result<(), WriteError> {
         let main = (Path::new(MAIN), main.as_bytes());
         for (name, bytes) in self.files.iter().copied().chain([main]) {
             let path = scratch.join(name);
             if let Some(parent) = path.parent() {
-                atomic_file::create_directory(parent, 0o700)?;
+                atomic_file::create_directory(parent, 0o755)?;
             }
-            atomic_file::create_unsynced(&path, bytes, 0o600)?;
+            atomic_file::create_unsynced(&path, bytes, 0o644)?;
         }
         Ok(())
     }
+
+    /// The certificates and keys that the files name. Each was written by vhostd: no vhost file says
+    /// where one is.
+    pub(super) fn certificate_files(&self) -> Vec<PathBuf> {
+        let mut found = BTreeSet::new();
+        for (_, bytes) in &self.files {
+            collect(&syntax::parse(bytes).unwrap_or_default(), &mut found);
+        }
+        found.into_iter().collect()
+    }
 }
 
-/// Behind all walls, on a read-only host.
-pub(super) fn run_in_sandbox(
-    binary: &Path,
-    scratch: &Path,
-    main: &str,
-    trial: &Trial<'_>,
-) -> Result<Finished, CandidateError> {
-    // mounts are known by what their paths lead to
-    let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
-    let (memory, logs) = (real(scratch), real(trial.log_dir));
-    let running = namespace::within(Walls::All, || {
-        let writable = [memory.as_path(), logs.as_path()];
-        for directory in writable {
-            namespace::hide(directory)?;
+fn collect(directives: &[Directive], found: &mut BTreeSet<PathBuf>) {
+    for directive in directives {
+        collect(directive.children(), found);
+        if ["ssl_certificate", "ssl_certificate_key"].contains(&directive.name.as_str()) {
+            let paths = directive.args.iter().map(PathBuf::from);
+            found.extend(paths.filter(|path| path.is_absolute() && path.is_file()));
         }
-        trial.write(&memory, main)?;
-        Mounts::read()?.protect(&writable, &[&memory, &logs, binary])?;
-        namespace::hide(Path::new("/proc"))?;
-        namespace::give_up_privileges(KEPT)?;
-        Ok::<_, CandidateError>(start(binary, scratch)?)
-    })?;
-    Ok(running.finish(LIMIT)?)
+    }
 }
 
 /// Where there are no namespaces to have.
@@ -116,7 +106,39 @@ pub(super) fn run_in_directory(
     Ok(finished?)
 }
 
-fn start(binary: &Path, scratch: &Path) -> Result<Running, CommandError> {
+pub(super) fn start(binary: &Path, scratch: &Path) -> Result<Running, CommandError> {
     let main = scratch.join(MAIN);
     command::start(binary, &["-t".as_ref(), "-c".as_ref(), main.as_os_str()])
+}
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_files_that_server_blocks_name_are_certificates_and_keys_and_nothing_else() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name).display().to_string();
+        for name in ["chain", "key", "page"] {
+            std::fs::write(at(name), "").unwrap();
+        }
+        let text = format!(
+            "server {{ ssl_certificate {}; ssl_certificate_key \"{}\"; root {}; \
+             location {} {{ ssl_certificate {}; }} }}",
+            at("chain"),
+            at("key"),
+            at("page"),
+            at("page"),
+            at("none")
+        );
+        let trial = Trial {
+            files: vec![(Path::new("a"), text.as_bytes()), (Path::new("b"), b"{")],
+            modules: &[],
+            log_dir: directory.path(),
+            logs: &Logs::default(),
+        };
+        let expected = ["chain", "key"].map(|name| PathBuf::from(at(name)));
+        assert_eq!(trial.certificate_files(), expected);
+    }
 }

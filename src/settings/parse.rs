@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use super::hooks::hooks;
 use super::origin;
-use super::{AcmeSettings, DefaultServer, NginxSettings, Settings, real_ip, users};
+use super::{AcmeSettings, DefaultServer, NginxSettings, SandboxPolicy, Settings, real_ip, users};
 use crate::certificate::internal::scope::{Scope, Subtree};
 use crate::diagnostic::{Diagnostic, Located};
 
@@ -79,6 +79,9 @@ fn settings(mut fields: Fields, problems: &mut Problems) -> Settings {
             .take("tls")
             .and_then(|node| tls::mode(node, problems)),
     );
+    if let Some(text) = fields.string("sandbox", problems) {
+        set(&mut settings.sandbox, sandbox(&text, problems));
+    }
     let roots = fields.strings("roots", problems);
     if !roots.is_empty() {
         settings.roots = roots
@@ -317,6 +320,17 @@ fn default_server(node: Node, problems: &mut Problems) -> Option<DefaultServer> 
         "off" => Some(DefaultServer::Off),
         other => {
             problems.unknown_word(text.at, other, &["auto", "on", "off"]);
+            None
+        }
+    }
+}
+
+fn sandbox(text: &Located<String>, problems: &mut Problems) -> Option<SandboxPolicy> {
+    match text.value.as_str() {
+        "auto" => Some(SandboxPolicy::Auto),
+        "require" => Some(SandboxPolicy::Require),
+        other => {
+            problems.unknown_word(text.at, other, &["auto", "require"]);
             None
         }
     }

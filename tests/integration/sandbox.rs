@@ -1,5 +1,8 @@
 //! `nginx -t` is an effect: what it does while it judges stays where nobody sees it.
 
+mod prying; // what code that has taken over nginx's test could reach
+mod units; // the units allow the sandbox
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -154,6 +157,80 @@ fn without_namespaces_it_is_put_back() {
     assert_eq!(fs::read_dir(host.path("state/scratch")).unwrap().count(), 0);
 }
 
+/// `vhostd` without the privilege to make namespaces, with these arguments.
+fn without_namespaces(host: &Host, arguments: &[&str]) -> (Option<i32>, String, String) {
+    let program = host.command(arguments);
+    let output = Command::new("setpriv")
+        .args(["--bounding-set=-sys_admin", "--inh-caps=-sys_admin"])
+        .arg(program.get_program())
+        .args(program.get_args())
+        .env("VHOSTD_CONFIG", host.path("vhostd.yml"))
+        .output()
+        .unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (
+        output.status.code(),
+        text(&output.stdout),
+        text(&output.stderr),
+    )
+}
+
+#[test]
+fn a_missing_sandbox_is_told_by_every_reload_and_by_the_status() {
+    if !is_root("setpriv") {
+        return;
+    }
+    let host = Host::with_settings("tls: off\n");
+    host.drop_app("hello", "hello.example.com", &App::start());
+    let words = "nginx's tests of changed vhosts and of certificates have no sandbox on this host";
+    // changed, and unchanged
+    for _ in 0..2 {
+        let (status, _, said) = without_namespaces(&host, &["reload"]);
+        assert_eq!(status, Some(0), "{said}");
+        assert_eq!(said.matches(words).count(), 1, "{said}");
+        let warnings = host.status()["warnings"].to_string();
+        assert!(warnings.contains(words), "{warnings}");
+        let text = host.vhostd(&["status"]);
+        assert!((text.stdout + &text.stderr).contains(words));
+    }
+    // a process that has one says nothing
+    let reload = host.vhostd(&["reload"]);
+    assert!(!reload.stderr.contains(words), "{reload:?}");
+    let warnings = host.status()["warnings"].to_string();
+    assert!(!warnings.contains(words), "{warnings}");
+}
+
+#[test]
+fn where_the_sandbox_is_required_and_missing_no_candidate_is_tested_and_what_served_serves() {
+    if !is_root("setpriv") {
+        return;
+    }
+    let host = Host::with_settings("tls: off\nsandbox: require\n");
+    let app = App::start();
+    host.drop_app("hello", "hello.example.com", &app);
+    host.reload_ends(0, "activated");
+    host.drop_app("shop", "shop.example.com", &app);
+    let before = (listing(&host), host.active());
+    let (status, report, said) = without_namespaces(&host, &["reload", "--json"]);
+    assert_eq!(status, Some(1), "{report} {said}");
+    let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+    assert_eq!(report["outcome"], "rejected", "{report}");
+    let words = report["error"].as_str().unwrap();
+    assert!(
+        words.starts_with("failed to test a candidate without the sandbox: "),
+        "{words}"
+    );
+    let hint = report["hint"].as_str().unwrap();
+    assert!(hint.contains("sandbox: auto"), "{hint}");
+    assert_eq!((listing(&host), host.active()), before);
+    assert_eq!(host.plain("hello.example.com").unwrap().0, 200);
+    assert!(host.plain("shop.example.com").is_none());
+    let warnings = host.status()["warnings"].to_string();
+    assert!(warnings.contains("have no sandbox"), "{warnings}");
+    host.reload_ends(0, "activated");
+    assert_eq!(host.plain("shop.example.com").unwrap().0, 200);
+}
+
 /// A program in nginx's place, which runs the real one, but for a changed vhost that is tried
 /// alone: there it looks around, waits until it has been looked at from outside, and tells what it
 /// saw as nginx would tell of a fault.
@@ -210,11 +287,16 @@ fn a_changed_vhost_is_tried_alone_without_the_hosts_network_processes_files_and_
     let seen = report["rejected"][0]["reason"].as_str().unwrap();
     assert!(seen.contains("pid=1 processes=0"), "{seen}");
     assert!(spied.status.contains("NoNewPrivs:\t1"), "{}", spied.status);
-    // CHOWN and NET_BIND_SERVICE
+    // NET_BIND_SERVICE
     for set in ["CapBnd", "CapEff", "CapPrm"] {
-        let line = format!("{set}:\t0000000000000401");
+        let line = format!("{set}:\t0000000000000400");
         assert!(spied.status.contains(&line), "{}", spied.status);
     }
+    // a user of its own
+    for line in ["Uid", "Gid"].map(|name| format!("{name}:\t65533\t65533\t65533\t65533")) {
+        assert!(spied.status.contains(&line), "{}", spied.status);
+    }
+    assert!(spied.status.contains("Groups:\t \n"), "{}", spied.status);
     assert!(!seen.contains("wrote"), "{seen}");
     assert_eq!(fs::read(host.path("outside")).unwrap(), b"untouched");
     // its log is one in memory

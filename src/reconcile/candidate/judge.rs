@@ -19,6 +19,9 @@ use crate::vhost::AppName;
 /// Each attempt withholds apps or learns what changed in the hand-written files.
 const ATTEMPTS: usize = 12;
 
+const SANDBOX_HINT: &str = "`sandbox: require` in the settings asks for one: let vhostd run as root with CAP_SYS_ADMIN, CAP_SETUID, \
+     CAP_SETGID and CAP_SETPCAP, where namespaces are allowed, or set `sandbox: auto`";
+
 /// Accepted, or back with the reason.
 type WholeTest = Result<(TestedGeneration, Accepted), Box<(StagedGeneration, TestError)>>;
 
@@ -66,6 +69,12 @@ impl Candidate<'_> {
                     None => continue,
                 },
                 Plan::Activate => {}
+            }
+            if let Some(error) = self.installation.host_nginx.sandbox().refusal() {
+                return Ok(Judgement::Refused {
+                    error: format!("failed to {error}"),
+                    hint: Some(SANDBOX_HINT.into()),
+                });
             }
             let (tested, refused) = self.stage_and_test(locked, &rendered, draft)?;
             if let Some(judgement) = self.weigh(locked, &rendered, tested, refused, progress)? {

@@ -8,7 +8,7 @@ use crate::settings::proxy::{ProxyChoice, ProxySettings, ProxyUrl};
 use crate::settings::users::UserLimits;
 use crate::settings::{
     Algorithm, DnsSettings, ExecSettings, InternalCaSettings, KeyType, Means, ProviderSettings,
-    RealIp, Rfc2136Settings,
+    RealIp, Rfc2136Settings, SandboxPolicy,
 };
 use crate::vhost::TlsMode;
 
@@ -194,6 +194,7 @@ roots: /a/sites
 real_ip: {from: [192.0.2.7, "2001:db8::1/32"], header: CF-Connecting-IP}
 users: {deploy: {names: a.example}}
 admin_group: web-admins
+sandbox: require
 "#,
     );
     let limits = UserLimits {
@@ -253,8 +254,20 @@ admin_group: web-admins
         }),
         users: [("deploy".to_owned(), limits)].into(),
         admin_group: Some("web-admins".into()),
+        sandbox: SandboxPolicy::Require,
     };
     assert_eq!(settings, expected);
+}
+
+#[test]
+fn a_sandbox_is_required_or_not() {
+    assert_eq!(parsed("sandbox: auto\n").sandbox, SandboxPolicy::Auto);
+    let said = refused("sandbox: required\n");
+    assert!(
+        said.contains("1:10: expected auto or require, found `required`"),
+        "{said}"
+    );
+    assert!(refused("sandbox: off\n").contains("1:10: "));
 }
 
 #[test]
