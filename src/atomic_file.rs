@@ -109,6 +109,22 @@ pub fn create_unsynced(path: &Path, contents: &[u8], mode: u32) -> Result<File, 
     Ok(file)
 }
 
+/// Creates an empty log with mode 0640. What is there, a symbolic link included, stays as it is. A power
+/// cut may take it.
+///
+/// Who may not give files away (chown(2)) keeps it as the user and the group that it is.
+pub fn create_log(path: &Path, owner: u32, group: u32) -> Result<(), WriteError> {
+    match create_unsynced(path, b"", 0o640) {
+        Err(error) if error.source.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error),
+        Ok(file) => {
+            let given = std::os::unix::fs::fchown(&file, Some(owner), Some(group));
+            let refused = given.err().filter(|_| nix::unistd::geteuid().is_root());
+            refused.map_or(Ok(()), |error| Err(failed("give away", path)(error)))
+        }
+    }
+}
+
 /// New files that are fsynced at the same time, since then they share the disk's work.
 #[derive(Debug, Default)]
 pub struct Batch(Vec<(File, PathBuf)>);
@@ -439,6 +455,27 @@ mod tests {
         assert_eq!(after.mode() & 0o7777, 0o640);
         assert_eq!((after.uid(), after.gid()), (before.uid(), before.gid()));
         assert!(!as_root || after.uid() == 4711);
+    }
+
+    #[test]
+    fn a_new_log_is_for_its_owner_and_group_and_what_is_there_stays_as_it_is() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        let own = fs::metadata(directory.path()).unwrap();
+        create_log(&at("new"), own.uid(), own.gid()).unwrap();
+        let made = fs::metadata(at("new")).unwrap();
+        assert_eq!((made.mode() & 0o7777, made.len()), (0o640, 0));
+        assert_eq!((made.uid(), made.gid()), (own.uid(), own.gid()));
+        fs::write(at("old"), "line").unwrap();
+        fs::set_permissions(at("old"), fs::Permissions::from_mode(0o604)).unwrap();
+        std::os::unix::fs::symlink(at("elsewhere"), at("link")).unwrap();
+        for name in ["old", "link"] {
+            create_log(&at(name), own.uid(), own.gid()).unwrap();
+        }
+        assert_eq!(fs::read(at("old")).unwrap(), b"line");
+        assert_eq!(fs::metadata(at("old")).unwrap().mode() & 0o7777, 0o604);
+        assert!(!at("elsewhere").exists());
+        assert!(create_log(&at("none/x"), own.uid(), own.gid()).is_err());
     }
 
     #[test]

@@ -14,6 +14,7 @@ pub mod report; // P what a reconcile did
 pub mod rollback; // back to an earlier generation
 pub mod setback; // W a candidate that did not serve is not tried again every few seconds
 
+mod access_logs; // W access logs that only their group may read
 mod activation;
 pub(crate) mod candidate;
 pub(crate) mod neighbours; // P what the hand-written sites mean for us

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::access_logs;
 use super::plan::{Serving, changes, names_to_prove};
 use super::proof::{ForeignName, ProofError, answering, prove};
 use super::report::{Outcome, Report, StepName};
@@ -47,6 +48,7 @@ pub(crate) fn activate(
 ) -> Result<Report, ReconcileError> {
     let test_time = progress.spent(StepName::Test);
     let old = installation.generations.active()?.manifest;
+    let warnings = access_logs::create(installation, tested.manifest());
     let activation = locked.activate(tested)?;
     let step = format!("{} → {}", old.number, activation.manifest().number);
     progress.finished(StepName::Activate, step);
@@ -58,7 +60,9 @@ pub(crate) fn activate(
         test_time,
         progress,
     };
-    settling.settle(activation)
+    let mut report = settling.settle(activation)?;
+    report.warnings.extend(warnings);
+    Ok(report)
 }
 
 /// `current` is right already, but who answers is not, or nobody ever looked.
@@ -78,6 +82,7 @@ pub(crate) fn prove_again(
         _ => locked.newest_served_before(active.number)?,
     };
     let old = installation.generations.manifest(fallback)?;
+    let warnings = access_logs::create(installation, &active);
     let activation = locked.resume(installation.generations.active()?, fallback);
     let settling = Settling {
         installation,
@@ -87,7 +92,9 @@ pub(crate) fn prove_again(
         test_time: Duration::ZERO,
         progress,
     };
-    settling.settle(activation)
+    let mut report = settling.settle(activation)?;
+    report.warnings.extend(warnings);
+    Ok(report)
 }
 
 /// From the moved `current` to what was seen to answer.

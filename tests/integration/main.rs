@@ -28,6 +28,7 @@ mod hostile_ca;
 mod key_types;
 mod links;
 mod load;
+mod logs;
 mod names;
 mod neighbours;
 mod ordinary;
