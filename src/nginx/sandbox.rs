@@ -61,24 +61,29 @@ impl Sandbox {
         }
     }
 
-    /// Why this host has no sandbox; `None`: it has one. Found out once, by running `nginx -v` in it.
+    /// Why this host has no sandbox now; `None`: it has one.
     pub fn missing(&self) -> Option<String> {
+        let known = self.known();
+        known.unwrap_or_else(|error| Some(error.to_string()))
+    }
+
+    /// As [`Self::missing`]: found out once, by running `nginx -v` in it. An error passes (no memory, too
+    /// many namespaces), and says nothing about the next time.
+    fn known(&self) -> Result<Option<String>, CandidateError> {
         if let Some(known) = self.missing.get() {
-            return known.clone();
+            return Ok(known.clone());
         }
-        let (reason, is_final) = match self.probe() {
-            Ok(finished) if finished.status.success() => (None, true),
-            Ok(finished) => (Some(words(&finished)), true),
-            // what passes (no memory, too many namespaces) says nothing about the next time
-            Err(error) => (Some(error.to_string()), error.has_no_namespace()),
+        let reason = match self.probe() {
+            Ok(finished) if finished.status.success() => None,
+            Ok(finished) => Some(words(&finished)),
+            Err(error) if error.has_no_namespace() => Some(error.to_string()),
+            Err(error) => return Err(error),
         };
-        if is_final
-            && self.missing.set(reason.clone()).is_ok()
-            && let (Some(reason), SandboxPolicy::Auto) = (&reason, self.policy)
-        {
+        let is_new = self.missing.set(reason.clone()).is_ok();
+        if let (true, SandboxPolicy::Auto, Some(reason)) = (is_new, self.policy, &reason) {
             tracing::info!("no sandbox here ({reason}): changed vhosts are tried without one");
         }
-        reason
+        Ok(reason)
     }
 
     /// Why candidates are not to be tested on this host.
@@ -95,7 +100,7 @@ impl Sandbox {
         main: &str,
         trial: &Trial<'_>,
     ) -> Result<Option<Finished>, CandidateError> {
-        match self.missing() {
+        match self.known()? {
             None => self.run_inside(scratch, main, trial).map(Some),
             Some(reason) if self.policy == SandboxPolicy::Require => {
                 Err(CandidateError::NoSandbox(reason))
