@@ -18,6 +18,7 @@ pub mod scripted;
 #[cfg(target_arch = "x86_64")]
 pub mod tracer;
 pub mod traffic;
+pub mod walk;
 
 use std::path::{Path, PathBuf};
 use std::thread;

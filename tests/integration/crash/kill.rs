@@ -11,11 +11,24 @@ use nix::errno::Errno;
 
 use super::scene::{Reload, Renewal, Rollback, Scene, Setup, Undo};
 use crate::support::tracer::{Call, Effect, Fate, Traced, is_possible, trace};
+use crate::support::walk::Walk;
 
-/// Walks through the calls of the scene's command; how many there are.
+/// Walks through the calls of the scene's command, or meets a sample of them; how many there are.
 fn kill_at_every_change(scene: &mut impl Scene) -> usize {
-    let mut number = 1;
+    let walk = Walk::new(&scene.arguments().join(" "));
+    let vital = if walk.is_whole() {
+        Vec::new()
+    } else {
+        vital_points(scene)
+    };
+    let mut number = 0;
     let last = loop {
+        number += 1;
+        // beyond what was seen, a run meets none
+        let is_beyond = number > vital.len();
+        if !walk.is_whole() && !is_beyond && !vital[number - 1] && !walk.meets(number) {
+            continue;
+        }
         let (traced, at) = killed(scene, number, Fate::KillBefore);
         if traced.fired == 0 {
             // what it did before it ended well was killed at, call by call
@@ -28,7 +41,6 @@ fn kill_at_every_change(scene: &mut impl Scene) -> usize {
         if met.effect == Effect::Signal || overlaps {
             killed(scene, number, Fate::KillAfter);
         }
-        number += 1;
     };
     let (traced, at) = killed(scene, last, Fate::KillAfter);
     let ended_before = traced.fired == 0;
@@ -39,6 +51,32 @@ fn kill_at_every_change(scene: &mut impl Scene) -> usize {
         traced.calls.len()
     );
     last
+}
+
+/// Of each change of a run that nothing disturbs: whether a sample has it. A kill before the call after
+/// an activation is one after it.
+fn vital_points(scene: &mut impl Scene) -> Vec<bool> {
+    let (traced, at) = killed(scene, usize::MAX, Fate::Pass);
+    assert_eq!(
+        (traced.fired, traced.exit),
+        (0, Some(0)),
+        "{at}: {traced:?}"
+    );
+    let changes: Vec<&Call> = traced.calls.iter().filter(|it| scene.counts(it)).collect();
+    let activates = |call: &Call| {
+        let records = [
+            "/current",
+            "/history.json",
+            "/owners.json",
+            "/pin.json",
+            ".order.json",
+        ];
+        let renames = call.name == "rename" && records.iter().any(|it| call.path.ends_with(it));
+        renames || call.effect == Effect::Signal
+    };
+    let at = |index: usize| changes.get(index).is_some_and(|call| activates(call));
+    let is_vital = |index: usize| index == 0 || at(index) || at(index - 1);
+    (0..changes.len()).map(is_vital).collect()
 }
 
 /// One run, killed beside its `number`-th call; what must hold then and after the next run does.

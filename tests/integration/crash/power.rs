@@ -17,6 +17,7 @@ use crate::support::nginx::NginxHost;
 use crate::support::pebble::Pebble;
 use crate::support::tracer::{Effect, Fate, is_possible, trace};
 use crate::support::wait_for;
+use crate::support::walk::Walk;
 
 /// A file system in a file; unmounted when dropped.
 struct Disk {
@@ -263,7 +264,8 @@ fn landmarks(cut: &Cut<'_>, host: &Host) -> Vec<PathBuf> {
     all
 }
 
-/// Cuts the power after every fsync of one run, and after its end. How many cuts there were.
+/// Cuts the power after every fsync of one run, or a sample of them, and after its end. How many moments
+/// there were.
 fn cut_after_every_fsync(disk: &Disk, scene: &mut impl Scene) -> usize {
     let next = scene.arguments().join(" ");
     cut_and_start(disk, scene, &next)
@@ -271,9 +273,10 @@ fn cut_after_every_fsync(disk: &Disk, scene: &mut impl Scene) -> usize {
 
 /// `next`: what is run after a cut, where nothing but the host itself can be reached.
 fn cut_and_start(disk: &Disk, scene: &mut impl Scene, next: &str) -> usize {
+    let walk = Walk::new(&scene.arguments().join(" "));
     scene.prepare();
     disk.sync();
-    let (mut cuts, mut synced) = (0, false);
+    let (mut cuts, mut synced, mut activated) = (0, false, false);
     let mut seen: Vec<Vec<PathBuf>> = Vec::new();
     let traced = {
         let scene = &*scene;
@@ -290,9 +293,12 @@ fn cut_and_start(disk: &Disk, scene: &mut impl Scene, next: &str) -> usize {
         };
         trace(&host.command(scene.arguments()), |call| {
             if synced && (call.effect.changes() || call.effect == Effect::Durability) {
-                look(&format!("power cut before {call:?}"));
+                let activates = call.name == "rename" && call.path.ends_with("/current");
+                if activates || activated || walk.meets(cuts) {
+                    look(&format!("power cut before {call:?}"));
+                }
                 cuts += 1;
-                synced = false;
+                (synced, activated) = (false, activates);
             }
             synced |= call.effect == Effect::Durability;
             Fate::Pass

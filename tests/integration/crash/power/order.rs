@@ -14,6 +14,7 @@ use crate::support::host::{Host, acme};
 use crate::support::nginx::NginxHost;
 use crate::support::pebble::Pebble;
 use crate::support::tracer::{Call, Effect, Fate, Traced, trace};
+use crate::support::walk::Walk;
 
 /// A new name in each run, which serves with a placeholder until it has a certificate.
 struct FirstOrder<'a> {
@@ -200,15 +201,16 @@ impl<'a> FirstOrder<'a> {
 #[test]
 fn a_power_cut_at_any_moment_of_an_order_costs_neither_its_key_nor_a_second_certificate() {
     with_disk(|disk, _| {
+        let walk = Walk::new("power cuts of an order");
         let mut scene = FirstOrder::new(disk);
-        let mut number = 1;
-        while scene.cut(number) {
-            number += 1;
-        }
+        // the last is one after the end
+        let mut moments = (1..).filter(|number| walk.meets(number));
+        let last = moments.find(|number| !scene.cut(*number)).unwrap();
         let outcomes = &scene.outcomes;
-        eprintln!("{number} power cuts: {outcomes:?}");
-        let all_were_met = outcomes.nothing > 0 && outcomes.resumed > 3 && outcomes.stored > 0;
-        assert!(all_were_met, "{outcomes:?}");
+        eprintln!("{last} power cuts: {outcomes:?}");
+        assert!(outcomes.stored > 0, "{outcomes:?}");
+        let all_were_met = outcomes.nothing > 0 && outcomes.resumed > 3;
+        assert!(all_were_met || !walk.is_whole(), "{outcomes:?}");
         // from the request until the answer's record is durable: nobody could name that order again
         assert!(outcomes.lost <= 4, "{outcomes:?}");
     });

@@ -1,7 +1,7 @@
 //! The system calls that are shown, and what each is about.
 
 use std::fs::{self, File};
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 
 use nix::libc;
 use nix::unistd::Pid;
@@ -166,8 +166,9 @@ pub(super) fn read(thread: Pid, registers: &libc::user_regs_struct) -> Option<Ca
         // pipes, event counters, terminals
         "write" | "writev" if !path.starts_with('/') || path.starts_with("/dev/") => return None,
         _ if opens_to_read => Effect::Open,
-        "fsync" | "fdatasync" | "sync" | "syncfs" | "sync_file_range" => Effect::Durability,
         "mount" | "umount2" if has_own_mounts(thread) => Effect::Nothing,
+        _ if has_own_mounts(thread) && is_in_memory(thread, &path) => Effect::Nothing,
+        "fsync" | "fdatasync" | "sync" | "syncfs" | "sync_file_range" => Effect::Durability,
         _ if is_so_already(name, &path, argument) => Effect::Nothing,
         _ => Effect::Disk,
     };
@@ -177,6 +178,16 @@ pub(super) fn read(thread: Pid, registers: &libc::user_regs_struct) -> Option<Ca
 fn has_own_mounts(thread: Pid) -> bool {
     let namespace = |id: &str| fs::read_link(format!("/proc/{id}/ns/mnt")).unwrap();
     namespace(&thread.to_string()) != namespace("self")
+}
+
+/// Whether it is on a file system that goes with the thread's own mounts.
+fn is_in_memory(thread: Pid, path: &str) -> bool {
+    let Some(directory) = std::path::Path::new(path).parent() else {
+        return false;
+    };
+    let inside = format!("/proc/{thread}/root{}", directory.display());
+    let device = |path: &std::path::Path| fs::metadata(path).map(|it| it.dev()).ok();
+    device(std::path::Path::new(&inside)) != device(directory)
 }
 
 /// The caller is stopped: what is true now is true for the call.
