@@ -172,6 +172,10 @@ fn judge(
     if header(&words).is_some_and(|header| headers.contains(&header)) {
         return Ok(Standing::Decided);
     }
+    // so is an error page, unless it is a location of the blocks
+    if name == "error_page" && words.last().is_some_and(|uri| uri.starts_with('@')) {
+        return Ok(Standing::Decided);
+    }
     if context.tuning().binary_search(&name).is_err() || directive.block.is_some() {
         let name = name.to_owned();
         let line = directive.line;

@@ -10,7 +10,7 @@ mod misdirected;
 mod redirect;
 mod site;
 
-pub use asset::AssetMap;
+pub use asset::{AssetMap, CacheControl};
 pub use base::{Base, DefaultHttp, DefaultHttps, Hops, HttpsPort, Reserved};
 pub use challenge::{ChallengeFile, ChallengeLocation};
 pub use misdirected::MisdirectedMap;

@@ -146,7 +146,9 @@ pub(super) fn blocks_of_everything() -> (VhostFile, String) {
     let [mut one, two] = shop();
     one.spec.root = root("/srv/shop");
     let plain = vhost("hello", Some(3), &["plain.example.com"]);
-    let vhosts = [hello(), one, two, plain];
+    let mut direct = vhost("hello", Some(4), &["direct.example.com"]);
+    direct.spec.upstreams = vec!["http://127.0.0.1:8000".parse::<Upstream>().unwrap()];
+    let vhosts = [hello(), one, two, plain, direct];
     let mut host = host();
     host.features.brotli_static = true;
     host.challenge_files = Some("/run/vhostd/challenges".into());
@@ -539,10 +541,10 @@ fn every_app_has_a_file_and_every_vhost_a_log_an_upstream_and_a_variable_of_its_
         .map(|file| text(&config, file.to_str().unwrap()))
         .collect();
     // nginx compares the names of upstreams and variables without case
-    for (what, case) in [
-        ("access_log \"", true),
-        ("upstream ", false),
-        ("map ", false),
+    for (what, case, of_each) in [
+        ("access_log \"", true, 1),
+        ("upstream ", false, 1),
+        ("map ", false, 2),
     ] {
         let lines = texts.iter().flat_map(|text| text.lines());
         let mut found: Vec<String> = lines
@@ -557,7 +559,7 @@ fn every_app_has_a_file_and_every_vhost_a_log_an_upstream_and_a_variable_of_its_
             .collect();
         found.sort();
         found.dedup();
-        assert_eq!(found.len(), count, "{what}");
+        assert_eq!(found.len(), count * of_each, "{what}");
     }
 }
 

@@ -40,6 +40,13 @@ fn hello(app: &App) -> Served {
     )])
 }
 
+/// An app alone.
+fn without_files(app: &App) -> Served {
+    let url = app.url();
+    let keys = format!("server_name: \"{NAME}\"\nproxy_pass_url: \"{url}\"\n");
+    Served::new().serve(&[("hello", &keys)])
+}
+
 #[test]
 fn spoofed_forwarding_headers_do_not_reach_the_app() {
     let app = App::start();
@@ -69,7 +76,12 @@ fn spoofed_forwarding_headers_do_not_reach_the_app() {
 #[test]
 fn a_websocket_passes_and_no_other_upgrade_does() {
     let app = App::start();
-    let served = hello(&app);
+    for served in [hello(&app), without_files(&app)] {
+        websockets_alone_are_upgraded(&served);
+    }
+}
+
+fn websockets_alone_are_upgraded(served: &Served) {
     let mut stream = client::connect_tls(served.https(), NAME, &served.trust(), &[]).unwrap();
     let upgrade = [("Connection", "Upgrade"), ("Upgrade", "websocket")];
     client::send(&mut stream, "GET", NAME, "/ws", &upgrade).unwrap();
@@ -119,16 +131,30 @@ fn both_kinds_of_event_streams_pass_at_once() {
 #[test]
 fn an_app_without_files_gets_everything() {
     let app = App::start();
-    let served = Served::new();
-    let keys = format!(
-        "server_name: \"{NAME}\"\nproxy_pass_url: \"{}\"\n",
-        app.url()
-    );
-    let served = served.serve(&[("hello", &keys)]);
+    let served = without_files(&app);
     for path in ["/", "/x/", "/x.html?a=b"] {
         assert!(served.get(path).text().starts_with(&format!("GET {path} ")));
     }
     assert!(served.get("/.env").text().starts_with("GET /.env "));
+}
+
+#[test]
+fn an_error_page_of_the_admins_is_shown_where_an_app_does_not_answer() {
+    let url = format!("http://127.0.0.1:{}", free_port());
+    for root in [false, true] {
+        let served = Served::new();
+        let page = "error_page 502 https://status.example.com/;\n";
+        served.host().site("errors", page);
+        let mut keys = format!("server_name: \"{NAME}\"\nproxy_pass_url: \"{url}\"\n");
+        if root {
+            keys.push_str(&format!("root: \"{}\"\n", served.root()));
+        }
+        let served = served.serve(&[("hello", &keys)]);
+        let answer = served.get("/");
+        let location = answer.header("Location");
+        let expected = (302, Some("https://status.example.com/"));
+        assert_eq!((answer.status, location), expected, "{root}");
+    }
 }
 
 #[test]

@@ -4,9 +4,9 @@
 //! seen. What is not here is tuning: see the lists in `audit`.
 
 use crate::render::block::{
-    AssetMap, Base, CertificatePair, ChallengeFile, ChallengeLocation, DefaultHttp, DefaultHttps,
-    Files, Hops, HttpsPort, Listen, MisdirectedMap, ProbeLocation, RealIpTokens, Reserved,
-    ServerBlock, Site, Tls, UpstreamBlock, VhostFile,
+    AssetMap, Base, CacheControl, CertificatePair, ChallengeFile, ChallengeLocation, DefaultHttp,
+    DefaultHttps, Files, Hops, HttpsPort, Listen, MisdirectedMap, ProbeLocation, RealIpTokens,
+    Reserved, ServerBlock, Site, Tls, UpstreamBlock, VhostFile,
 };
 use crate::render::token::Token;
 
@@ -19,7 +19,7 @@ pub(super) struct Meant<'a> {
 }
 
 pub(super) fn vhost_file(file: &VhostFile) -> Vec<Meant<'_>> {
-    let maps = file.asset_maps.iter().map(asset_map);
+    let maps = file.asset_maps.iter().flat_map(asset_maps);
     let misdirected = file.misdirected_maps.iter().map(misdirected_map);
     let maps = maps.chain(misdirected);
     let upstreams = file.upstreams.iter().map(upstream);
@@ -40,7 +40,7 @@ pub(super) fn base_file(base: &Base) -> Vec<Meant<'_>> {
     }
     tree.push(https_port_map(base.https_port.as_ref()));
     tree.extend(hops_maps(&base.hops));
-    tree.push(asset_map(&base.assets));
+    tree.extend(asset_maps(&base.assets));
     tree.extend(base.default_http.as_ref().map(default_http));
     tree.extend(base.default_https.iter().map(default_https));
     tree.push(reserved(&base.reserved));
@@ -56,14 +56,19 @@ pub(super) fn entry<'a>(number: &'a str, files: &[&'a str]) -> Vec<Meant<'a>> {
     std::iter::once(number).chain(files).collect()
 }
 
-fn asset_map(map: &AssetMap) -> Meant<'_> {
-    let patterns = map.patterns.iter();
-    let lines = std::iter::once(simple(["default", ""]))
-        .chain(patterns.map(|pattern| simple([pattern.as_str(), map.value.as_str()])));
-    block(
-        ["map", "$status $uri", map.variable.as_str()],
-        lines.collect(),
-    )
+fn asset_maps(map: &AssetMap) -> [Meant<'_>; 2] {
+    let value = map.value.as_str();
+    let fingerprinted = vec![
+        simple(["default", ""]),
+        simple([map.pattern.as_str(), value]),
+    ];
+    let directories = map.directories.iter();
+    let any = std::iter::once(simple(["default", map.fingerprinted.as_str()]))
+        .chain(directories.map(|directory| simple([directory.as_str(), value])));
+    [
+        block(["map", "$uri", map.fingerprinted.as_str()], fingerprinted),
+        block(["map", "$uri", map.variable.as_str()], any.collect()),
+    ]
 }
 
 fn trusted_peers(networks: &[Token]) -> Meant<'_> {
@@ -120,7 +125,6 @@ fn server(server: &ServerBlock) -> Meant<'_> {
     tree.push(simple(["access_log", server.access_log.as_str()]));
     tree.extend(server.real_ip.iter().flat_map(real_ip));
     tree.extend(server.tls.iter().flat_map(tls));
-    tree.extend(server.site.iter().filter_map(refusal));
     tree.push(probe(&server.probe, true));
     tree.extend(server.challenge.iter().flat_map(challenge));
     tree.extend(server.redirect.as_ref().map(redirect));
@@ -142,15 +146,6 @@ fn tls(tls: &Tls) -> Vec<Meant<'_>> {
     tree
 }
 
-/// What a site refuses before any location.
-fn refusal(site: &Site) -> Option<Meant<'_>> {
-    match (&site.proxy, &site.files) {
-        (Some(_), _) => Some(returning("$vhostd_circle", "508")),
-        (None, Some(_)) => Some(returning("$vhostd_hidden", "404")),
-        (None, None) => None,
-    }
-}
-
 fn returning<'a>(variable: &'a str, status: &'a str) -> Meant<'a> {
     block(["if", "(", variable, ")"], vec![simple(["return", status])])
 }
@@ -163,18 +158,45 @@ fn redirect(target: &Token) -> Meant<'_> {
     block(["location", "/"], redirect)
 }
 
-fn typed<'a>(files: &'a Files, pages: &'a [Token]) -> Meant<'a> {
+/// Where a URI is looked at closely: hidden ones first.
+fn special<'a>(files: &'a Files, site: &'a Site) -> Meant<'a> {
+    let hidden = match site.proxy {
+        Some(_) => simple(["try_files", "/.", "$vhostd_app"]),
+        None => simple(["return", "404"]),
+    };
     let types = files.types.iter().map(|media_type| {
         let extensions = media_type.extensions.iter().map(Token::as_str);
         simple(std::iter::once(media_type.name.as_str()).chain(extensions))
     });
-    let inside = vec![block(["types"], types.collect()), try_files(pages)];
-    block(["location", "~", files.typed.as_str()], inside)
+    let typed = vec![block(["types"], types.collect()), try_files(&site.pages)];
+    let mut others = page(site, |cached| &cached.any);
+    others.push(block(["location", "~", files.typed.as_str()], typed));
+    let inside = vec![
+        block(["location", "~", HIDDEN], vec![hidden]),
+        block(["location", "~", "/$"], vec![try_files(&site.directories)]),
+        block(["location", "~", "^"], others),
+    ];
+    block(["location", "~*", files.special.as_str()], inside)
+}
+
+/// A location of files, and what is tried after them.
+fn page(site: &Site, header: fn(&CacheControl) -> &Token) -> Vec<Meant<'_>> {
+    let mut tree = vec![try_files(&site.pages)];
+    if let Some(files) = &site.files {
+        let header = files.cache_control.iter().map(header);
+        tree.extend(header.map(|value| simple(["add_header", "Cache-Control", value.as_str()])));
+        let siblings = [
+            ("gzip_static", files.gzip_static),
+            ("brotli_static", files.brotli_static),
+        ];
+        let wanted = siblings.into_iter().filter(|(_, wanted)| *wanted);
+        tree.extend(wanted.map(|(name, _)| simple([name, "on"])));
+    }
+    tree
 }
 
 fn site(site: &Site) -> Vec<Meant<'_>> {
     let mut tree = Vec::new();
-    let mut page = Vec::new();
     if let Some(files) = &site.files {
         tree.push(simple(["root", files.root.as_str()]));
         tree.push(simple([
@@ -182,22 +204,22 @@ fn site(site: &Site) -> Vec<Meant<'_>> {
             "if_not_owner",
             files.links_from.as_str(),
         ]));
-        let header = files.cache_control.iter();
-        page.extend(header.map(|value| simple(["add_header", "Cache-Control", value.as_str()])));
-        let siblings = [
-            ("gzip_static", files.gzip_static),
-            ("brotli_static", files.brotli_static),
-        ];
-        let wanted = siblings.into_iter().filter(|(_, wanted)| *wanted);
-        page.extend(wanted.map(|(name, _)| simple([name, "on"])));
+        tree.push(special(files, site));
+        let cached = files.cache_control.iter();
+        let directories = cached.flat_map(|cached| &cached.directories);
+        tree.extend(directories.map(|directory| {
+            let inside = page(site, |cached| &cached.value);
+            block(["location", directory.as_str()], inside)
+        }));
     }
-    if !site.directories.is_empty() {
-        let files = vec![try_files(&site.directories)];
-        tree.push(block(["location", "~", "/$"], files));
+    if !site.pages.is_empty() {
+        let inside = page(site, |cached| &cached.elsewhere);
+        tree.push(block(["location", "/"], inside));
     }
-    page.push(try_files(&site.pages));
-    page.extend(site.files.as_ref().map(|files| typed(files, &site.pages)));
-    tree.push(block(["location", "/"], page));
+    if site.files.is_some() && site.proxy.is_none() {
+        let redirect = vec![simple(["try_files", "$uri/", "=404"])];
+        tree.push(block(["location", "@directory"], redirect));
+    }
     if let Some(proxy) = &site.proxy {
         if proxy.tls {
             tree.push(simple(["proxy_ssl_server_name", "on"]));
@@ -209,6 +231,8 @@ fn site(site: &Site) -> Vec<Meant<'_>> {
         }
         for location in &proxy.locations {
             let mut inside = vec![simple(["proxy_pass", proxy.pass.as_str()])];
+            inside.push(returning("$vhostd_circle", "508"));
+            inside.extend(location.websockets.as_ref().map(websockets_elsewhere));
             if location.behind_proxy {
                 let header =
                     |[name, value]: [&'static str; 2]| simple(["proxy_set_header", name, value]);
@@ -218,6 +242,14 @@ fn site(site: &Site) -> Vec<Meant<'_>> {
         }
     }
     tree
+}
+
+fn websockets_elsewhere(name: &Token) -> Meant<'_> {
+    let inside = vec![
+        simple(["error_page", "418", "=", name.as_str()]),
+        simple(["return", "418"]),
+    ];
+    block(["if", "(", "$vhostd_upgrade", ")"], inside)
 }
 
 fn try_files(files: &[Token]) -> Meant<'_> {
@@ -326,7 +358,7 @@ fn block<'a>(words: impl IntoIterator<Item = &'a str>, inside: Vec<Meant<'a>>) -
 type Map = (&'static str, &'static str, &'static [[&'static str; 2]]);
 
 /// The maps that all vhosts share.
-const MAPS: [Map; 9] = [
+const MAPS: [Map; 11] = [
     (
         "$http_upgrade",
         "$vhostd_upgrade",
@@ -348,8 +380,13 @@ const MAPS: [Map; 9] = [
         ],
     ),
     (
-        "$host $http_host",
+        "$http_host",
         "$vhostd_host_port",
+        &[["default", ""], ["~:[0-9]+$", "$vhostd_port_of_host"]],
+    ),
+    (
+        "$host $http_host",
+        "$vhostd_port_of_host",
         &[["default", ""], [r"~*^([^ ]+) \1\.?(:[0-9]+)$", "$2"]],
     ),
     (
@@ -363,19 +400,24 @@ const MAPS: [Map; 9] = [
         ],
     ),
     (
+        "$vhostd_host_port",
+        "$vhostd_forwarded_http_port",
+        &[["default", "80"], ["~:([0-9]+)$", "$1"]],
+    ),
+    (
+        "$vhostd_host_port",
+        "$vhostd_forwarded_https_port",
+        &[["default", "443"], ["~:([0-9]+)$", "$1"]],
+    ),
+    (
         "$https",
         "$vhostd_forwarded_ssl",
         &[["default", "off"], ["on", "on"]],
     ),
-    ("$uri", "$vhostd_hidden", &[["default", ""], [HIDDEN, "/."]]),
     (
         "$request_method",
         "$vhostd_unread",
-        &[
-            ["default", "/."],
-            ["GET", "$vhostd_hidden"],
-            ["HEAD", "$vhostd_hidden"],
-        ],
+        &[["default", "/."], ["GET", ""], ["HEAD", ""]],
     ),
     ("$ssl_server_name $host", "$vhostd_misdirected", &SAME_HOST),
 ];
@@ -426,9 +468,9 @@ const HEADERS_BEHIND_A_PROXY: [[&str; 2]; 41] = [
 ];
 
 /// Lines of a map that is empty where the handshake is of the request's host.
-const SAME_HOST: [[&str; 2]; 2] = [["default", "1"], [r"~*^([^ ]+?)\.? \1$", ""]];
+const SAME_HOST: [[&str; 2]; 2] = [["default", "1"], [r"~*^([^ ]*[^ .])\.? \1$", ""]];
 /// Hidden files, but for `/.well-known/`, and leftovers.
-const HIDDEN: &str = r"~/\.(?!(?<=^/\.)well-known/)|(?i:~|\.(?:bak|log|orig|sql|swp))$";
+const HIDDEN: &str = r"/\.(?!(?<=^/\.)well-known/)|(?i:~|\.(?:bak|log|orig|sql|swp))$";
 const CHALLENGES: &str = "/.well-known/acme-challenge/";
 /// RFC 8555 §8.3: a token is base64url.
 const CHALLENGE_TOKEN: &str = r"^/\.well-known/acme-challenge/(?<vhostd_token>[A-Za-z0-9_-]+)$";

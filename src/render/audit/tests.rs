@@ -170,6 +170,20 @@ fn a_header_that_the_blocks_give_a_value_has_no_other_beside_it() {
 }
 
 #[test]
+fn an_error_page_is_tuning_unless_it_is_a_location_of_the_blocks() {
+    let ours = "error_page 418 = \"@websocket\";";
+    for instead in ["", "error_page 418 = @app;", "error_page 502 = @websocket;"] {
+        let changed = |text: &str| {
+            assert!(text.contains(ours));
+            text.replacen(ours, instead, 1)
+        };
+        assert!(audited(changed).is_err(), "{instead}");
+    }
+    let added = |text: &str| text.replacen(ours, &format!("{ours} error_page 502 /down.html;"), 1);
+    assert_eq!(audited(added), Ok(()));
+}
+
+#[test]
 fn a_comment_is_one_of_the_template() {
     let added = |text: &str| text.replacen("server {", "# for hello.example.com\nserver {", 1);
     assert!(matches!(

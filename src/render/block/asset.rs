@@ -8,21 +8,34 @@ use super::short_digest;
 use crate::render::token::{Part, Token, TokenError};
 use crate::vhost::{CacheAssets, VhostSpec};
 
-/// `map "$status $uri" VARIABLE { PATTERN VALUE; … }`: the Cache-Control of a file from disk.
-///
-/// The status is part of the key, so that a redirect from `/assets` to `/assets/` gets no long
-/// life: nginx would add the header to a 301 as well.
+/// `map $uri FINGERPRINTED { PATTERN VALUE; }` and `map $uri VARIABLE { DIRECTORY VALUE; … }`: the
+/// Cache-Control of a file from disk, by its name and by its name or directory.
 #[derive(Debug, Serialize)]
 pub struct AssetMap {
+    pub fingerprinted: Token,
+    pub pattern: Token,
     pub variable: Token,
-    pub patterns: Vec<Token>,
+    pub directories: Vec<Token>,
+    pub value: Token,
+}
+
+/// What `add_header Cache-Control` gets.
+#[derive(Debug, Serialize)]
+pub struct CacheControl {
+    /// For a file of which neither name nor directory is known: the variable of the map.
+    pub any: Token,
+    /// For a file outside of `directories`: a variable, which costs one match.
+    pub elsewhere: Token,
+    /// Prefixes of the asset directories, each a location of its own.
+    pub directories: Vec<Token>,
+    /// For a file in them.
     pub value: Token,
 }
 
 impl AssetMap {
     /// The map of `cache_assets: true`, shared by all vhosts.
     pub fn shared() -> Result<Self, TokenError> {
-        Self::new(SHARED_VARIABLE, &DEFAULT_PATHS, DEFAULT_MAX_AGE)
+        Self::new("", &DEFAULT_PATHS, DEFAULT_MAX_AGE)
     }
 
     /// The map that a vhost needs for itself, if its `cache_assets` says something of its own.
@@ -30,43 +43,61 @@ impl AssetMap {
         match &spec.cache_assets {
             Some(assets) if !is_default(assets) => {
                 let paths: Vec<&str> = assets.paths.iter().map(|path| path.as_str()).collect();
-                Self::new(&own_variable(spec), &paths, assets.max_age).map(Some)
+                Self::new(&own_suffix(spec), &paths, assets.max_age).map(Some)
             }
             _ => Ok(None),
         }
     }
 
-    fn new(variable: &str, paths: &[&str], max_age: Duration) -> Result<Self, TokenError> {
-        // nginx tries them in this order, and that of names is the dear one
-        let mut patterns: Vec<Token> = paths
-            .iter()
-            .map(|path| below(path))
-            .collect::<Result<_, _>>()?;
-        patterns.push(Token::expression(&[Part::Ours(FINGERPRINTED)])?);
+    fn new(suffix: &str, paths: &[&str], max_age: Duration) -> Result<Self, TokenError> {
         Ok(Self {
-            variable: Token::variable(variable)?,
-            patterns,
-            value: Token::literal(&format!("public, max-age={}, immutable", max_age.as_secs()))?,
+            fingerprinted: Token::variable(&format!("{FINGERPRINTED}{suffix}"))?,
+            pattern: Token::expression(&[Part::Ours(FINGERPRINT)])?,
+            variable: Token::variable(&format!("{ASSET}{suffix}"))?,
+            directories: paths
+                .iter()
+                .map(|path| below(path))
+                .collect::<Result<_, _>>()?,
+            value: value(max_age)?,
         })
     }
 }
 
-/// The variable of the map that applies to a vhost; `None` where it caches nothing.
-pub(super) fn cache_control(spec: &VhostSpec) -> Result<Option<Token>, TokenError> {
-    match &spec.cache_assets {
-        None => Ok(None),
-        Some(assets) if is_default(assets) => Token::variable(SHARED_VARIABLE).map(Some),
-        Some(_) => Token::variable(&own_variable(spec)).map(Some),
-    }
+/// `None` where a vhost caches nothing.
+pub(super) fn cache_control(spec: &VhostSpec) -> Result<Option<CacheControl>, TokenError> {
+    let Some(assets) = &spec.cache_assets else {
+        return Ok(None);
+    };
+    let suffix = match is_default(assets) {
+        true => String::new(),
+        false => own_suffix(spec),
+    };
+    let paths = assets.paths.iter().map(|path| path.as_str());
+    Ok(Some(CacheControl {
+        any: Token::variable(&format!("{ASSET}{suffix}"))?,
+        elsewhere: Token::variable(&format!("{FINGERPRINTED}{suffix}"))?,
+        directories: paths
+            .filter(|path| is_ordinary(path))
+            .map(Token::literal)
+            .collect::<Result<_, _>>()?,
+        value: value(assets.max_age)?,
+    }))
+}
+
+/// Whether requests below `path` reach its location: where a segment begins with a dot, or `~` is
+/// in it, every request is looked at closely (see `site`).
+fn is_ordinary(path: &str) -> bool {
+    !path.contains("/.") && !path.contains('~')
+}
+
+fn value(max_age: Duration) -> Result<Token, TokenError> {
+    Token::literal(&format!("public, max-age={}, immutable", max_age.as_secs()))
 }
 
 /// A digest, because the name itself may be too long: a variable of 47 bytes makes nginx refuse
 /// everything ("could not build variables_hash", whose bucket size is the admin's).
-fn own_variable(spec: &VhostSpec) -> String {
-    format!(
-        "{SHARED_VARIABLE}_{}",
-        short_digest(&spec.name.to_string(), 12)
-    )
+fn own_suffix(spec: &VhostSpec) -> String {
+    format!("_{}", short_digest(&spec.name.to_string(), 12))
 }
 
 fn is_default(assets: &CacheAssets) -> bool {
@@ -88,7 +119,7 @@ fn below(path: &str) -> Result<Token, TokenError> {
         return Err(TokenError::Character(odd));
     }
     let escaped = path.replace('.', r"\.");
-    Token::expression(&[Part::Ours("~^(?:200|304) "), Part::Value(&escaped)])
+    Token::expression(&[Part::Ours("~^"), Part::Value(&escaped)])
 }
 
 fn is_path_character(character: char) -> bool {
@@ -97,10 +128,10 @@ fn is_path_character(character: char) -> bool {
 
 /// `app-5d41402a.css`, `app.5d41402abc4b.js.map`: eight to sixty-four hex digits with a letter
 /// among them, so that the date in `photo-20240101.jpg` is none.
-const FINGERPRINTED: &str =
-    r"~^(?:200|304) .*[-.](?=[0-9a-f]*[a-f])[0-9a-f]{8,64}(?:\.[a-z0-9]+){1,2}$";
+const FINGERPRINT: &str = r"~[-.](?=[0-9a-f]*[a-f])[0-9a-f]{8,64}(?:\.[a-z0-9]+){1,2}$";
 
-const SHARED_VARIABLE: &str = "vhostd_asset";
+const ASSET: &str = "vhostd_asset";
+const FINGERPRINTED: &str = "vhostd_fingerprinted";
 const DEFAULT_PATHS: [&str; 2] = ["/assets/", "/static/"];
 const DEFAULT_MAX_AGE: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
@@ -110,7 +141,7 @@ mod tests {
 
     #[test]
     fn a_path_is_matched_literally() {
-        assert_eq!(below("/v1.0/").unwrap().as_str(), r"~^(?:200|304) /v1\.0/");
+        assert_eq!(below("/v1.0/").unwrap().as_str(), r"~^/v1\.0/");
         assert_eq!(below("/a(b/"), Err(TokenError::Character('(')));
     }
 }

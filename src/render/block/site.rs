@@ -1,10 +1,12 @@
 //! P: what a vhost serves: files from disk first, then its app.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use serde::Serialize;
 
-use super::{asset, path_token, upstream_name};
+use super::asset::{self, CacheControl};
+use super::{path_token, upstream_name};
 use crate::desired::{DesiredVhost, HostFacts};
 use crate::render::token::{MAX_BYTES, Part, Token, TokenError};
 use crate::vhost::UpstreamScheme;
@@ -13,7 +15,7 @@ use crate::vhost::UpstreamScheme;
 #[derive(Debug, Serialize)]
 pub struct Site {
     pub files: Option<Files>,
-    /// The arguments of `try_files` for any URI.
+    /// The arguments of `try_files` for any URI; empty where all is the app's at once.
     pub pages: Vec<Token>,
     /// The same for URIs that end in `/`; empty without files. Apart, because `$uri.html` would
     /// be the hidden file `/.html`, and `$uri` with `index.html` behind it `/fooindex.html`.
@@ -27,10 +29,15 @@ pub struct Files {
     pub root: Token,
     /// `from=PATH`: nginx checks the links below it.
     pub links_from: Token,
-    /// The variable with the Cache-Control of a file.
-    pub cache_control: Option<Token>,
+    pub cache_control: Option<CacheControl>,
     pub gzip_static: bool,
     pub brotli_static: bool,
+    /// The pattern, without case, of all URIs that may be `hidden` or `typed` or end in `/`, and
+    /// of few others: an ordinary URI costs this one match.
+    pub special: Token,
+    /// The pattern of files that are never read from a root: hidden ones, and what editors and
+    /// databases leave behind.
+    pub hidden: Token,
     /// The pattern of files whose type is one of `types`.
     pub typed: Token,
     /// Types that nginx's own list lacks.
@@ -58,6 +65,8 @@ pub struct Proxy {
 pub struct ProxyLocation {
     pub name: Token,
     pub websocket: bool,
+    /// Where websockets go from here, if it is not for them.
+    pub websockets: Option<Token>,
     /// For requests that a proxy in front of nginx sends, which may say who the visitor is.
     pub behind_proxy: bool,
 }
@@ -79,9 +88,10 @@ pub(super) fn site(host: &HostFacts, vhost: &DesiredVhost) -> Result<Site, Token
                 &["${uri}index.html$vhostd_unread", "$vhostd_app"],
             ),
             (true, true) => (
-                &["$uri", "$uri.html", "$uri/", "=404"],
+                &["$uri", "$uri.html", "@directory"],
                 &["${uri}index.html", "=404"],
             ),
+            (false, false) if host.real_ip.is_none() => (&[], &[]),
             // `/.` is never a regular file: straight to the app
             (false, false) => (&["/.", "$vhostd_app"], &[]),
             (false, true) => (&["/.", "=404"], &[]),
@@ -103,6 +113,8 @@ fn files(host: &HostFacts, vhost: &DesiredVhost, root: &Path) -> Result<Files, T
         cache_control,
         gzip_static: precompressed && host.features.gzip_static,
         brotli_static: precompressed && host.features.brotli_static,
+        special: special()?,
+        hidden: hidden()?,
         typed: typed()?,
         types: types()?,
     })
@@ -131,8 +143,28 @@ fn proxy(host: &HostFacts, vhost: &DesiredVhost) -> Result<Option<Proxy>, TokenE
     Ok(Some(Proxy {
         pass: Token::literal(&format!("{scheme}://{}", upstream_name(&vhost.spec.name)))?,
         tls: first.scheme() == UpstreamScheme::Https,
-        locations: locations(host.real_ip.is_some())?,
+        locations: match vhost.spec.root.is_none() && host.real_ip.is_none() {
+            true => direct_locations()?,
+            false => locations(host.real_ip.is_some())?,
+        },
     }))
+}
+
+/// Where neither a file nor another proxy can come into question: `try_files` would ask the disk,
+/// and going to a named location costs nginx about a tenth of a request.
+fn direct_locations() -> Result<Vec<ProxyLocation>, TokenError> {
+    let location = |name, websockets: Option<&str>| {
+        Ok(ProxyLocation {
+            name: Token::literal(name)?,
+            websocket: websockets.is_none(),
+            websockets: websockets.map(Token::literal).transpose()?,
+            behind_proxy: false,
+        })
+    };
+    Ok(vec![
+        location("/", Some("@websocket"))?,
+        location("@websocket", None)?,
+    ])
 }
 
 /// The targets of the map `$vhostd_app`.
@@ -151,15 +183,69 @@ fn locations(behind_proxies: bool) -> Result<Vec<ProxyLocation>, TokenError> {
             Ok(ProxyLocation {
                 name: Token::literal(name)?,
                 websocket,
+                websockets: None,
                 behind_proxy,
             })
         })
         .collect()
 }
 
-fn typed() -> Result<Token, TokenError> {
+/// A segment that begins with a dot or is empty, `~` or a `/` at the end stop the first group; else
+/// it ends with the URI, whose extension is looked at. The extensions of nearly all assets are
+/// excluded first, because each alternative costs nginx about as much as a whole directory.
+fn special() -> Result<Token, TokenError> {
+    let extensions: Vec<&str> = typed_extensions()
+        .chain(LEFTOVERS.iter().copied())
+        .collect();
+    Token::expression(&[
+        Part::Ours(r"^(?:/[^./~][^/~]*+)*+(?:[/~]|(?<!\.js|\.css|\.[jps][npv]g)(?<="),
+        Part::Value(&similar(&extensions)),
+        Part::Ours("))"),
+    ])
+}
+
+/// An expression that matches each of `extensions`, which are letters and digits, and few others:
+/// an alternative for each length, with the letters that may be in each place.
+fn similar(extensions: &[&str]) -> String {
+    let mut lengths: BTreeMap<usize, Vec<BTreeSet<char>>> = BTreeMap::new();
+    for extension in extensions {
+        let places = lengths.entry(extension.len()).or_default();
+        places.resize(extension.len(), BTreeSet::new());
+        for (place, letter) in places.iter_mut().zip(extension.chars()) {
+            place.insert(letter);
+        }
+    }
+    let class = |letters: &BTreeSet<char>| {
+        let text: String = letters.iter().collect();
+        match letters.len() {
+            1 => text,
+            _ => format!("[{text}]"),
+        }
+    };
+    let alternative = |places: &Vec<BTreeSet<char>>| {
+        let classes: String = places.iter().map(class).collect();
+        format!(r"\.{classes}")
+    };
+    let alternatives: Vec<String> = lengths.values().map(alternative).collect();
+    alternatives.join("|")
+}
+
+fn hidden() -> Result<Token, TokenError> {
+    Token::expression(&[
+        Part::Ours(r"/\.(?!(?<=^/\.)well-known/)|(?i:~|\.(?:"),
+        Part::Value(&LEFTOVERS.join("|")),
+        Part::Ours("))$"),
+    ])
+}
+
+/// The type of `html` is nginx's own.
+fn typed_extensions() -> impl Iterator<Item = &'static str> {
     let extensions = TYPES.iter().flat_map(|(_, extensions)| *extensions);
-    let extensions: Vec<&str> = extensions.copied().filter(|it| *it != "html").collect();
+    extensions.copied().filter(|it| *it != "html")
+}
+
+fn typed() -> Result<Token, TokenError> {
+    let extensions: Vec<&str> = typed_extensions().collect();
     let extensions = extensions.join("|");
     Token::expression(&[
         Part::Ours(r"\.(?:"),
@@ -187,6 +273,9 @@ fn ours(texts: &[&'static str]) -> Result<Vec<Token>, TokenError> {
 }
 
 const FROM: &str = "from=";
+
+/// What editors, databases and logs leave behind.
+const LEFTOVERS: &[&str] = &["bak", "log", "orig", "sql", "swp"];
 
 /// By IANA's registry and the HTML standard. Browsers run no module script of another type than
 /// JavaScript's. `html` is what `about.md.html` is, which stands in for `about.md`.
@@ -233,6 +322,12 @@ mod tests {
             let token = links_from(root, trusted.map(Path::new)).unwrap();
             assert_eq!(token.as_str(), expected);
         }
+    }
+
+    #[test]
+    fn an_expression_for_similar_extensions_has_an_alternative_for_each_length() {
+        let extensions = ["md", "csv", "cjs", "m4a", "wasm"];
+        assert_eq!(similar(&extensions), r"\.md|\.[cm][4js][asv]|\.wasm");
     }
 
     #[test]

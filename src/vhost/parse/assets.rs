@@ -52,7 +52,7 @@ fn paths(fields: &mut Fields, problems: &mut Problems) -> Vec<AssetPath> {
         return default_paths();
     }
     if let Some(beyond) = texts.get(MAX_PATHS) {
-        // each is a regular expression that nginx tries for every file
+        // each is a location of every server block
         problems.add_with_hint(
             beyond.at,
             format!("more than {MAX_PATHS} paths"),

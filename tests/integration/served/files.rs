@@ -72,6 +72,100 @@ fn a_validated_asset_stays_immutable_and_a_redirect_below_assets_does_not_become
 }
 
 #[test]
+fn a_part_of_an_asset_is_as_immutable_as_the_whole() {
+    let served = static_site("cache_assets: true\n");
+    for path in [FINGERPRINTED, "/assets/a.css", "/static/a.mjs"] {
+        served.file(path, "asset");
+        let range = [("Range", "bytes=1-2")];
+        let stream = client::connect_tls(served.https(), NAME, &served.trust(), &[]).unwrap();
+        let answer = client::exchange(stream, "GET", NAME, path, &range).unwrap();
+        assert_eq!((answer.status, answer.text()), (206, "ss"), "{path}");
+        assert_eq!(answer.header("Cache-Control"), Some(IMMUTABLE), "{path}");
+    }
+}
+
+#[test]
+fn a_directory_of_assets_redirects_and_shows_its_index_without_a_long_life() {
+    let served = static_site("cache_assets: {paths: [/a/, /a/b.md/, /.well-known/c/, /d~e/]}\n");
+    for directory in ["/a/x-5d41402a", "/a/b.md", "/.well-known/c/d", "/d~e/f"] {
+        served.file(&format!("{directory}/index.html"), "index");
+        served.file(&format!("{directory}/file"), "asset");
+        let answer = served.get(directory);
+        let target = format!("{directory}/");
+        let location = answer.header("Location");
+        assert_eq!((answer.status, location), (301, Some(target.as_str())));
+        assert_eq!(answer.header("Cache-Control"), None, "{directory}");
+        let index = served.get(&target);
+        assert_eq!((index.status, index.text()), (200, "index"), "{target}");
+        assert_eq!(index.header("Cache-Control"), None, "{target}");
+        let file = served.get(&format!("{target}file"));
+        assert_eq!(file.text(), "asset", "{target}");
+        assert!(file.header("Cache-Control").is_some(), "{target}");
+    }
+}
+
+/// Requests below asset directories have locations of their own.
+#[test]
+fn each_leftover_is_hidden_and_each_type_right_wherever_the_file_lies() {
+    let app = App::start();
+    let (alone, beside) = (static_site("cache_assets: true\n"), hello(&app));
+    let secrets = [
+        ".env",
+        ".git/a.js",
+        "a.js~",
+        "a.bak",
+        "a.BAK",
+        "a.log",
+        "a.orig",
+        "a.sql",
+        "a.swp",
+        "a-5d41402a.Sql",
+        "x.d/.b/c.css",
+    ];
+    let typed = [
+        ("a.geojson", "application/geo+json"),
+        ("a.webmanifest", "application/manifest+json"),
+        ("a.js.map", "application/json"),
+        ("a.jsonld", "application/ld+json"),
+        ("a.wasm", "application/wasm"),
+        ("a-5d41402a.yml", "application/yaml"),
+        ("a.opus", "audio/ogg"),
+        ("a.m4a", "audio/mp4"),
+        ("a.otf", "font/otf"),
+        ("a.avif", "image/avif"),
+        ("a.glb", "model/gltf-binary"),
+        ("~a/a.csv", "text/csv"),
+        ("a-5d41402a.mjs", "text/javascript"),
+        ("a.b/c.cjs", "text/javascript"),
+        ("a.md", "text/markdown"),
+        ("a.css", "text/css"),
+        ("~a/a.html", "text/html"),
+    ];
+    for directory in ["/", "/assets/", "/static/x.y/", "/.well-known/"] {
+        for name in secrets {
+            let path = format!("{directory}{name}");
+            alone.file(&path, "secret");
+            beside.file(&path, "secret");
+            assert_eq!(alone.get(&path).status, 404, "{path}");
+            let answer = beside.get(&path);
+            assert!(answer.text().starts_with(&format!("GET {path} ")), "{path}");
+        }
+        for (name, expected) in typed {
+            let path = format!("{directory}{name}");
+            let below = ["/assets/", "/static/x.y/"].contains(&directory);
+            let asset = (below || name.contains("5d41402a")).then_some(IMMUTABLE);
+            for served in [&alone, &beside] {
+                served.file(&path, "file");
+                let answer = served.get(&path);
+                assert_eq!(answer.text(), "file", "{path}");
+                assert_eq!(answer.header("Content-Type"), Some(expected), "{path}");
+                assert_eq!(answer.header("Cache-Control"), asset, "{path}");
+            }
+        }
+    }
+}
+
+#[test]
 fn precompressed_siblings_are_used_with_cache_assets() {
     let served = static_site("cache_assets: true\n");
     served.file(FINGERPRINTED, "plain");
