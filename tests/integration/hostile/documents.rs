@@ -265,8 +265,14 @@ fn benign(app: &App) -> (App, Values) {
         if let Some(assets) = &mut vhost.cache_assets {
             for (place, path) in assets.paths.iter_mut().enumerate() {
                 if own(path) {
-                    let marker = format!("/benign-{index}-{place}/");
-                    values.push((marker.clone(), path.as_str().replace('.', "\\\\.")));
+                    let path_text = path.as_str();
+                    // a path with one of these has no location of its own
+                    let apart = path_text.contains("/.") || path_text.contains('~');
+                    let tilde = if apart { "~" } else { "" };
+                    let marker = format!("/{tilde}benign-{index}-{place}/");
+                    let escaped = path_text.replace('.', "\\\\.");
+                    values.push((format!("~^{marker}"), format!("~^{escaped}")));
+                    values.push((marker.clone(), path_text.to_owned()));
                     *path = AssetPath::parse(&marker).unwrap();
                 }
             }
