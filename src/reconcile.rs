@@ -20,6 +20,7 @@ pub(crate) mod candidate;
 pub(crate) mod neighbours; // P what the hand-written sites mean for us
 mod remedy; // R what a person can do about a generation that does not serve
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use time::OffsetDateTime;
@@ -67,8 +68,9 @@ pub struct Applied {
     pub wanted: Vec<WantedCertificate>,
     /// Whether a challenge for a name without a vhost is answered already.
     pub answers_early_challenges: bool,
-    /// Whether `report.rejected` speaks of the vhost files as they are now.
-    pub read_files: bool,
+    /// The apps that a rollback holds: of their files, `report.rejected` says nothing. `None`: no vhost
+    /// file was read.
+    pub held: Option<BTreeSet<AppName>>,
 }
 
 /// What kept a reconcile from even deciding; what served before still serves.
@@ -292,6 +294,7 @@ fn run(
     progress.finished(StepName::Read, read_detail(&intent));
     let state_dir = &installation.settings.state_dir;
     let of_files = intent.of_files;
+    let held_apps = intent.held.keys().cloned().collect();
     let (pin, pin_before) = (intent.pin.clone(), intent.pin_before.clone());
     let misnamed: Vec<_> = report::misnamed(&intent.misnamed).collect();
     let mut candidate = Candidate::new(installation, intent, request, &active)?;
@@ -360,7 +363,7 @@ fn run(
     Ok(Applied {
         report,
         answers_early_challenges: candidate.answers_early_challenges(),
-        read_files: of_files,
+        held: of_files.then_some(held_apps),
         wanted: candidate.wanted,
     })
 }

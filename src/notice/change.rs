@@ -10,6 +10,7 @@ use super::words::{self, Words};
 use super::{Event, Notice, Subject, SubjectKind, Weight};
 use crate::certificate::{CertificateName, Validity};
 use crate::reconcile::report::Rejected;
+use crate::vhost::AppName;
 
 /// What the operator knows.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
@@ -64,6 +65,8 @@ pub struct Observed {
     pub applied: Option<Result<(), Unapplied>>,
     /// One for each app.
     pub rejected: Option<Vec<Rejected>>,
+    /// Apps of whose files these say nothing: what was told of them stays.
+    pub held: BTreeSet<AppName>,
     pub served: Option<Vec<Difference>>,
     /// How long nginx may be down without a word: as it is while a package is upgraded.
     pub patience: Duration,
@@ -400,6 +403,12 @@ impl Comparing {
             return;
         };
         let present = rejected.iter();
+        let held: Vec<(&AppName, Standing)> = seen
+            .held
+            .iter()
+            .filter(|app| rejected.iter().all(|it| it.name != app.as_str()))
+            .filter_map(|app| Some((app, self.take(Topic::Vhost, app.as_str())?)))
+            .collect();
         self.settle(
             Topic::Vhost,
             SubjectKind::Vhost,
@@ -412,6 +421,9 @@ impl Comparing {
                 .collect(),
             words::vhost_recovered,
         );
+        for (app, standing) in held {
+            self.put(Topic::Vhost, app.as_str(), standing);
+        }
     }
 
     fn served(&mut self, seen: &Observed) {

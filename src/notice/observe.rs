@@ -16,6 +16,7 @@ use crate::reconcile::report::Report;
 use crate::reconcile::{Applied, ReconcileError};
 use crate::served::ServedRecord;
 use crate::status::StatusRecord;
+use crate::vhost::AppName;
 
 /// What is known of the last reconcile.
 #[derive(Clone, Debug)]
@@ -33,8 +34,9 @@ pub struct News {
 pub enum Reconciled {
     Applied {
         report: Arc<Report>,
-        /// Whether it speaks of the vhost files as they are.
-        read_files: bool,
+        /// The apps of whose files it says nothing, because a rollback holds them. `None`: it speaks of
+        /// no vhost file as it is.
+        held: Option<BTreeSet<AppName>>,
     },
     /// Nothing could even be decided: a fragment that fits "failed to …".
     Failed(String),
@@ -54,7 +56,7 @@ impl News {
         self.wanted = Some(Arc::new(applied.wanted.clone()));
         self.reconciled = Some(Reconciled::Applied {
             report: Arc::new(applied.report.clone()),
-            read_files: applied.read_files,
+            held: applied.held.clone(),
         });
     }
 
@@ -73,10 +75,10 @@ impl News {
     pub fn says_the_same(&self, other: &Self) -> bool {
         let same = match (&self.reconciled, &other.reconciled) {
             (
-                Some(Reconciled::Applied { report, read_files }),
+                Some(Reconciled::Applied { report, held }),
                 Some(Reconciled::Applied {
                     report: before,
-                    read_files: read_before,
+                    held: held_before,
                 }),
             ) => {
                 report.generation == before.generation
@@ -84,7 +86,7 @@ impl News {
                     && report.nginx_running == before.nginx_running
                     && report.nginx_upgrading == before.nginx_upgrading
                     && report.rejected == before.rejected
-                    && read_files == read_before
+                    && held == held_before
             }
             (Some(Reconciled::Failed(now)), Some(Reconciled::Failed(before))) => now == before,
             _ => false,
@@ -122,7 +124,7 @@ pub fn observe(news: &News, now: OffsetDateTime, patience: Duration) -> Observed
                 hint: None,
             }));
         }
-        Some(Reconciled::Applied { report, read_files }) => {
+        Some(Reconciled::Applied { report, held }) => {
             seen.nginx_running = Some(report.nginx_running);
             // an nginx that is down or being upgraded takes nothing, and says nothing about it
             if report.nginx_running && !report.nginx_upgrading {
@@ -132,7 +134,8 @@ pub fn observe(news: &News, now: OffsetDateTime, patience: Duration) -> Observed
                 });
                 seen.applied = Some(unapplied.map_or(Ok(()), Err));
             }
-            seen.rejected = read_files.then(|| report.rejected.clone());
+            seen.rejected = held.is_some().then(|| report.rejected.clone());
+            seen.held = held.clone().unwrap_or_default();
         }
     }
     seen

@@ -331,14 +331,22 @@ fn what_is_not_known_ends_nothing() {
         served: Some(Vec::new()),
         ..Observed::default()
     };
+    // a rollback serves another version than that of the file, which is as wrong as it was
+    let held = Observed {
+        rejected: Some(Vec::new()),
+        held: ["shop".parse().unwrap()].into(),
+        ..Observed::default()
+    };
     let states = [
         (wrong.clone(), start()),
         (Observed::default(), start()),
+        (held, start()),
         (wrong, start()),
         (well, start()),
     ];
     let expected: &[&[&str]] = &[
         &["reload_failed", "vhost_rejected", "served_differs"],
+        &[],
         &[],
         &[],
         &["reload_recovered", "vhost_recovered", "served_recovered"],
