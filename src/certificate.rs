@@ -174,6 +174,9 @@ pub struct WantedCertificate {
     /// The user whose vhost file asks for it.
     #[serde(default)]
     pub uid: u32,
+    /// The app that it is for: where many certificates wait, apps are served in turns.
+    #[serde(default)]
+    pub app: Option<Box<str>>,
 }
 
 /// How control of the identifiers is proven (RFC 8555 §8).
@@ -217,6 +220,7 @@ impl WantedCertificate {
             challenge: Challenge::default(),
             files: None,
             uid: 0,
+            app: None,
         })
     }
 
@@ -312,6 +316,8 @@ pub struct CertificateRequest {
     pub forced: bool,
     /// [`Attempts::failures`] at that time: one more means that somebody else has just tried.
     pub failures: u32,
+    /// [`WantedCertificate::app`]
+    pub app: Option<Box<str>>,
 }
 
 impl CertificateRequest {
@@ -341,6 +347,7 @@ impl CertificateRequest {
             insisted: false,
             forced: false,
             failures: attempts.map_or(0, |attempts| attempts.failures),
+            app: wanted.app.clone(),
         }
     }
 
@@ -355,6 +362,7 @@ impl CertificateRequest {
             challenge: self.challenge.clone(),
             files: None,
             uid: self.uid,
+            app: self.app.clone(),
         }
     }
 

@@ -331,7 +331,9 @@ impl Daemon {
             return;
         };
         if std::mem::take(&mut self.pending.certificate) {
-            let not_before = self.pace.not_before(Reason::Certificate, false, now);
+            let not_before =
+                self.pace
+                    .not_before(Reason::Certificate, self.orders.is_signing(), now);
             waiting.not_before = waiting.not_before.min(not_before);
         }
         // what users may ask for keeps root from nothing

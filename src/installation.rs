@@ -261,13 +261,17 @@ impl Installation {
 
     /// The location that proves a generation, and the certificate of the reserved name.
     pub fn probe(&self, now: OffsetDateTime) -> Result<Probe, StoreError> {
-        let stored = self
-            .certificates
-            .ensure_placeholder(&reserved_certificate(), now)?;
+        let stored = self.shared_placeholder(now)?;
         Ok(Probe {
             secret: self.probe_secret.clone(),
             certificate: CertificateFiles::from(&stored),
         })
+    }
+
+    /// The certificate of the reserved name, which also stands in for others until they are there.
+    pub fn shared_placeholder(&self, now: OffsetDateTime) -> Result<StoredCertificate, StoreError> {
+        self.certificates
+            .ensure_placeholder(&reserved_certificate(), now)
     }
 
     /// Who had each name first. A missing file is a fresh start where nothing was ever activated.
@@ -380,6 +384,7 @@ fn reserved_certificate() -> WantedCertificate {
         challenge: Challenge::default(),
         files: None,
         uid: 0,
+        app: None,
     }
 }
 

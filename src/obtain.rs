@@ -58,6 +58,8 @@ pub struct Obtaining {
     asked_at_once: Arc<Semaphore>,
     /// Likewise: no order by http-01 waits until DNS shows something.
     dns_slots: Slots,
+    /// Likewise: no order waits until keys of our own CA's certificates are computed.
+    internal_slots: Slots,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -78,6 +80,9 @@ const USUAL: Duration = Duration::from_secs(5);
 
 const QUESTIONS_AT_ONCE: usize = 4;
 
+/// Certificates of our own CA at a time: what they cost is computing.
+const KEYS_AT_ONCE: usize = 2;
+
 impl Obtaining {
     /// Asks no network.
     pub fn new(installation: &Installation, clock: Clock) -> Result<Self, ObtainingError> {
@@ -97,6 +102,7 @@ impl Obtaining {
             slots: Slots::new(ORDERS_AT_ONCE, USUAL),
             asked_at_once: Arc::new(Semaphore::new(QUESTIONS_AT_ONCE)),
             dns_slots: Slots::new(ORDERS_AT_ONCE, Duration::MAX),
+            internal_slots: Slots::new(KEYS_AT_ONCE, Duration::MAX),
         })
     }
 
@@ -129,6 +135,7 @@ impl Obtaining {
             slots: Slots::new(ORDERS_AT_ONCE, USUAL),
             asked_at_once: Arc::new(Semaphore::new(QUESTIONS_AT_ONCE)),
             dns_slots: Slots::new(ORDERS_AT_ONCE, Duration::MAX),
+            internal_slots: Slots::new(KEYS_AT_ONCE, Duration::MAX),
         })
     }
 
@@ -189,10 +196,12 @@ impl Obtaining {
 
     /// Waits for its turn, then obtains the certificate.
     pub async fn obtain(&self, mut request: CertificateRequest) -> Obtained {
-        let slot = match request.challenge {
-            Challenge::Http01 => self.slots.slot(),
-            Challenge::Dns01(_) => self.dns_slots.slot(),
+        let slots = match (request.issuer, &request.challenge) {
+            (Issuer::Internal, _) => &self.internal_slots,
+            (_, Challenge::Http01) => &self.slots,
+            (_, Challenge::Dns01(_)) => &self.dns_slots,
         };
+        let slot = slots.slot(request.app.clone());
         slot.to_order().await;
         if self.reuse_key
             && let Ok(Some(stored)) = self.store.newest(&request.name)
@@ -286,6 +295,18 @@ impl fmt::Debug for Obtaining {
             .field("terms", &self.terms)
             .finish_non_exhaustive()
     }
+}
+
+/// Obtains what vhostd's own CA has yet to sign of `wanted`, which asks no network: what a command
+/// without a daemon owes whoever runs it. Whether anything was stored.
+pub async fn obtain_internal(
+    obtaining: &Obtaining,
+    wanted: &[WantedCertificate],
+) -> Result<bool, ObtainingError> {
+    let mut due = obtaining.schedule(wanted)?.due;
+    due.retain(|request| request.issuer == Issuer::Internal);
+    let obtained = obtaining.obtain_all(due).await;
+    Ok(obtained.values().any(Obtained::is_stored))
 }
 
 /// Obtains what is due of `wanted`: `reload --wait` without a daemon.

@@ -236,7 +236,7 @@ impl InternalCa {
     }
 
     /// Whether the operator wants certificates for these.
-    fn check(&self, identifiers: &[Identifier]) -> Result<(), InternalError> {
+    pub fn check(&self, identifiers: &[Identifier]) -> Result<(), InternalError> {
         let permit = self.permit.as_ref();
         let refused = |it: &&Identifier| permit.is_some_and(|permit| !permit.permits(it));
         match identifiers.iter().find(refused) {

@@ -2,6 +2,7 @@
 //! test could predict is no key.)
 
 use std::fmt;
+use std::sync::{Mutex, PoisonError};
 
 use rcgen::{
     CertificateParams, DistinguishedName, KeyPair, PublicKeyData, RsaKeySize, SanType, SerialNumber,
@@ -47,9 +48,7 @@ impl PrivateKeyPem {
         let pair = match key_type {
             KeyType::EcdsaP256 => KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256),
             KeyType::EcdsaP384 => KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384),
-            KeyType::Rsa2048 => {
-                KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, RsaKeySize::_2048)
-            }
+            KeyType::Rsa2048 => generate_rsa(),
         };
         pair.map(|pair| Self(pair.serialize_pem()))
             .map_err(KeyError::Make)
@@ -78,6 +77,13 @@ impl PrivateKeyPem {
         };
         self.pair().is_ok_and(|pair| pair.algorithm() == wanted)
     }
+}
+
+/// One at a time, so that a host of two cores serves and reloads while hundreds are made.
+fn generate_rsa() -> Result<KeyPair, rcgen::Error> {
+    static TURN: Mutex<()> = Mutex::new(());
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, RsaKeySize::_2048)
 }
 
 /// Of a DER SubjectPublicKeyInfo; `None`: of one that is never made here.

@@ -1,6 +1,7 @@
 //! W: lock → still due? → order → check → store: what the daemon and `vhostd renew` call.
 
 mod allowance; // W what the CA allows, asked before an order and kept after it
+mod queue; // P which of many waiting certificates is next
 mod remarks; // W what looked odd, told once
 mod slot; // P how many are in which step at a time
 mod turn; // W nobody else obtains it meanwhile, nor another of the same names

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::reload::{announce, failed, request, through_daemon};
+use super::reload::{announce, failed, request, sign_internal, through_daemon};
 use super::{Exit, open, runtime, verdict};
 use crate::adoption::lineage::LineageError;
 use crate::adoption::standing::{Standing, Use};
@@ -208,10 +208,16 @@ fn serve(installation: &Installation, quiet: bool) -> Result<Report, Exit> {
         return Ok(report);
     }
     let mut show = |step: &_| announce(step, quiet);
-    let request = request(Reason::Reload);
-    let applied = reconcile::reconcile(installation, &request, vec![Reload::OF_ALL], &mut show);
-    let applied = applied.map_err(|error| failed(&error, false))?;
-    Ok(applied.report)
+    let mut run = |reason, reloads| {
+        let request = request(reason);
+        let applied = reconcile::reconcile(installation, &request, reloads, &mut show);
+        applied.map_err(|error| failed(&error, false))
+    };
+    let applied = run(Reason::Reload, vec![Reload::OF_ALL])?;
+    if !sign_internal(installation, &applied, &runtime)? {
+        return Ok(applied.report);
+    }
+    Ok(run(Reason::Certificate, Vec::new())?.report)
 }
 
 fn shown(path: &Path) -> String {

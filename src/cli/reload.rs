@@ -8,15 +8,16 @@ use serde::de::DeserializeOwned;
 
 use super::stop::until_stopped;
 use super::{Exit, hooks, open, output, runtime, verdict};
+use crate::certificate::Issuer;
 use crate::clock;
 use crate::control::{Line, Question, Request, client};
 use crate::generation::manifest::Reason;
 use crate::installation::Installation;
 use crate::notice::observe::News;
-use crate::obtain::{Obtaining, obtain_due};
+use crate::obtain::{Obtaining, obtain_due, obtain_internal};
 use crate::reconcile::pin::{self, Requester};
 use crate::reconcile::report::{CertificateSummary, Report, Step};
-use crate::reconcile::{self, ReconcileError};
+use crate::reconcile::{self, Applied, ReconcileError};
 use crate::settings::Settings;
 
 #[derive(Args, Debug)]
@@ -85,19 +86,23 @@ impl Reload {
         if !applied.report.succeeded() {
             return Ok(applied.report);
         }
-        let wanted = applied.wanted;
         let failed = |error| output::failed(&error);
         let obtaining = Obtaining::new(installation, clock::system()).map_err(failed)?;
-        let summary = if self.wait {
-            until_stopped(runtime, obtain_due(&obtaining, &wanted))?
+        let (summary, stored) = if self.wait {
+            let summary = until_stopped(runtime, obtain_due(&obtaining, &applied.wanted))?;
+            let summary = summary.map_err(failed)?;
+            let stored = !summary.ordered.is_empty();
+            (summary, stored)
         } else {
+            let stored = sign_internal(installation, &applied, runtime)?;
             let mut summary = CertificateSummary::default();
-            summary.add_failing(&obtaining, &wanted).map(|()| summary)
+            let added = summary.add_failing(&obtaining, &applied.wanted);
+            added.map_err(failed)?;
+            (summary, stored)
         };
-        let summary = summary.map_err(failed)?;
-        let mut report = match summary.ordered.is_empty() {
-            true => applied.report,
-            false => run(Reason::Certificate, Vec::new())?.report,
+        let mut report = match stored {
+            false => applied.report,
+            true => run(Reason::Certificate, Vec::new())?.report,
         };
         report.certificates = summary;
         Ok(report)
@@ -119,6 +124,23 @@ impl Reload {
             false => Exit::Usage,
         }
     }
+}
+
+/// Without a daemon: obtains what vhostd's own CA has yet to sign, and was not signed under the lock.
+/// Whether there is something new to serve.
+pub(super) fn sign_internal(
+    installation: &Installation,
+    applied: &Applied,
+    runtime: &tokio::runtime::Runtime,
+) -> Result<bool, Exit> {
+    let mut issuers = applied.wanted.iter().map(|wanted| wanted.issuer);
+    if !applied.report.succeeded() || issuers.all(|issuer| issuer != Issuer::Internal) {
+        return Ok(false);
+    }
+    let failed = |error| output::failed(&error);
+    let obtaining = Obtaining::new(installation, clock::system()).map_err(failed)?;
+    let signing = obtain_internal(&obtaining, &applied.wanted);
+    until_stopped(runtime, signing)?.map_err(failed)
 }
 
 /// Asks the daemon, where one runs; `None` where none does. `json`: what is printed is for programs.

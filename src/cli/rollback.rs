@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use clap::Args;
 
-use super::reload::{announce, failed, request, through_daemon};
+use super::reload::{announce, failed, request, sign_internal, through_daemon};
 use super::{Exit, hooks, open, output, runtime, verdict};
 use crate::control::Request;
 use crate::generation::manifest::Reason;
 use crate::notice::observe::News;
+use crate::reconcile;
 use crate::reconcile::report::{Report, Step};
 use crate::reconcile::rollback::{self, roll_back_to};
 use crate::settings::Settings;
@@ -45,7 +46,7 @@ impl Rollback {
         let (report, news) = match runtime.block_on(through_daemon(&settings, &asked, self.json)) {
             Err(exit) => return exit,
             Ok(Some(report)) => (report, None),
-            Ok(None) => match self.by_itself(&rollback, settings) {
+            Ok(None) => match self.by_itself(&rollback, settings, &runtime) {
                 Err(exit) => return exit,
                 Ok((report, news)) => (report, Some(news)),
             },
@@ -66,16 +67,26 @@ impl Rollback {
         &self,
         rollback: &rollback::Rollback,
         settings: Settings,
+        runtime: &tokio::runtime::Runtime,
     ) -> Result<(Report, News), Exit> {
         let installation = Arc::new(open(settings)?);
         let mut news = News::of(installation.clone());
         let mut show = |step: &Step| announce(step, self.json);
-        let request = request(Reason::Rollback);
-        let applied = roll_back_to(&installation, rollback, &request, &mut show);
+        let asked = request(Reason::Rollback);
+        let applied = roll_back_to(&installation, rollback, &asked, &mut show);
         // what was not rolled back is the caller's to know, and changed nothing
         let applied = applied.map_err(|error| failed(&error, self.json))?;
         news.applied(&applied);
-        Ok((applied.report, news))
+        let report = match sign_internal(&installation, &applied, runtime)? {
+            false => applied.report,
+            true => {
+                let request = request(Reason::Certificate);
+                let refreshed = reconcile::refresh(&installation, &request, &mut |_| {});
+                news.reconciled(&refreshed);
+                refreshed.map_err(|error| failed(&error, self.json))?.report
+            }
+        };
+        Ok((report, news))
     }
 }
 

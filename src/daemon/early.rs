@@ -1,6 +1,6 @@
 //! P: which orders may begin before the vhosts that they are for are live.
 
-use crate::certificate::{Identifier, WantedCertificate};
+use crate::certificate::{CertificateRequest, Identifier, Issuer, WantedCertificate};
 use crate::generation::manifest::ServedName;
 
 /// Whether nginx answers the challenges of `wanted` already: for a name that no vhost serves, the
@@ -27,10 +27,15 @@ pub(super) fn is_answered_already(
     identifiers.all(|identifier| !is_served(identifier) || is_ordered(identifier))
 }
 
+/// Whether our own CA signs it in a moment, when the vhost is applied.
+pub(super) fn is_made_when_applied(request: &CertificateRequest) -> bool {
+    request.issuer == Issuer::Internal && request.key_type.is_ecdsa()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::certificate::{Challenge, Issuer};
+    use crate::certificate::Challenge;
 
     fn wanted(names: &[&str], issuer: Issuer, challenge: Challenge) -> WantedCertificate {
         let identifiers = names.iter().map(|name| Identifier::Dns((*name).into()));

@@ -7,10 +7,10 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::Event;
 use super::batch::Batch;
-use super::early::is_answered_already;
+use super::early::{is_answered_already, is_made_when_applied};
 use crate::certificate::renew::Obtained;
 use crate::certificate::renewal_info::Inquiry;
-use crate::certificate::{CertificateName, CertificateRequest, WantedCertificate};
+use crate::certificate::{CertificateName, CertificateRequest, Issuer, WantedCertificate};
 use crate::clock::Clock;
 use crate::control::{Answer, Line, RenewalResult, Renewed, Request};
 use crate::desired;
@@ -35,6 +35,8 @@ pub(super) struct Orders {
     obtaining: Option<Obtaining>,
     wanted: Vec<WantedCertificate>,
     in_flight: BTreeSet<CertificateName>,
+    /// Those of them that our own CA signs.
+    being_signed: BTreeSet<CertificateName>,
     /// About which the CA is being asked.
     asked: BTreeSet<CertificateName>,
     /// Of vhosts that do not serve yet.
@@ -77,6 +79,7 @@ impl Orders {
             obtaining: None,
             wanted: Vec::new(),
             in_flight: BTreeSet::new(),
+            being_signed: BTreeSet::new(),
             asked: BTreeSet::new(),
             early: None,
             ended: BTreeMap::new(),
@@ -99,6 +102,15 @@ impl Orders {
         self.wanted = wanted;
         self.early = None;
         self.next_due = Some(Instant::now());
+    }
+
+    /// Whether our own CA has yet to sign a certificate.
+    pub(super) fn is_signing(&self) -> bool {
+        !self.being_signed.is_empty()
+    }
+
+    pub(super) fn signs(&self, name: &CertificateName) -> bool {
+        self.being_signed.contains(name)
     }
 
     pub(super) fn next_due(&self) -> Option<Instant> {
@@ -180,9 +192,12 @@ impl Orders {
                 schedule.due.retain(|request| {
                     let mut wanted = wanted.iter().filter(|it| it.name == request.name);
                     wanted.all(|it| is_answered_already(it, &active.names, &self.wanted))
+                        && !is_made_when_applied(request)
                 });
                 let due: BTreeSet<_> = schedule.due.iter().map(|request| &request.name).collect();
                 let due = wanted.iter().filter(|wanted| due.contains(&wanted.name));
+                // keys take their time, and others do not wait for that
+                let due = due.filter(|wanted| wanted.issuer != Issuer::Internal);
                 let lacking = due.filter(|wanted| !obtaining.has_good(wanted));
                 let lacking: Vec<_> = lacking.map(|wanted| wanted.name.clone()).collect();
                 self.start(&obtaining, schedule.due, events);
@@ -213,6 +228,7 @@ impl Orders {
     /// Notes the end of an order. Returns whether there is something new to serve.
     pub(super) fn finished(&mut self, name: &CertificateName, obtained: &Obtained) -> bool {
         self.in_flight.remove(name);
+        self.being_signed.remove(name);
         let stored = obtained.is_stored();
         if !stored {
             // what was stored is looked at once it is served
@@ -429,6 +445,9 @@ impl Orders {
         for request in requests {
             if !self.in_flight.insert(request.name.clone()) {
                 continue;
+            }
+            if request.issuer == Issuer::Internal {
+                self.being_signed.insert(request.name.clone());
             }
             tracing::info!(identifier = %request.name, "obtaining a certificate");
             let (obtaining, events) = (obtaining.clone(), events.clone());

@@ -2,7 +2,8 @@
 //!
 //! Each reload leaves old workers behind, which live as long as their longest connection. So the
 //! first change is served at once, and a flood of them about once a second, or, where a reload
-//! takes long, half of the time at most is spent with it.
+//! takes long, half of the time at most is spent with it. Edits wait for edits: what certificates
+//! cost is not theirs.
 
 use std::time::{Duration, Instant};
 
@@ -11,6 +12,8 @@ use crate::reconcile::report::{Report, StepName};
 
 /// Between the end of a reload and the next one that files ask for.
 const REST: Duration = Duration::from_secs(1);
+/// Between two that certificates ask for, while our own CA signs more of them.
+const SIGNING: Duration = Duration::from_secs(3);
 /// As many times as long as the last reload took, if that is longer.
 const FACTOR: u32 = 2;
 
@@ -18,6 +21,8 @@ const FACTOR: u32 = 2;
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Pace {
     last: Option<Reload>,
+    /// When the last one ended that was not for certificates alone.
+    last_edit: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -29,7 +34,7 @@ struct Reload {
 impl Pace {
     /// Remembers a reconcile that told nginx to reload. How long one took that failed says nothing
     /// (nginx tries a taken port for 2.5 s), and who mends it should not wait for that.
-    pub(super) fn note(&mut self, report: &Report, now: Instant) {
+    pub(super) fn note(&mut self, report: &Report, reason: Reason, now: Instant) {
         let mut steps = report.steps.iter();
         if steps.any(|step| step.step == StepName::Reload) {
             let ms: f64 = match report.succeeded() {
@@ -40,22 +45,26 @@ impl Pace {
                 end: now,
                 took: Duration::from_secs_f64(ms.max(0.0) / 1000.0),
             });
+            if reason != Reason::Certificate {
+                self.last_edit = Some(now);
+            }
         }
     }
 
-    /// When a batch for `reason` may be applied. Root's reload waits for nobody, and his rollback for a
-    /// second at most; users (`by_users`) wait as files do. A certificate comes once in weeks, and a site
-    /// waits for it.
-    pub(super) fn not_before(self, reason: Reason, by_users: bool, now: Instant) -> Instant {
+    /// When a batch for `reason` may be applied. Root's reload waits for none, and root's rollback for
+    /// a second at most. A certificate comes once in weeks, and a site waits for it. `spaced`: users ask,
+    /// who wait as files do, or many certificates are being signed, which come one by one.
+    pub(super) fn not_before(self, reason: Reason, spaced: bool, now: Instant) -> Instant {
         let Some(Reload { end, took }) = self.last else {
             return now;
         };
-        let long = took * FACTOR;
+        let long = end + took * FACTOR;
         match reason {
-            Reason::File => end + long.max(REST),
-            Reason::Reload | Reason::Rollback if by_users => end + long.max(REST),
+            Reason::File => long.max(self.last_edit.map_or(long, |edit| edit + REST)),
+            Reason::Reload | Reason::Rollback if spaced => long.max(end + REST),
             Reason::Rollback => end + REST,
-            Reason::Certificate => end + long,
+            Reason::Certificate if spaced => long.max(end + SIGNING),
+            Reason::Certificate => long,
             Reason::Reload | Reason::Setup | Reason::Start => now,
         }
     }
@@ -67,7 +76,7 @@ mod tests {
     use crate::reconcile::base_report;
     use crate::reconcile::report::Step;
 
-    fn after(ms: f64, now: Instant) -> Pace {
+    fn after(ms: f64, reason: Reason, now: Instant) -> Pace {
         let mut report = base_report(1);
         report.steps = [StepName::Test, StepName::Reload]
             .map(|step| Step {
@@ -77,14 +86,17 @@ mod tests {
             })
             .into();
         let mut pace = Pace::default();
-        pace.note(&report, now);
+        pace.note(&report, reason, now);
         pace
     }
 
     #[test]
     fn edits_wait_a_second_or_twice_as_long_as_a_reload_and_certificates_only_the_latter() {
         let now = Instant::now();
-        let wait = |ms, reason| after(ms, now).not_before(reason, false, now) - now;
+        let wait = |ms, reason| {
+            let pace = after(ms, Reason::File, now);
+            pace.not_before(reason, false, now) - now
+        };
         assert_eq!(wait(40.0, Reason::File), Duration::from_secs(1));
         assert_eq!(wait(3000.0, Reason::File), Duration::from_secs(6));
         assert_eq!(wait(40.0, Reason::Certificate), Duration::from_millis(80));
@@ -96,7 +108,10 @@ mod tests {
     #[test]
     fn a_users_rollback_and_reload_wait_as_edits_do_and_roots_rollback_a_second() {
         let now = Instant::now();
-        let wait = |reason, by_users| after(3000.0, now).not_before(reason, by_users, now) - now;
+        let wait = |reason, by_users| {
+            let pace = after(3000.0, Reason::File, now);
+            pace.not_before(reason, by_users, now) - now
+        };
         for reason in [Reason::Reload, Reason::Rollback] {
             assert_eq!(wait(reason, true), wait(Reason::File, false));
         }
@@ -114,8 +129,23 @@ mod tests {
             detail: String::new(),
         }];
         let mut pace = Pace::default();
-        pace.note(&report, now);
+        pace.note(&report, Reason::File, now);
         assert_eq!(pace.not_before(Reason::File, false, now) - now, REST);
+    }
+
+    #[test]
+    fn certificates_that_our_own_ca_signs_one_by_one_are_served_together_and_hold_up_no_edit() {
+        let now = Instant::now();
+        let pace = after(40.0, Reason::Certificate, now);
+        let wait = |reason, being_signed| pace.not_before(reason, being_signed, now) - now;
+        assert_eq!(wait(Reason::Certificate, true), SIGNING);
+        assert_eq!(wait(Reason::Certificate, false), Duration::from_millis(80));
+        assert_eq!(wait(Reason::File, true), Duration::from_millis(80));
+        // what was edited before rests as long as ever
+        let mut edited = after(40.0, Reason::File, now);
+        let later = now + Duration::from_millis(300);
+        edited.last = after(40.0, Reason::Certificate, later).last;
+        assert_eq!(edited.not_before(Reason::File, true, later), now + REST);
     }
 
     #[test]
@@ -123,7 +153,7 @@ mod tests {
         let now = Instant::now();
         let mut pace = Pace::default();
         assert_eq!(pace.not_before(Reason::File, false, now), now);
-        pace.note(&base_report(1), now);
+        pace.note(&base_report(1), Reason::File, now);
         assert_eq!(pace.not_before(Reason::File, false, now), now);
     }
 }

@@ -77,9 +77,7 @@ impl Daemon {
         if batch.rollback().is_some() {
             self.watch = Some(watch);
             let now = Instant::now();
-            let not_before = self
-                .pace
-                .not_before(batch.reason(), batch.is_by_users(), now);
+            let not_before = self.not_before(batch.reason(), batch.is_by_users(), now);
             self.phase = Phase::Spaced(batch, not_before);
             self.roll_back_when_ready(now);
             return;
@@ -142,13 +140,22 @@ impl Daemon {
         let by_users = batch.is_by_users() && intent.changes_files();
         self.phase = Phase::Awaiting(Waiting {
             until: self.expecting.get_or_insert(Expecting::from(now)).ends(),
-            not_before: self.pace.not_before(batch.reason(), by_users, now),
+            not_before: self.not_before(batch.reason(), by_users, now),
             read_at: now,
             intent: Box::new(intent),
             batch,
             names,
         });
         self.apply_when_ready(now);
+    }
+
+    /// `by_users`: users of the host ask, and not root.
+    pub(super) fn not_before(&self, reason: Reason, by_users: bool, now: Instant) -> Instant {
+        let spaced = match reason {
+            Reason::Certificate => self.orders.is_signing(),
+            _ => by_users,
+        };
+        self.pace.not_before(reason, spaced, now)
     }
 
     pub(super) fn apply_when_ready(&mut self, now: Instant) {
@@ -241,7 +248,8 @@ impl Daemon {
         applied.report.warnings.extend(waiting);
         self.told.log(&applied.report, batch.reason());
         let _ = self.witness.send(applied.report.clone());
-        self.pace.note(&applied.report, Instant::now());
+        self.pace
+            .note(&applied.report, batch.reason(), Instant::now());
         if !applied.report.nginx_running || applied.report.nginx_upgrading {
             self.next_rescan = Instant::now() + RESCAN_SOON;
         }
@@ -299,11 +307,16 @@ impl Daemon {
     }
 
     pub(super) fn on_obtained(&mut self, name: &CertificateName, obtained: &Obtained) {
+        let signed = self.orders.signs(name);
         let stored = self.orders.finished(name, obtained);
         if let Some(herald) = &self.herald {
             herald.stir();
         }
-        if stored && let Some(expecting) = &mut self.expecting {
+        // no batch waits for our own CA
+        if stored
+            && !signed
+            && let Some(expecting) = &mut self.expecting
+        {
             expecting.progress = Instant::now();
         }
         let ends = self.expecting.map(Expecting::ends);

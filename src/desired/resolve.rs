@@ -46,6 +46,7 @@ fn certificates(app: &App, vhost: &VhostSpec, default: &TlsDefaults) -> Vec<Want
         key_type: tls.key_types.first(),
         files: vhost.tls.files.clone(),
         uid: app.uid,
+        app: Some(app.name.as_str().into()),
         ..wanted
     };
     let further = tls.key_types.second();

@@ -10,6 +10,7 @@ mod withhold; // P versions of apps that are not served, and why
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use time::OffsetDateTime;
 
@@ -68,6 +69,9 @@ pub(crate) struct Candidate<'a> {
     refused_active: Option<TestError>,
     /// The hand-written files before nginx was asked about them in this run.
     looked_at: Option<IncludedFiles>,
+    /// Until when certificates and placeholders are made in this run, under the lock; `None`: none
+    /// was asked for yet.
+    making_ends: Option<Instant>,
     /// What failed last.
     pub(crate) setback: Option<Setback>,
 }
@@ -132,6 +136,7 @@ impl<'a> Candidate<'a> {
                 .map_or_else(|| active.survey.clone(), |look| look.survey),
             refused_active: None,
             looked_at: None,
+            making_ends: None,
             setback: Setback::read(&installation.settings.state_dir),
             intent,
         })

@@ -44,6 +44,7 @@ mod renewal;
 mod rollback;
 mod sandbox;
 mod served;
+mod signing;
 mod silent;
 mod socket;
 mod state;

@@ -3,14 +3,15 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
+
+use super::queue::{App, Permit, Queue};
 
 /// Shared by everyone who obtains certificates in the same way. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Slots {
-    orders: Arc<Semaphore>,
-    stores: Arc<Semaphore>,
+    orders: Arc<Queue>,
+    stores: Arc<Queue>,
     patience: Duration,
 }
 
@@ -19,13 +20,14 @@ pub struct Slots {
 #[derive(Debug)]
 pub struct Slot {
     slots: Slots,
+    app: App,
     held: Mutex<Option<Held>>,
 }
 
 #[derive(Debug)]
 struct Held {
     stage: Stage,
-    _permit: OwnedSemaphorePermit,
+    _permit: Permit,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -39,15 +41,17 @@ impl Slots {
     /// `patience` does not count any more: it holds up nobody else.
     pub fn new(at_once: usize, patience: Duration) -> Self {
         Self {
-            orders: Arc::new(Semaphore::new(at_once)),
-            stores: Arc::new(Semaphore::new(at_once)),
+            orders: Queue::new(at_once),
+            stores: Queue::new(at_once),
             patience,
         }
     }
 
-    pub fn slot(&self) -> Slot {
+    /// For a certificate of `app`; apps get places in turns.
+    pub fn slot(&self, app: Option<Box<str>>) -> Slot {
         Slot {
             slots: self.clone(),
+            app,
             held: Mutex::default(),
         }
     }
@@ -78,9 +82,8 @@ impl Slot {
         self.take(Stage::Storing, &self.slots.stores).await;
     }
 
-    async fn take(&self, stage: Stage, of: &Arc<Semaphore>) {
-        // never closed: an error cannot come
-        let permit = of.clone().acquire_owned().await.ok();
+    async fn take(&self, stage: Stage, of: &Arc<Queue>) {
+        let permit = of.acquire(self.app.clone()).await;
         self.hold(permit.map(|_permit| Held { stage, _permit }));
     }
 
@@ -101,7 +104,7 @@ mod tests {
     use super::*;
 
     async fn gets_to_order(slots: &Slots) -> Option<Slot> {
-        let slot = slots.slot();
+        let slot = slots.slot(None);
         let soon = timeout(Duration::from_millis(20), slot.to_order()).await;
         soon.is_ok().then_some(slot)
     }

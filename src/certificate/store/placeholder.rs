@@ -12,7 +12,8 @@ use crate::settings::KeyType;
 
 impl CertificateStore {
     /// The self-signed certificate that lets nginx start before the real one is there: the newest
-    /// one that covers the identifiers and is valid, else a new one of ten years.
+    /// one that covers the identifiers and is valid, else a new one of ten years. An ECDSA key, so
+    /// that the disk takes longer than the key.
     pub fn ensure_placeholder(
         &self,
         wanted: &WantedCertificate,

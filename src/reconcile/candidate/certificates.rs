@@ -1,29 +1,45 @@
 //! W: every vhost with TLS has something to serve: from our own CA or from files at once, else a
 //! placeholder.
+//!
+//! All others wait for the lock, so only what is quickly made is made here, for [`AT_ONCE`]: apps
+//! get theirs in turns. The rest is obtained later, like certificates of other CAs.
 
 use std::cell::LazyCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
 
 use super::{Candidate, ReconcileError};
 use crate::certificate::anchors::Anchors;
 use crate::certificate::attempts::{Attempts, RetryAdvice};
 use crate::certificate::pem_files;
 use crate::certificate::preflight::{Remark, Remarks};
-use crate::certificate::{CertificateRequest, Issuer, StoredCertificate, WantedCertificate};
+use crate::certificate::{
+    CertificateRequest, Identifier, Issuer, StoredCertificate, WantedCertificate,
+};
 use crate::desired;
+use crate::reconcile::proof::fingerprint;
 
 /// What became of an attempt: it is made again at every look, and concerns no other certificate.
 type Attempt = Result<StoredCertificate, ReconcileError>;
+
+/// How long certificates and placeholders are made under the lock: some forty.
+const AT_ONCE: Duration = Duration::from_millis(400);
 
 impl Candidate<'_> {
     pub(super) fn provide_certificates(&mut self) -> Result<(), ReconcileError> {
         self.take_along_certificates()?;
         self.prepare_internal_ca();
         let now = self.request.now;
-        for wanted in &self.wanted {
+        let ends = self.making_ends.get_or_insert(Instant::now() + AT_ONCE);
+        let ends = *ends;
+        let sharing = self.sharing();
+        for wanted in in_turns(&self.wanted) {
             let attempt = match wanted.issuer {
                 Issuer::File => self.take_in(wanted)?,
-                Issuer::Internal => self.issue(wanted)?,
+                Issuer::Internal => match wanted.key_type.is_ecdsa() && Instant::now() < ends {
+                    true => self.issue(wanted)?,
+                    false => self.leave(wanted),
+                },
                 Issuer::Acme | Issuer::Placeholder => None,
             };
             match attempt {
@@ -43,8 +59,7 @@ impl Candidate<'_> {
             // a further type of key has none: it is not waited for
             let first = wanted.name.further().is_none();
             if first && self.inventory.serving(wanted, now).is_none() {
-                let store = &self.installation.certificates;
-                let placeholder = store.ensure_placeholder(wanted, now)?;
+                let placeholder = self.placeholder(wanted, &sharing, ends)?;
                 let name = wanted.name.clone();
                 self.inventory.placeholders.insert(name, placeholder);
             }
@@ -72,6 +87,47 @@ impl Candidate<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Its own where there is time to make it, else the one of the reserved name: the names in it
+    /// are the least that a visitor is warned of.
+    fn placeholder(
+        &self,
+        wanted: &WantedCertificate,
+        sharing: &BTreeSet<String>,
+        ends: Instant,
+    ) -> Result<StoredCertificate, ReconcileError> {
+        let (installation, now) = (self.installation, self.request.now);
+        let mut names = wanted.identifiers.iter().map(Identifier::to_string);
+        let shares = names.any(|name| sharing.contains(&name));
+        if shares || Instant::now() >= ends {
+            // requests are for the vhost's names, whatever is in it
+            return Ok(StoredCertificate {
+                name: wanted.name.clone(),
+                identifiers: wanted.identifiers.clone(),
+                ..installation.shared_placeholder(now)?
+            });
+        }
+        Ok(installation.certificates.ensure_placeholder(wanted, now)?)
+    }
+
+    /// The hosts whose vhosts serve the certificate of the reserved name: they get no placeholders of
+    /// their own, for which nginx would be reloaded.
+    fn sharing(&self) -> BTreeSet<String> {
+        let shared = self.installation.shared_placeholder(self.request.now);
+        let leaf = shared.ok().map(|shared| fingerprint(&shared.leaf));
+        let names = self.active.names.iter();
+        let sharing = names.filter(|name| leaf.is_some() && name.leaf == leaf);
+        sharing.map(|name| name.host.clone()).collect()
+    }
+
+    /// A certificate of our own CA that is obtained later. `None`: there is one, or will be.
+    fn leave(&self, wanted: &WantedCertificate) -> Option<Attempt> {
+        if self.serves_from(Issuer::Internal, wanted) {
+            return None;
+        }
+        let refused = self.installation.internal_ca.check(&wanted.identifiers);
+        refused.err().map(|error| Err(error.into()))
     }
 
     /// What clients will not like about the chains from files that are served.
@@ -228,5 +284,37 @@ impl Candidate<'_> {
             failing: Vec::new(),
         };
         Ok(ledger.record_failure(&request.name, &attempts)?)
+    }
+}
+
+/// The first certificate of each app, then the second of each, and so on.
+fn in_turns(wanted: &[WantedCertificate]) -> Vec<&WantedCertificate> {
+    let mut turns = BTreeMap::new();
+    let mut turn = |wanted: &&WantedCertificate| {
+        let turn: &mut usize = turns.entry(wanted.app.clone()).or_default();
+        *turn += 1;
+        *turn
+    };
+    let mut in_turns: Vec<_> = wanted.iter().map(|it| (turn(&it), it)).collect();
+    in_turns.sort_by_key(|(turn, _)| *turn);
+    in_turns.into_iter().map(|(_, wanted)| wanted).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn apps_get_their_certificates_in_turns() {
+        let wanted = |name: &str| {
+            let names = vec![Identifier::Dns(format!("{name}.example"))];
+            let wanted = WantedCertificate::new(names, Issuer::Internal).unwrap();
+            let app = Some(name[..1].into());
+            WantedCertificate { app, ..wanted }
+        };
+        let all = ["a1", "a2", "a3", "b1", "c1", "c2"].map(wanted);
+        let names = in_turns(&all).into_iter().map(|it| it.name.base());
+        let names: Vec<_> = names.map(|name| &name[..2]).collect();
+        assert_eq!(names, ["a1", "b1", "c1", "a2", "c2", "a3"]);
     }
 }
