@@ -6,6 +6,7 @@
 //! (`caaIdentities` in its directory, RFC 8555 §7.1.1; Pebble says so, too, of a DNS of its own), and
 //! only for the first attempts of a row: after them the CA is asked all the same.
 
+pub mod askable; // P which addresses are asked for a challenge
 pub mod caa; // P who may issue
 pub mod fetch; // N a challenge, fetched as the CA does
 pub mod finding; // P what was found, in words
@@ -219,7 +220,8 @@ fn addresses(seen: &Observations, observed: &Observed, verdict: &mut Verdict) {
     for address in all {
         let fetched = observed.fetched.iter().find(|(at, _)| *at == address);
         let fetched = fetched.map(|(_, fetched)| fetched);
-        if proven && fetched.is_none_or(|it| matches!(it, Fetched::Failed(_))) {
+        let unseen = |it: &Fetched| matches!(it, Fetched::Failed(_) | Fetched::NotAsked(_));
+        if proven && fetched.is_none_or(unseen) {
             continue;
         }
         if let Some(finding) = reached(&name, address, seen.host.contains(&address), fetched) {
@@ -237,6 +239,11 @@ fn reached(name: &str, address: IpAddr, ours: bool, fetched: Option<&Fetched>) -
             name,
             address,
             what: what.clone(),
+        }),
+        Some(Fetched::NotAsked(kind)) => Some(Finding::NotAsked {
+            name,
+            address,
+            kind,
         }),
         Some(Fetched::Failed(why)) if ours => Some(Finding::Unanswered {
             name,

@@ -243,6 +243,19 @@ fn an_aaaa_record_that_leads_elsewhere_is_told_once_and_shown_until_it_is_gone()
 }
 
 #[test]
+fn a_record_with_a_private_address_is_told_and_that_address_is_not_asked() {
+    let scene = Scene::new(&format!("{HERE}shop AAAA fd00:ec2::254\n"));
+    let [warning] = scene.issues().try_into().unwrap();
+    assert!(
+        warning.starts_with(
+            "shop.site.test has the AAAA record fd00:ec2::254, which is no address of this host but a \
+             private address: vhostd does not ask there"
+        ),
+        "{warning}"
+    );
+}
+
+#[test]
 fn a_caa_lookup_that_fails_is_told_and_the_ca_is_asked() {
     let dns = NameServer::start_with_broken(&[("shop.site.test", "@ A 127.0.0.1\n")], "site.test");
     let scene = Scene::with(dns);

@@ -137,6 +137,7 @@ impl Finding {
             | Self::Foreign { name, .. }
             | Self::NoAddress { name, .. }
             | Self::NoName { name, .. }
+            | Self::NotAsked { name, .. }
             | Self::OtherAnswer { name, .. }
             | Self::Unanswered { name, .. }
             | Self::Unresolved { name, .. } => Some(name),

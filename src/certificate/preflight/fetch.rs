@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use super::finding::is_public;
+use super::askable::may_ask;
 pub use super::redirect::Ports;
 use super::redirect::{Target, WELL_KNOWN, is_followed};
 use crate::certificate::words::one_line;
@@ -30,6 +30,8 @@ pub enum Fetched {
     /// Somebody answers, but not with that.
     Other(String),
     Failed(String),
+    /// Nobody was asked, because of what kind of address it is.
+    NotAsked(&'static str),
 }
 
 /// One question, the same at every address.
@@ -56,7 +58,7 @@ impl fmt::Debug for Surroundings<'_> {
 
 impl Challenge {
     /// Asks for it under `name` at `address`, and wherever that redirects to. The caller limits the
-    /// time.
+    /// time, and knows that the address [may be asked](may_ask).
     pub async fn fetch(&self, name: &str, address: IpAddr, around: &Surroundings<'_>) -> Fetched {
         let first = Target {
             secure: false,
@@ -127,7 +129,8 @@ impl Challenge {
             return Ok((target, address));
         }
         let addresses = around.dns.addresses(&target.host).await.all();
-        let reachable = |address: &IpAddr| is_public(address) || around.host.contains(address);
+        // what is connected to is what DNS says here, once
+        let reachable = |address: &IpAddr| may_ask(*address, around.host).is_ok();
         match addresses.into_iter().find(reachable) {
             Some(address) => Ok((target, address)),
             None => Err(refused(&"its host has no public address")),

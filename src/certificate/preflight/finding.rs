@@ -58,6 +58,13 @@ pub enum Finding {
         name: String,
         should: Vec<IpAddr>,
     },
+    /// An address that this host does not have, and that the internet does not reach.
+    NotAsked {
+        name: String,
+        address: IpAddr,
+        /// `a private address`
+        kind: &'static str,
+    },
     OtherAnswer {
         name: String,
         address: IpAddr,
@@ -97,6 +104,7 @@ impl Finding {
             Self::Foreign { name, address, .. } => format!("foreign {address} {name}"),
             Self::NoAddress { name, .. } => format!("no address {name}"),
             Self::NoName { name, .. } => format!("no name {name}"),
+            Self::NotAsked { name, address, .. } => format!("not asked {address} {name}"),
             Self::OtherAnswer { name, address, .. } => format!("other {address} {name}"),
             Self::Unanswered { name, address, .. } => format!("unanswered {address} {name}"),
             Self::Unresolved { name, .. } => format!("unresolved {name}"),
@@ -132,6 +140,17 @@ impl fmt::Display for Finding {
                 f,
                 "{name} does not exist in DNS: add {}, then `vhostd renew {name}`",
                 records(should)
+            ),
+            Self::NotAsked {
+                name,
+                address,
+                kind,
+            } => write!(
+                f,
+                "{name} has the {} record {address}, which is no address of this host but {kind}: \
+                 vhostd does not ask there whether challenges are answered, and a public CA cannot; \
+                 correct the record, unless your own CA reaches this host by it",
+                record(*address)
             ),
             Self::OtherAnswer {
                 name,
@@ -210,7 +229,7 @@ fn foreign(
     address: IpAddr,
     why: Option<&str>,
 ) -> fmt::Result {
-    let kind = kind(address);
+    let kind = record(address);
     write!(
         f,
         "{name} has the {kind} record {address}, which is no address of this host"
@@ -298,7 +317,7 @@ fn with_article(address: IpAddr) -> &'static str {
     }
 }
 
-fn kind(address: IpAddr) -> &'static str {
+fn record(address: IpAddr) -> &'static str {
     match address {
         IpAddr::V4(_) => "A",
         IpAddr::V6(_) => "AAAA",

@@ -11,6 +11,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use super::askable::may_ask;
 use super::fetch::{Challenge, Fetched, Ports, Surroundings};
 use super::{Ca, Method, Observations, Observed, caa};
 use crate::certificate::Identifier;
@@ -150,7 +151,8 @@ impl Checks {
         asked.join_all().await.into_iter().flatten().collect()
     }
 
-    /// Asks for the challenge at the addresses of each name. What is dropped is not waited for.
+    /// Asks for the challenge at the addresses of each name, those that DNS gave before. What is
+    /// dropped is not waited for.
     pub fn fetch_all(&self, seen: &Observations, challenge: &Challenge) -> JoinSet<Fetch> {
         let mut asked = JoinSet::new();
         // by dns-01 the CA fetches nothing
@@ -160,6 +162,16 @@ impl Checks {
             for address in addresses.take(MOST_ADDRESSES) {
                 let (me, challenge) = (self.clone(), challenge.clone());
                 let (name, host) = (observed.identifier.to_string(), seen.host.clone());
+                if let Err(kind) = may_ask(address, &host) {
+                    let fetched = Fetched::NotAsked(kind);
+                    let fetch = Fetch {
+                        of,
+                        address,
+                        fetched,
+                    };
+                    asked.spawn(std::future::ready(fetch));
+                    continue;
+                }
                 asked.spawn(async move {
                     // never closed: an error cannot come
                     let _turn = me.at_once.acquire().await;
@@ -315,6 +327,31 @@ mod tests {
             seen[2].addresses,
             Some(Addresses::of("203.0.113.7".parse().unwrap()))
         );
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn an_address_that_is_neither_public_nor_this_hosts_is_not_asked_for_the_challenge() {
+        let checks = checks(&Arc::new(Fake::default()));
+        let asked = names(&["10.255.0.5", "169.254.169.254", "::ffff:168.63.129.16"]);
+        let seen = Observations {
+            names: checks.look_up(&asked).await,
+            host: vec!["10.255.0.7".parse().unwrap()],
+            ca: Ca::default(),
+            ahead: None,
+            method: Method::Http01,
+            issued: false,
+        };
+        let challenge = checks.challenge("print", &|| 0.5);
+        let fetched = checks.fetch_all(&seen, &challenge).join_all().await;
+        let mut fetched: Vec<_> = fetched.into_iter().map(|it| (it.of, it.fetched)).collect();
+        fetched.sort_by_key(|(of, _)| *of);
+        let kinds = [
+            "a private address",
+            "a link-local address",
+            "an address of a cloud's own services",
+        ];
+        let kinds = kinds.map(Fetched::NotAsked);
+        assert_eq!(fetched, kinds.into_iter().enumerate().collect::<Vec<_>>());
     }
 
     #[tokio::test(flavor = "current_thread")]

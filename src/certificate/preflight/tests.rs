@@ -286,6 +286,27 @@ fn an_address_that_this_host_does_not_have_is_odd_unless_the_challenge_is_answer
 }
 
 #[test]
+fn an_address_that_is_not_asked_is_told_with_its_kind_and_what_to_do() {
+    let private: IpAddr = "10.0.0.5".parse().unwrap();
+    let lead = |seen: &mut Observations| {
+        seen.names[0].addresses = Some(Addresses::of(private));
+        seen.names[0].fetched = vec![(private, Fetched::NotAsked("a private address"))];
+    };
+    let told = odd(lead);
+    assert_eq!(
+        told,
+        "shop.example.com has the A record 10.0.0.5, which is no address of this host but a private \
+         address: vhostd does not ask there whether challenges are answered, and a public CA cannot; \
+         correct the record, unless your own CA reaches this host by it"
+    );
+    // the CA has found its way
+    let mut issued = healthy();
+    lead(&mut issued);
+    issued.issued = true;
+    assert_eq!(decide(&issued), Verdict::default());
+}
+
+#[test]
 fn a_host_that_cannot_reach_itself_is_believed_once_the_ca_could() {
     let elsewhere: IpAddr = "198.51.100.9".parse().unwrap();
     let failed = Fetched::Failed("no answer within 2s".into());
