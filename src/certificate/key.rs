@@ -81,10 +81,16 @@ impl PrivateKeyPem {
 
 /// One at a time, so that a host of two cores serves and reloads while hundreds are made.
 fn generate_rsa() -> Result<KeyPair, rcgen::Error> {
-    static TURN: Mutex<()> = Mutex::new(());
-    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let _turn = RSA_TURN.lock().unwrap_or_else(PoisonError::into_inner);
     KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, RsaKeySize::_2048)
 }
+
+/// Whether an RSA key would be made now, and not after others.
+pub(crate) fn is_rsa_free() -> bool {
+    RSA_TURN.try_lock().is_ok()
+}
+
+static RSA_TURN: Mutex<()> = Mutex::new(());
 
 /// Of a DER SubjectPublicKeyInfo; `None`: of one that is never made here.
 pub(crate) fn type_of(public_key_info: &[u8]) -> Option<KeyType> {

@@ -11,19 +11,28 @@ use std::time::{Duration, Instant};
 use super::{Candidate, ReconcileError};
 use crate::certificate::anchors::Anchors;
 use crate::certificate::attempts::{Attempts, RetryAdvice};
-use crate::certificate::pem_files;
 use crate::certificate::preflight::{Remark, Remarks};
 use crate::certificate::{
     CertificateRequest, Identifier, Issuer, StoredCertificate, WantedCertificate,
 };
+use crate::certificate::{key, pem_files};
 use crate::desired;
 use crate::reconcile::proof::fingerprint;
 
 /// What became of an attempt: it is made again at every look, and concerns no other certificate.
 type Attempt = Result<StoredCertificate, ReconcileError>;
 
-/// How long certificates and placeholders are made under the lock: some forty.
+/// How long certificates and placeholders are made under the lock: some forty with ECDSA keys, or two
+/// or three with RSA keys.
 const AT_ONCE: Duration = Duration::from_millis(400);
+
+/// The certificate of the reserved name, as a placeholder of others.
+struct Shared {
+    placeholder: StoredCertificate,
+    /// Whose vhosts serve it now: they get no placeholders of their own, for which nginx would be
+    /// reloaded.
+    hosts: BTreeSet<String>,
+}
 
 impl Candidate<'_> {
     pub(super) fn provide_certificates(&mut self) -> Result<(), ReconcileError> {
@@ -32,11 +41,11 @@ impl Candidate<'_> {
         let now = self.request.now;
         let ends = self.making_ends.get_or_insert(Instant::now() + AT_ONCE);
         let ends = *ends;
-        let sharing = self.sharing();
+        let shared = self.shared()?;
         for wanted in in_turns(&self.wanted) {
             let attempt = match wanted.issuer {
                 Issuer::File => self.take_in(wanted)?,
-                Issuer::Internal => match wanted.key_type.is_ecdsa() && Instant::now() < ends {
+                Issuer::Internal => match is_quick(wanted) && Instant::now() < ends {
                     true => self.issue(wanted)?,
                     false => self.leave(wanted),
                 },
@@ -59,7 +68,7 @@ impl Candidate<'_> {
             // a further type of key has none: it is not waited for
             let first = wanted.name.further().is_none();
             if first && self.inventory.serving(wanted, now).is_none() {
-                let placeholder = self.placeholder(wanted, &sharing, ends)?;
+                let placeholder = self.placeholder(wanted, &shared, ends)?;
                 let name = wanted.name.clone();
                 self.inventory.placeholders.insert(name, placeholder);
             }
@@ -94,31 +103,32 @@ impl Candidate<'_> {
     fn placeholder(
         &self,
         wanted: &WantedCertificate,
-        sharing: &BTreeSet<String>,
+        shared: &Shared,
         ends: Instant,
     ) -> Result<StoredCertificate, ReconcileError> {
         let (installation, now) = (self.installation, self.request.now);
         let mut names = wanted.identifiers.iter().map(Identifier::to_string);
-        let shares = names.any(|name| sharing.contains(&name));
+        let shares = names.any(|name| shared.hosts.contains(&name));
         if shares || Instant::now() >= ends {
             // requests are for the vhost's names, whatever is in it
             return Ok(StoredCertificate {
                 name: wanted.name.clone(),
                 identifiers: wanted.identifiers.clone(),
-                ..installation.shared_placeholder(now)?
+                ..shared.placeholder.clone()
             });
         }
         Ok(installation.certificates.ensure_placeholder(wanted, now)?)
     }
 
-    /// The hosts whose vhosts serve the certificate of the reserved name: they get no placeholders of
-    /// their own, for which nginx would be reloaded.
-    fn sharing(&self) -> BTreeSet<String> {
-        let shared = self.installation.shared_placeholder(self.request.now);
-        let leaf = shared.ok().map(|shared| fingerprint(&shared.leaf));
+    fn shared(&self) -> Result<Shared, ReconcileError> {
+        let placeholder = self.installation.shared_placeholder(self.request.now)?;
+        let leaf = Some(fingerprint(&placeholder.leaf));
         let names = self.active.names.iter();
-        let sharing = names.filter(|name| leaf.is_some() && name.leaf == leaf);
-        sharing.map(|name| name.host.clone()).collect()
+        let hosts = names.filter(|name| name.leaf == leaf);
+        Ok(Shared {
+            hosts: hosts.map(|name| name.host.clone()).collect(),
+            placeholder,
+        })
     }
 
     /// A certificate of our own CA that is obtained later. `None`: there is one, or will be.
@@ -285,6 +295,11 @@ impl Candidate<'_> {
         };
         Ok(ledger.record_failure(&request.name, &attempts)?)
     }
+}
+
+/// Whether nothing has to be waited for but its own key.
+fn is_quick(wanted: &WantedCertificate) -> bool {
+    wanted.key_type.is_ecdsa() || key::is_rsa_free()
 }
 
 /// The first certificate of each app, then the second of each, and so on.
