@@ -35,7 +35,7 @@ use crate::watch::{Hint, Watch, WatchError};
 use batch::{Batch, Pending, Told};
 use event::Event;
 use orders::Orders;
-use pace::Pace;
+use pace::{Pace, Readings};
 use signals::Signals;
 
 /// A new vhost is first activated with its certificate or after this long, with a placeholder:
@@ -135,6 +135,7 @@ struct Daemon {
     absences: Absences,
     answers_early_challenges: bool,
     pace: Pace,
+    readings: Readings,
     /// Of the batch that waits, from its first reading on.
     expecting: Option<Expecting>,
     next_rescan: Instant,
@@ -205,6 +206,7 @@ pub async fn run_witnessed(
         absences: Absences::default(),
         answers_early_challenges: false,
         pace: Pace::default(),
+        readings: Readings::default(),
         expecting: None,
         next_rescan: Instant::now() + RESCAN,
         next_removal: None,
@@ -293,6 +295,7 @@ impl Daemon {
         };
         let all = [
             awaiting,
+            self.reads_at(),
             self.next_removal,
             self.orders.next_due(),
             self.next_alive,
@@ -365,10 +368,18 @@ impl Daemon {
         self.pending.files && waiting.batch.calls.is_empty() && recent
     }
 
+    /// When files are read that were as before the last time; `None`: nothing waits for that.
+    fn reads_at(&self) -> Option<Instant> {
+        let waits = matches!(self.phase, Phase::Idle) && self.pending.is_files_alone();
+        self.readings.not_before().filter(|_| waits)
+    }
+
     /// Starts the next batch where none runs and something was asked for.
     fn begin_batch(&mut self) {
-        self.reconsider(Instant::now());
-        if !matches!(self.phase, Phase::Idle) {
+        let now = Instant::now();
+        self.reconsider(now);
+        let waits = self.reads_at().is_some_and(|at| now < at);
+        if waits || !matches!(self.phase, Phase::Idle) {
             return;
         }
         let Some(batch) = self.pending.take() else {

@@ -15,6 +15,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use notify::event::{AccessKind, AccessMode, CreateKind, EventKind, ModifyKind};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 
+use crate::vhost::source;
+
 /// Keeps the watches; dropping it ends them.
 #[derive(Debug)]
 pub struct Watch {
@@ -205,7 +207,10 @@ fn hint(
         _ => true,
     };
     // of other directories only the files that are followed are interesting, and ours itself
-    let vhosts = |path: &PathBuf| path.starts_with(directory) || followed.files.contains(path);
+    let vhosts = |path: &PathBuf| {
+        let in_directory = path.parent() == Some(directory) && source::is_read(path);
+        path == directory || in_directory || followed.files.contains(path)
+    };
     let hidden = |name: &OsStr| name.as_encoded_bytes().starts_with(b".");
     let hand_written = |path: &PathBuf| {
         let parent = path.parent().map(Path::to_path_buf);
@@ -253,6 +258,29 @@ mod tests {
         fs::read_dir(&directory).unwrap().count();
         assert!(events.recv_timeout(Duration::from_millis(200)).is_err());
         fs::write(directory.join("a.yml"), "y").unwrap();
+        events.recv_timeout(LIMIT).unwrap();
+    }
+
+    #[test]
+    fn what_is_no_vhost_file_is_no_change_until_it_becomes_one() {
+        let home = tempfile::tempdir().unwrap();
+        let directory = home.path().join("vhosts.d");
+        fs::create_dir(&directory).unwrap();
+        let (_watch, events) = start(&directory);
+        for name in [".x", ".a.yml.swp", "a.yml~", "a.yml.bak", "4913"] {
+            fs::write(directory.join(name), "x").unwrap();
+            fs::remove_file(directory.join(name)).unwrap();
+        }
+        fs::write(directory.join(".new"), "x").unwrap();
+        assert!(events.recv_timeout(Duration::from_millis(200)).is_err());
+        fs::rename(directory.join(".new"), directory.join("a.yaml")).unwrap();
+        events.recv_timeout(LIMIT).unwrap();
+        settle(&events);
+        fs::rename(directory.join("a.yaml"), directory.join("a.yaml.off")).unwrap();
+        events.recv_timeout(LIMIT).unwrap();
+        settle(&events);
+        // it is refused, and that is told
+        fs::write(directory.join("no name.yml"), "x").unwrap();
         events.recv_timeout(LIMIT).unwrap();
     }
 

@@ -47,6 +47,12 @@ impl Pending {
         self.reopen || calls.any(|call| call.by == Requester::Admin)
     }
 
+    /// Nothing is asked for but that files be read, which may be as they were.
+    pub(super) fn is_files_alone(&self) -> bool {
+        let more = self.rescan || self.certificate || self.is_urgent();
+        self.files && !more
+    }
+
     /// Somebody waits for it.
     pub(super) fn is_urgent(&self) -> bool {
         self.start || self.reopen || !self.calls.is_empty()

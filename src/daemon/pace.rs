@@ -70,6 +70,40 @@ impl Pace {
     }
 }
 
+/// When files are read again that were as before: whoever touches one without a pause costs no more
+/// than a look a second.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Readings {
+    last: Option<Instant>,
+    /// How many in a row found nothing new.
+    in_vain: u32,
+}
+
+/// After the first that found nothing new; then twice as long each time.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// An edit waits no longer for it.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+impl Readings {
+    /// Remembers a reading that files asked for, and whether it led to anything.
+    pub(super) fn note(&mut self, anything: bool, now: Instant) {
+        let in_a_row = self.last.is_some_and(|last| now < last + 2 * LONGEST_PAUSE);
+        self.in_vain = match (anything, in_a_row) {
+            (true, _) => 0,
+            (false, true) => self.in_vain.saturating_add(1),
+            (false, false) => 1,
+        };
+        self.last = Some(now);
+    }
+
+    /// `None`: at once.
+    pub(super) fn not_before(self) -> Option<Instant> {
+        let doublings = self.in_vain.checked_sub(1)?;
+        let pause = FIRST_PAUSE * 2_u32.pow(doublings.min(10));
+        Some(self.last? + pause.min(LONGEST_PAUSE))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -146,6 +180,27 @@ mod tests {
         let later = now + Duration::from_millis(300);
         edited.last = after(40.0, Reason::Certificate, later).last;
         assert_eq!(edited.not_before(Reason::File, true, later), now + REST);
+    }
+
+    #[test]
+    fn readings_in_vain_wait_twice_as_long_each_time_up_to_a_second() {
+        let mut readings = Readings::default();
+        let mut now = Instant::now();
+        assert_eq!(readings.not_before(), None);
+        for pause in [100, 200, 400, 800, 1000, 1000] {
+            readings.note(false, now);
+            let next = now + Duration::from_millis(pause);
+            assert_eq!(readings.not_before(), Some(next), "{pause}");
+            now = next;
+        }
+        readings.note(true, now);
+        assert_eq!(readings.not_before(), None);
+        readings.note(false, now);
+        assert_eq!(readings.not_before(), Some(now + FIRST_PAUSE));
+        // what was long ago is no row
+        now += 10 * LONGEST_PAUSE;
+        readings.note(false, now);
+        assert_eq!(readings.not_before(), Some(now + FIRST_PAUSE));
     }
 
     #[test]

@@ -15,6 +15,7 @@ use crate::generation::manifest::Reason;
 use crate::installation::Installation;
 use crate::reconcile::intent::{Intent, Reading};
 use crate::reconcile::last_look::LastLook;
+use crate::reconcile::report::Outcome;
 use crate::reconcile::rollback::{Rollback, roll_back_to};
 use crate::reconcile::{self, Applied, ReconcileError};
 use crate::settings::Settings;
@@ -248,8 +249,12 @@ impl Daemon {
         applied.report.warnings.extend(waiting);
         self.told.log(&applied.report, batch.reason());
         let _ = self.witness.send(applied.report.clone());
-        self.pace
-            .note(&applied.report, batch.reason(), Instant::now());
+        let now = Instant::now();
+        self.pace.note(&applied.report, batch.reason(), now);
+        if batch.reason() == Reason::File {
+            let anything = applied.report.outcome != Outcome::Unchanged;
+            self.readings.note(anything, now);
+        }
         if !applied.report.nginx_running || applied.report.nginx_upgrading {
             self.next_rescan = Instant::now() + RESCAN_SOON;
         }

@@ -111,6 +111,11 @@ enum FileName {
     Refused(Diagnostic),
 }
 
+/// Whether [`read`] looks at a file of this name, if only to refuse it.
+pub fn is_read(path: &Path) -> bool {
+    !matches!(vhost_name(path), FileName::Other)
+}
+
 fn vhost_name(path: &Path) -> FileName {
     let bytes = path.file_name().unwrap_or_default().as_encoded_bytes();
     // `.hello.yml.swp`, `.#hello.yml`, `.ansible_tmp…`; emacs' `#hello.yml#` and vim's `4913` have

@@ -139,3 +139,33 @@ fn files_that_are_dropped_at_once_are_one_edit() {
     assert!(of_one >= 2, "{costs:?}");
     assert_eq!(daemon.stop(), 0);
 }
+
+#[test]
+fn files_that_change_nothing_are_read_once_a_second_at_most_and_others_not_at_all() {
+    let host = Host::with_settings("tls: off\n");
+    let app = App::start();
+    let daemon = host.daemon();
+    edit(&host, &app, 0);
+    wait_for("the site", || serves(&host, "n0.example.com"));
+    thread::sleep(Duration::from_millis(500));
+    let readings = || daemon.log().matches("nothing to change (file)").count();
+    let touch = |name: &str, text: &str| {
+        let (begin, before) = (Instant::now(), readings());
+        while begin.elapsed() < Duration::from_secs(3) {
+            std::fs::write(host.path("vhosts.d").join(name), text).unwrap();
+            thread::sleep(Duration::from_millis(10));
+        }
+        readings() - before
+    };
+    // one look comes every half minute, whatever happens
+    let (text, hidden) = (
+        std::fs::read_to_string(host.path("vhosts.d/hello.yml")),
+        touch(".x", ""),
+    );
+    assert!(hidden <= 1, "{hidden} readings");
+    let same = touch("hello.yml", &text.unwrap());
+    assert!((1..=8).contains(&same), "{same} readings");
+    edit(&host, &app, 1);
+    wait_for("the edit", || serves(&host, "n1.example.com"));
+    assert_eq!(daemon.stop(), 0);
+}
