@@ -22,6 +22,7 @@
 mod error; // P what can be wrong with them, and the next step
 pub mod history; // W what was activated when, and whether it was proven
 pub mod manifest; // P what a generation was made from
+pub mod previous; // W the version of each app before the one that serves
 pub mod repair; // W what is missing or damaged → what served, or a refusal
 
 use std::fs::{self, File};

@@ -29,6 +29,7 @@ use crate::atomic_file::WriteError;
 use crate::certificate::{CertificateInventory, WantedCertificate};
 use crate::desired::Taken;
 use crate::generation::manifest::{Manifest, Reason};
+use crate::generation::previous::PreviousVersions;
 use crate::generation::{GenerationError, LockedStore};
 use crate::installation::Installation;
 use crate::nginx::features::ProbeFeaturesError;
@@ -326,11 +327,15 @@ fn run(
     report.warnings.extend(installation.repaired());
     report.warnings.extend(installation.exposures());
     report.warnings.extend(installation.lacks_sandbox());
+    let replaced = (report.outcome == Outcome::Activated).then_some((&active, newest));
+    let previous = replaced
+        .map(|(old, new)| PreviousVersions::record(&installation.settings.state_dir, old, new));
     // it is done, whatever becomes of the record of it
     let mut unrecorded = Vec::new();
     let mut note = |done: Result<(), ReconcileError>| {
         unrecorded.extend(done.err().map(|error| format!("failed to {error}")));
     };
+    note(previous.unwrap_or(Ok(())).map_err(Into::into));
     note(candidate.remember(refused));
     if let Some(attempted) = attempted {
         let previous = candidate.setback.take();

@@ -8,6 +8,7 @@ use super::{Applied, Observer, Progress, ReconcileError, Request, run};
 use crate::desired::Taken;
 use crate::generation::LockedStore;
 use crate::generation::manifest::{AppSource, Manifest};
+use crate::generation::previous::PreviousVersions;
 use crate::installation::Installation;
 use crate::vhost::source::{self, VhostFile};
 use crate::vhost::{AppName, ServerName};
@@ -74,7 +75,9 @@ fn target(
                 return Ok(manifest);
             }
         }
-        return Err(ReconcileError::NothingElse(rollback.apps.clone()));
+        let previous = PreviousVersions::read(&installation.settings.state_dir);
+        let not_kept = not_kept(&previous, active, &rollback.apps);
+        return not_kept.ok_or_else(|| ReconcileError::NothingElse(rollback.apps.clone()));
     };
     if number == 0 || !installation.generations.numbers()?.contains(&number) {
         return Err(ReconcileError::NoSuchGeneration(number));
@@ -85,6 +88,22 @@ fn target(
         Some(app) => Err(ReconcileError::NoSuchApp(app.clone(), number)),
         None => Ok(manifest),
     }
+}
+
+/// What `apps` had before, as a generation, where the generations that had it are not kept.
+fn not_kept(previous: &PreviousVersions, active: &Manifest, apps: &[AppName]) -> Option<Manifest> {
+    // of all apps, only what served together is returned to
+    if apps.is_empty() {
+        return None;
+    }
+    let survey = active.survey.clone();
+    let mut manifest = Manifest::draft(active.created_at, active.reason, survey);
+    for app in apps {
+        let version = previous.of(app)?;
+        manifest.number = manifest.number.max(version.generation);
+        manifest.apps.insert(app.clone(), version.source.clone());
+    }
+    differs(&manifest, active, apps).then_some(manifest)
 }
 
 /// Whether `manifest` has other vhosts than `active`: of `apps`, all of which it must have, or of

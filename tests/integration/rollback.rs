@@ -411,3 +411,24 @@ fn a_rollback_of_an_older_vhostd_holds_on_and_is_kept_per_app_from_then_on() {
     drop_app_page(&host, "b", 3);
     wait_for_pages(&host, &["a", "b"], "a1 held, b3");
 }
+
+#[test]
+fn an_app_returns_to_its_version_before_however_often_another_was_changed_since() {
+    let host = two_apps();
+    let _daemon = host.daemon();
+    for change in 0..22 {
+        let root = host.path("srv/2");
+        let text = format!(
+            "server_name: [b.example.com, b{change}.example.com]\nroot: {}\n",
+            root.display()
+        );
+        host.drop_file("b.yml", &text);
+        assert_eq!(host.vhostd(&["reload"]).status, 0);
+    }
+    assert!(!host.path("state/generations/3").exists());
+    let rollback = host.vhostd(&["rollback", "a"]);
+    assert_eq!(rollback.status, 0, "{rollback:?}");
+    assert_eq!(pages(&host, &["a", "b"]), "a1 held, b2");
+    assert_eq!(host.vhostd(&["reload", "a"]).status, 0);
+    assert_eq!(pages(&host, &["a", "b"]), "a2, b2");
+}

@@ -63,6 +63,26 @@ fn only_other_vhosts_of_the_apps_in_question_are_a_difference() {
 }
 
 #[test]
+fn an_app_whose_generations_are_not_kept_returns_to_the_version_that_it_had_before() {
+    let directory = tempfile::tempdir().unwrap();
+    let (state_dir, active) = (directory.path(), generation("a=2 b=1"));
+    let names = |words: &str| -> Vec<AppName> { words.split(' ').map(name).collect() };
+    PreviousVersions::record(state_dir, &generation("a=1 b=1"), &active).unwrap();
+    let previous = PreviousVersions::read(state_dir);
+    let text = |manifest: Manifest| manifest.apps[&name("a")].text.clone();
+    let found = not_kept(&previous, &active, &names("a"));
+    assert_eq!(found.map(text).as_deref(), Some("1"));
+    for apps in ["b", "a b", "none"] {
+        assert_eq!(not_kept(&previous, &active, &names(apps)), None, "{apps}");
+    }
+    assert_eq!(not_kept(&previous, &active, &[]), None);
+    assert_eq!(
+        not_kept(&previous, &generation("a=1 b=1"), &names("a")),
+        None
+    );
+}
+
+#[test]
 fn a_rollback_brings_back_what_it_names_and_leaves_the_rest_as_it_serves() {
     let files: Vec<VhostFile> = ["a", "b", "d"]
         .map(|app| VhostFile {
