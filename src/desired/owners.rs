@@ -221,4 +221,5 @@ impl From<BTreeMap<ServerName, AppName>> for Owners {
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods)]
 mod tests;
