@@ -157,17 +157,17 @@ impl Obtaining {
         // unanswered, one that cannot be asked would be due again at once
         let can_be_asked = |it: &Inquiry| self.ca(&it.directory).is_some();
         schedule.inquiries.retain(can_be_asked);
-        // one root for all who have none, instead of one for each
-        let internal = schedule
-            .due
-            .iter()
-            .filter(|it| it.issuer == Issuer::Internal);
+        Ok(schedule)
+    }
+
+    /// Makes one root of our own CA for all of `due` that have none, instead of one for each.
+    pub fn prepare(&self, due: &[CertificateRequest]) {
+        let internal = due.iter().filter(|it| it.issuer == Issuer::Internal);
         let internal = internal.map(|request| request.identifiers.as_slice());
         if let Err(error) = self.internal.prepare(internal, self.now()) {
-            // whoever needs the root meets the same error, and records it
+            // each request that needs the root meets the same error, and records it
             tracing::debug!("failed to {error}");
         }
-        Ok(schedule)
     }
 
     pub fn inventory(&self) -> Result<CertificateInventory, ObtainingError> {
@@ -277,6 +277,7 @@ impl Obtaining {
         &self,
         requests: Vec<CertificateRequest>,
     ) -> BTreeMap<CertificateName, Obtained> {
+        self.prepare(&requests);
         let mut running = JoinSet::new();
         for request in requests {
             let me = self.clone();

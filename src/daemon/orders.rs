@@ -442,6 +442,7 @@ impl Orders {
         requests: Vec<CertificateRequest>,
         events: &UnboundedSender<Event>,
     ) {
+        obtaining.prepare(&requests);
         for request in requests {
             if !self.in_flight.insert(request.name.clone()) {
                 continue;

@@ -95,6 +95,7 @@ impl Installation {
             self.generations.directory(),
         ];
         let found = directories.iter().filter_map(|path| exposed(path));
+        let found = found.chain(renamable(&self.settings.vhosts_dir));
         let of_roots = self.internal_ca.advice().into_iter();
         let of_secrets = notice::secret::exposures(&self.settings.hooks).into_iter();
         let others = of_roots.chain(self.trust_advice()).chain(of_secrets);
@@ -206,5 +207,14 @@ fn exposed(directory: &Path) -> Option<String> {
     }
     (mode & 0o022 != 0).then(|| {
         format!("{shown} can be written by others (mode {mode:04o}), who can replace what nginx reads: `chmod 700 {shown}`")
+    })
+}
+
+/// Where several users may write, the sticky bit keeps each from the others' files (unlink(2)).
+fn renamable(vhosts_dir: &Path) -> Option<String> {
+    let mode = fs::metadata(vhosts_dir).ok()?.mode() & 0o7777;
+    let shown = vhosts_dir.display();
+    (mode & 0o022 != 0 && mode & 0o1000 == 0).then(|| {
+        format!("in {shown} (mode {mode:04o}) users can rename and remove each other's vhost files: `chmod +t {shown}`")
     })
 }

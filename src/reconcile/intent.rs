@@ -21,7 +21,7 @@ use crate::policy::Policy;
 use crate::settings::Settings;
 use crate::vhost::identity::FileIdentity;
 use crate::vhost::source::VhostFile;
-use crate::vhost::{App, AppName, LocalUser, ServerName, parse, source};
+use crate::vhost::{App, AppName, LocalUser, NO_OWNER, ServerName, parse, source};
 
 /// What the files ask for, before conflicts between apps are decided.
 #[derive(Debug)]
@@ -112,7 +112,8 @@ pub fn read(
     let mut intent = Intent::empty();
     let owners = installation.owners()?;
     let files = listing.files.iter();
-    intent.files = files.map(|it| (it.app.clone(), it.identity)).collect();
+    let seen = files.filter(|it| it.identity.inode().is_some());
+    intent.files = seen.map(|it| (it.app.clone(), it.identity)).collect();
     intent.claimed_by = owners.files().clone();
     // what is reserved from when on does not matter here
     let (_, moves) = owners
@@ -198,29 +199,30 @@ impl Intent {
     }
 
     fn take(&mut self, file: VhostFile, policy: &mut Policy<'_>) {
-        let fallback = self.last_good_version(&file.app, file.identity.uid, policy);
+        // a file that cannot be looked at for a moment has the owner that it had
+        let uid = self.identity(&file.app).map_or(NO_OWNER, |file| file.uid);
         match parsed(&file, policy) {
             Ok((app, text, warnings)) => {
                 self.warnings.extend(warnings);
+                // the same text is no other version to fall back to
+                let good = self.last_good.get(&file.app);
+                let fallback = good
+                    .filter(|good| good.text != text)
+                    .and_then(|_| self.last_good_version(&file.app, uid, policy));
                 let source = AppSource {
                     file: file.path,
                     text,
                     stale: false,
                 };
-                // the same text is no other version to fall back to
-                let other = self
-                    .last_good
-                    .get(&file.app)
-                    .is_some_and(|good| good.text != source.text);
                 self.sources.insert(file.app, source);
                 self.candidates.push(Candidate {
                     app,
                     modified: file.modified,
-                    fallback: fallback.and_then(Result::ok).filter(|_| other),
+                    fallback: fallback.and_then(Result::ok),
                 });
             }
             Err(diagnostics) => {
-                let stale = match fallback {
+                let stale = match self.last_good_version(&file.app, uid, policy) {
                     Some(Ok(app)) => {
                         self.push_last_good(app, file.modified, true);
                         true

@@ -103,10 +103,7 @@ fn an_address_of_an_app_whose_bytes_are_kept_is_spoken_for() {
     let app = App::start();
     host.drop_app("hello", "hello.internal", &app);
     // what the app says is no vhost file any more
-    let settings = fs::read_to_string(host.path("vhostd.yml")).unwrap();
-    let allowed = format!("roots: [{}]", host.path("srv").display());
-    let narrowed = settings.replace(&allowed, "roots: [/nowhere]");
-    fs::write(host.path("vhostd.yml"), narrowed).unwrap();
+    host.outdate("address");
     let report = host.reload_ends(3, "activated");
     assert_eq!(report["rejected"][0]["stale"], true, "{report}");
     assert_eq!(visit(&host, ADDRESS, &trust), Some((200, "address".into())));

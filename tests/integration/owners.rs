@@ -510,3 +510,18 @@ fn a_new_owner_of_a_name_does_not_get_the_former_owners_certificate() {
     let rendered = host.rendered("b").unwrap();
     assert!(rendered.contains("/placeholders/"), "{rendered}");
 }
+
+#[test]
+fn a_directory_that_several_users_write_to_without_the_sticky_bit_is_warned_of() {
+    let Some(host) = host("") else { return };
+    let warned = |mode: u32| {
+        let directory = host.path("vhosts.d");
+        fs::set_permissions(&directory, fs::Permissions::from_mode(mode)).unwrap();
+        let report = host.json(&["reload"]).1;
+        report["warnings"].to_string().contains("chmod +t")
+    };
+    assert!(!warned(0o755));
+    assert!(warned(0o775));
+    assert!(warned(0o757));
+    assert!(!warned(0o1777));
+}

@@ -119,6 +119,24 @@ impl Host {
         fs::rename(temporary, self.path("vhosts.d").join(name)).unwrap();
     }
 
+    /// Makes an app's text, as it is in its file and in every generation, one that this vhostd cannot read:
+    /// as if another version had written it.
+    pub fn outdate(&self, app: &str) {
+        let outdated = |text: &str| text.replace("root:", "rot:");
+        let file = self.path("vhosts.d").join(format!("{app}.yml"));
+        fs::write(&file, outdated(&fs::read_to_string(&file).unwrap())).unwrap();
+        for generation in fs::read_dir(self.path("state/generations")).unwrap() {
+            let path = generation.unwrap().path().join("manifest.json");
+            let mut manifest: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+            if let Some(text) = manifest["apps"][app]["text"].as_str() {
+                let text = outdated(text);
+                assert!(text.contains("rot:"), "{text}");
+                manifest["apps"][app]["text"] = text.into();
+                fs::write(&path, manifest.to_string()).unwrap();
+            }
+        }
+    }
+
     pub fn remove_file(&self, name: &str) {
         fs::remove_file(self.path("vhosts.d").join(name)).unwrap();
     }
