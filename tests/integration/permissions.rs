@@ -39,7 +39,8 @@ impl Team {
         let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         fs::set_permissions(directory.path(), permissions).unwrap();
         let binary = reachable_vhostd(directory.path());
-        let host = Host::with_settings(&format!("tls: internal\n{settings}"));
+        let internal = "tls: internal\ninternal_ca: {permit: [example.com]}\n";
+        let host = Host::with_settings(&format!("{internal}{settings}"));
         // this machine's groups, and two that it does not have
         let groups = fs::read_to_string("/etc/group").unwrap();
         let groups = format!("{groups}vhostd:x:{MEMBERS}:\nsite-admins:x:{ADMINS}:\n");
@@ -221,7 +222,13 @@ fn the_owner_of_a_vhost_file_rolls_that_app_back_and_no_other() {
     assert_eq!(team.pinned(), [true, false]);
     assert!(team.host.status()["pinned"].is_u64());
     // a file that is Bob's now is none of Alice's
-    team.write("a", BOB, 2);
+    for page in 1..=2 {
+        let root = team.host.page(&format!("a{page}"), &page.to_string());
+        chown(&root, Some(BOB), Some(BOB)).unwrap();
+    }
+    let file = team.host.path("vhosts.d/a.yml");
+    chown(file, Some(BOB), Some(BOB)).unwrap();
+    team.succeeds(BOB, &["reload"]);
     team.wait_for_pages(2, 2);
     team.is_refused(ALICE, &["rollback", "a"], "another user's", "sudo");
     team.succeeds(BOB, &["rollback", "a"]);
