@@ -299,7 +299,7 @@ impl fmt::Debug for Obtaining {
 }
 
 /// Obtains what vhostd's own CA has yet to sign of `wanted`, which asks no network: what a command
-/// without a daemon owes whoever runs it. Whether anything was stored.
+/// without a daemon does before it ends. Whether anything was stored.
 pub async fn obtain_internal(
     obtaining: &Obtaining,
     wanted: &[WantedCertificate],

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::unistd::geteuid;
 
@@ -27,6 +27,8 @@ pub struct Policy<'a> {
     settings: &'a Settings,
     /// nginx's user.
     worker: &'a LocalUser,
+    /// The settings' `roots`, symbolic links resolved.
+    roots: Vec<PathBuf>,
     /// The sockets that nginx opens for vhostd.
     listeners: Vec<SocketAddr>,
     /// The addresses of this host.
@@ -52,6 +54,7 @@ impl<'a> Policy<'a> {
         Self {
             settings,
             worker,
+            roots: root::resolved_all(&settings.roots),
             listeners: settings.nginx.sockets(has_ipv6),
             own_addresses: host_addresses(),
             trusted: trusted(&settings.state_dir),
@@ -83,15 +86,15 @@ impl<'a> Policy<'a> {
             &self.listeners,
             &self.own_addresses,
         ));
-        let findings = root::inspect(
-            &app,
-            RootRights {
-                roots: &self.settings.roots,
-                owner,
-                limit: limit.and_then(|limit| limit.roots.as_deref()),
-                worker: self.worker,
-            },
-        );
+        let limit = limit.and_then(|limit| limit.roots.as_deref());
+        let limit = limit.map(root::resolved_all);
+        let rights = RootRights {
+            roots: &self.roots,
+            owner,
+            limit: limit.as_deref(),
+            worker: self.worker,
+        };
+        let findings = root::inspect(&app, rights);
         errors.extend(findings.errors);
         for vhost in &mut app.vhosts {
             if findings.unread.contains(&vhost.name) {

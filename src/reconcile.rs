@@ -17,6 +17,7 @@ pub mod setback; // W a candidate that did not serve is not tried again every fe
 mod access_logs; // W access logs that only their group may read
 mod activation;
 pub(crate) mod candidate;
+mod error; // P what kept a reconcile from deciding
 pub(crate) mod neighbours; // P what the hand-written sites mean for us
 mod remedy; // R what a person can do about a generation that does not serve
 
@@ -25,22 +26,19 @@ use std::time::{Duration, Instant};
 
 use time::OffsetDateTime;
 
-use crate::atomic_file::WriteError;
 use crate::certificate::{CertificateInventory, WantedCertificate};
 use crate::desired::Taken;
+use crate::generation::LockedStore;
 use crate::generation::manifest::{Manifest, Reason};
 use crate::generation::previous::PreviousVersions;
-use crate::generation::{GenerationError, LockedStore};
 use crate::installation::Installation;
-use crate::nginx::features::ProbeFeaturesError;
-use crate::render::RenderError;
 use crate::status::{Served, StatusRecord, VhostStatus};
 use crate::vhost::AppName;
-use crate::vhost::source::SourceError;
 
 use candidate::{Candidate, Judgement};
+pub use error::ReconcileError;
 use intent::Intent;
-use pin::{Pin, PinError, Reload};
+use pin::{Pin, Reload};
 use plan::Serving;
 use report::{CertificateSummary, Outcome, Report, Step, StepName};
 use setback::Setback;
@@ -72,89 +70,6 @@ pub struct Applied {
     /// The apps that a rollback holds: of their files, `report.rejected` says nothing. `None`: no vhost
     /// file was read.
     pub held: Option<BTreeSet<AppName>>,
-}
-
-/// What kept a reconcile from even deciding; what served before still serves.
-#[derive(Debug, thiserror::Error)]
-pub enum ReconcileError {
-    #[error(transparent)]
-    Certificate(#[from] crate::certificate::store::StoreError),
-    #[error(transparent)]
-    Desired(#[from] crate::desired::DesiredError),
-    #[error(transparent)]
-    Features(#[from] ProbeFeaturesError),
-    #[error(transparent)]
-    Generation(#[from] GenerationError),
-    #[error(transparent)]
-    Internal(#[from] crate::certificate::internal::InternalError),
-    #[error(transparent)]
-    Ledger(#[from] crate::certificate::ledger::LedgerError),
-    #[error("roll back {0}: generation {1} has no such app")]
-    NoSuchApp(AppName, u64),
-    #[error("{}", no_such_generation(*.0))]
-    NoSuchGeneration(u64),
-    #[error("{}", nothing_else(.0))]
-    NothingElse(Vec<AppName>),
-    #[error(transparent)]
-    Owners(#[from] crate::installation::OwnersError),
-    #[error(transparent)]
-    PemFiles(#[from] crate::certificate::pem_files::PemFilesError),
-    #[error(transparent)]
-    Pin(#[from] PinError),
-    #[error(transparent)]
-    Render(#[from] RenderError),
-    #[error(transparent)]
-    Repair(#[from] crate::installation::RepairError),
-    #[error(transparent)]
-    Source(#[from] SourceError),
-    #[error(transparent)]
-    Sweep(#[from] crate::installation::SweepError),
-    #[error(transparent)]
-    Write(#[from] WriteError),
-}
-
-impl ReconcileError {
-    /// Whether it says only that what was asked for is not there.
-    pub fn is_about_the_request(&self) -> bool {
-        matches!(
-            self,
-            Self::NoSuchApp(..) | Self::NoSuchGeneration(_) | Self::NothingElse(_)
-        )
-    }
-
-    /// The next step.
-    pub fn hint(&self) -> Option<&'static str> {
-        match self {
-            Self::Generation(error) => error.hint(),
-            Self::NoSuchApp(..) => Some(
-                "an app is called as its file is, without `.yml`; to take it down, remove its file",
-            ),
-            Self::NoSuchGeneration(_) => Some("`vhostd history` lists them"),
-            Self::NothingElse(_) => Some("`vhostd history` lists the generations that are kept"),
-            Self::Repair(error) => error.hint(),
-            _ => None,
-        }
-    }
-}
-
-/// 0 is what serves before anything does: nothing to return to.
-fn no_such_generation(number: u64) -> String {
-    match number {
-        0 => "roll back: there is no earlier generation to return to".into(),
-        _ => format!("roll back: there is no generation {number} to return to"),
-    }
-}
-
-fn nothing_else(apps: &[AppName]) -> String {
-    match apps {
-        [] => "roll back: no generation that is kept has other vhosts than those that serve".into(),
-        [app] => format!("roll back {app}: no generation that is kept has another version of it"),
-        apps => {
-            let apps: Vec<&str> = apps.iter().map(AppName::as_str).collect();
-            let apps = apps.join(", ");
-            format!("roll back {apps}: no generation that is kept has them all, and other versions")
-        }
-    }
 }
 
 /// Called with each finished step.

@@ -11,7 +11,7 @@ mod placeholder; // W what lets nginx start before the certificate is there
 mod prune; // W what no generation names any more
 mod version; // W one version's directory: written once, verified when read
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::fmt;
 use std::fs;
 use std::io;
@@ -153,25 +153,6 @@ impl CertificateStore {
             Some(format!("{}: {failed}", path.display()))
         });
         Ok(failures.collect())
-    }
-
-    /// Removes a certificate from files that no vhost file names any more, but for versions that nginx
-    /// still reads.
-    pub fn abandon(
-        &self,
-        name: &CertificateName,
-        serving: &BTreeSet<PathBuf>,
-    ) -> Result<(), StoreError> {
-        let directory = home(&self.shared.certificates, checked(name)?);
-        let versions = self.versions(&directory, name, &mut Vec::new())?;
-        let from_files = versions
-            .iter()
-            .filter(|it| it.certificate.issuer == Issuer::File);
-        let paths = from_files.map(|it| directory.join(&it.certificate.serial));
-        for path in paths.filter(|path| !serving.contains(path)) {
-            atomic_file::remove(&path)?;
-        }
-        self.settle(&directory, name)
     }
 
     /// Removes what interrupted writes left, and points each `current` at the newest version where

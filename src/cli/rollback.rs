@@ -122,7 +122,7 @@ fn holds_until(apps: &[AppName]) -> String {
         [] => "a vhost file changes (for that app) or you run `vhostd reload`".to_owned(),
         [name] => format!("its vhost file changes or you run `vhostd reload {name}`"),
         _ => format!(
-            "a vhost file of theirs changes (for that app) or you run `vhostd reload {}`",
+            "one of their vhost files changes (for that app) or you run `vhostd reload {}`",
             names.join(" ")
         ),
     };

@@ -193,22 +193,30 @@ impl Owners {
         name: &ServerName,
         uid: u32,
     ) -> Option<(&ServerName, Reservation)> {
-        if self.reserved.is_empty() {
-            return None;
-        }
-        let above = wildcards_above(name.as_str()).filter_map(|text| text.parse().ok());
-        let mut at_or_above = std::iter::once(name.clone()).chain(above);
-        let of_another = |it: &(&ServerName, &Reservation)| it.1.uid != uid;
-        let found = at_or_above
-            .find_map(|name: ServerName| self.reserved.get_key_value(&name).filter(of_another));
-        let below = || {
-            let all = name.is_wildcard().then_some(&self.reserved);
-            let mut below = all.into_iter().flatten();
-            below.find(|(it, reservation)| name.is_above(it) && reservation.uid != uid)
-        };
-        let (name, reservation) = found.or_else(below)?;
+        let of_another = |reservation: &Reservation| reservation.uid != uid;
+        let (name, reservation) = overlapping(&self.reserved, name, of_another)?;
         Some((name, *reservation))
     }
+}
+
+/// The first of `names` that is `name`, a wildcard above it, or below it, and whose value `is_meant`.
+pub(super) fn overlapping<'a, T>(
+    names: &'a BTreeMap<ServerName, T>,
+    name: &ServerName,
+    is_meant: impl Fn(&T) -> bool,
+) -> Option<(&'a ServerName, &'a T)> {
+    if names.is_empty() {
+        return None;
+    }
+    let above = wildcards_above(name.as_str()).filter_map(|text| text.parse().ok());
+    let mut at_or_above = std::iter::once(name.clone()).chain(above);
+    let meant = |it: &(&ServerName, &T)| is_meant(it.1);
+    let found = at_or_above.find_map(|name: ServerName| names.get_key_value(&name).filter(meant));
+    found.or_else(|| {
+        let all = name.is_wildcard().then_some(names);
+        let mut below = all.into_iter().flatten();
+        below.find(|(below, value)| name.is_above(below) && is_meant(value))
+    })
 }
 
 impl From<BTreeMap<ServerName, AppName>> for Owners {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::Owners;
-use super::accept::wildcards_above;
+use super::owners::overlapping;
 use crate::vhost::{App, AppName, Realm, ServerName};
 
 /// Who has which name now.
@@ -26,17 +26,8 @@ impl Taken {
 
     /// The app that keeps `app` from `name`: it has that name, or one above or below it.
     fn owner(&self, app: &AppName, name: &ServerName) -> Option<&AppName> {
-        let above = wildcards_above(name.as_str()).filter_map(|text| text.parse().ok());
-        let mut at_or_above = std::iter::once(name.clone()).chain(above);
-        let other = |owner: &&AppName| *owner != app;
-        let owner = at_or_above.find_map(|name: ServerName| self.0.get(&name).filter(other));
-        owner.or_else(|| {
-            let all = name.is_wildcard().then(|| self.0.iter());
-            let mut below = all.into_iter().flatten();
-            below
-                .find(|(other, owner)| name.is_above(other) && *owner != app)
-                .map(|(_, owner)| owner)
-        })
+        let (_, owner) = overlapping(&self.0, name, |owner| owner != app)?;
+        Some(owner)
     }
 
     /// `app` without the names that are other apps'. A vhost of which no `server_name` is left goes, and

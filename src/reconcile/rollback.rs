@@ -50,7 +50,7 @@ pub fn roll_back_to<'a>(
     intent.leave_out(&pin.apps().map(|(app, _)| app.clone()).collect(), &taken);
     intent.pin = Some(pin.clone());
     intent.pin_before = before.clone();
-    // before it serves: whoever comes after a crash of ours must not undo it. While nginx is down
+    // before it serves: the next run after a crash must not undo it. While nginx is down
     // it holds, too: nginx will start with that generation.
     let state_dir = &installation.settings.state_dir;
     Pin::store(Some(&pin), state_dir)?;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::diagnostic::Located;
 use crate::vhost::parse::tls::path;
 use crate::vhost::{ServerName, UpstreamAddress};
-use crate::yaml::{Fields, Node, Problems, Value, quoted, string, strings};
+use crate::yaml::{Fields, Node, Problems, Value, quoted, string};
 
 /// By user name.
 pub type Users = BTreeMap<String, UserLimits>;
@@ -155,29 +155,26 @@ fn list<T>(
     problems: &mut Problems,
     read: impl Fn(&Located<String>, &mut Problems) -> Option<T>,
 ) -> Option<Vec<T>> {
-    let node = fields.take(key)?;
-    let texts = match node.value {
-        Value::Sequence(items) => {
-            let texts = items.into_iter();
-            texts
-                .filter_map(|item| match item.value {
-                    // a port
-                    Value::Integer(number) => Some(Located {
-                        value: number.to_string(),
-                        at: item.at,
-                    }),
-                    _ => string(item, "a string", problems),
-                })
-                .collect()
-        }
-        Value::Integer(number) => vec![Located {
-            value: number.to_string(),
-            at: node.at,
-        }],
-        _ => strings(node, "a string or a list of strings", problems),
+    let (nodes, expected) = match fields.take(key)? {
+        Node {
+            value: Value::Sequence(items),
+            ..
+        } => (items, "a string"),
+        node => (vec![node], "a string or a list of strings"),
     };
-    let texts = texts.iter();
-    Some(texts.filter_map(|text| read(text, problems)).collect())
+    let texts: Vec<_> = nodes
+        .into_iter()
+        .filter_map(|node| match node.value {
+            // a port
+            Value::Integer(number) => Some(Located {
+                value: number.to_string(),
+                at: node.at,
+            }),
+            _ => string(node, expected, problems),
+        })
+        .collect();
+    let read = texts.iter().filter_map(|text| read(text, problems));
+    Some(read.collect())
 }
 
 fn name(text: &Located<String>, problems: &mut Problems) -> Option<ServerName> {

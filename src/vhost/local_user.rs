@@ -236,7 +236,7 @@ mod tests {
             ("everyones", true),
         ] {
             assert_eq!(read(&daemon, name), readable, "{name}");
-            // a number without a user is nobody's group
+            // a number without a user has no group
             assert!(!read(&LocalUser::with_uid(54_321), "groups"));
             assert!(read(&LocalUser::with_uid(0), name));
         }

@@ -33,31 +33,27 @@ pub struct RootFindings {
 /// Who may have which directories published.
 #[derive(Clone, Copy, Debug)]
 pub struct RootRights<'a> {
-    /// The settings' `roots`.
+    /// The settings' `roots`, [`resolved_all`].
     pub roots: &'a [PathBuf],
     /// The owner of the vhost file; `None`: it is root's, and names any directory below `roots`.
     pub owner: Option<&'a LocalUser>,
-    /// `users.OWNER.roots`
+    /// `users.OWNER.roots`, [`resolved_all`].
     pub limit: Option<&'a [PathBuf]>,
     /// nginx's user.
     pub worker: &'a LocalUser,
 }
 
+/// Directories of the settings, symbolic links resolved: one may itself be a link, as /home is on some
+/// hosts.
+pub fn resolved_all(roots: &[PathBuf]) -> Vec<PathBuf> {
+    let roots = roots.iter();
+    roots
+        .map(|root| fs::canonicalize(root).unwrap_or_else(|_| root.clone()))
+        .collect()
+}
+
 /// Resolves each root of `app`.
 pub fn inspect(app: &App, rights: RootRights<'_>) -> RootFindings {
-    // an allowed directory may itself be a link, as /home is on some hosts
-    let resolved = |roots: &[PathBuf]| -> Vec<PathBuf> {
-        let roots = roots.iter();
-        roots
-            .map(|root| fs::canonicalize(root).unwrap_or_else(|_| root.clone()))
-            .collect()
-    };
-    let (roots, limit) = (resolved(rights.roots), rights.limit.map(resolved));
-    let rights = RootRights {
-        roots: &roots,
-        limit: limit.as_deref(),
-        ..rights
-    };
     let mut findings = RootFindings::default();
     for vhost in &app.vhosts {
         let Some(root) = &vhost.root else { continue };
@@ -293,7 +289,7 @@ mod tests {
         );
         let worker = LocalUser::default();
         let rights = RootRights {
-            roots: &roots,
+            roots: &resolved_all(&roots),
             owner: None,
             limit: None,
             worker: &worker,

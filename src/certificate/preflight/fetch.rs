@@ -30,7 +30,7 @@ pub enum Fetched {
     /// Somebody answers, but not with that.
     Other(String),
     Failed(String),
-    /// Nobody was asked, because of what kind of address it is.
+    /// No request was sent, because of the kind of the address.
     NotAsked(&'static str),
 }
 

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 
 use time::OffsetDateTime;
 
-use super::{CURRENT, CertificateStore, StoreError, home, names_in, newest};
+use super::{CURRENT, CertificateStore, StoreError, checked, home, names_in, newest};
 use crate::atomic_file;
-use crate::certificate::CertificateName;
+use crate::certificate::{CertificateName, Issuer};
 
 impl CertificateStore {
     /// Removes versions that nothing needs, and returns their directories.
@@ -41,6 +41,25 @@ impl CertificateStore {
         Ok(removed)
     }
 
+    /// Removes a certificate from files that no vhost file names any more, but for versions that nginx
+    /// still reads.
+    pub fn abandon(
+        &self,
+        name: &CertificateName,
+        serving: &BTreeSet<PathBuf>,
+    ) -> Result<(), StoreError> {
+        let directory = home(&self.shared.certificates, checked(name)?);
+        let versions = self.versions(&directory, name, &mut Vec::new())?;
+        let from_files = versions
+            .iter()
+            .filter(|it| it.certificate.issuer == Issuer::File);
+        let paths = from_files.map(|it| directory.join(&it.certificate.serial));
+        for path in paths.filter(|path| !serving.contains(path)) {
+            self.remove(&path)?;
+        }
+        self.settle(&directory, name)
+    }
+
     /// `forgotten`: even the newest version is not needed.
     fn prune_versions(
         &self,
@@ -60,8 +79,7 @@ impl CertificateStore {
             if keep.contains(&path) || (named && !forgotten) {
                 continue;
             }
-            atomic_file::remove(&path)?;
-            self.forget(&path);
+            self.remove(&path)?;
             removed.push(path);
         }
         if forgotten
@@ -74,13 +92,15 @@ impl CertificateStore {
         Ok(())
     }
 
-    fn forget(&self, path: &Path) {
+    fn remove(&self, path: &Path) -> Result<(), StoreError> {
+        atomic_file::remove(path)?;
         let mut verified = self
             .shared
             .verified
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner);
         verified.remove(path);
+        Ok(())
     }
 }
 

@@ -16,7 +16,6 @@ use crate::certificate::{
     CertificateRequest, Identifier, Issuer, StoredCertificate, WantedCertificate,
 };
 use crate::certificate::{key, pem_files};
-use crate::desired;
 use crate::reconcile::proof::fingerprint;
 
 /// What became of an attempt: it is made again at every look, and concerns no other certificate.
@@ -79,21 +78,20 @@ impl Candidate<'_> {
     /// Certificates go with a vhost file that gets another owner, and those whose owner was not written
     /// down are those of the vhost that asks for them.
     fn take_along_certificates(&mut self) -> Result<(), ReconcileError> {
-        let default_tls = self.default_tls();
-        for app in &self.apps {
-            let former = self.intent.chowned.get(&app.name).copied();
-            for wanted in desired::wanted(app, &default_tls).into_iter().flatten() {
-                let stored = self.inventory.certificates.get_mut(&wanted.name);
-                let goes_along = |it: &&mut StoredCertificate| {
-                    it.uid != Some(wanted.uid) && (it.uid.is_none() || it.uid == former)
-                };
-                let Some(stored) = stored.filter(goes_along) else {
-                    continue;
-                };
-                let store = &self.installation.certificates;
-                self.warnings.extend(store.give(&wanted.name, wanted.uid)?);
-                stored.uid = Some(wanted.uid);
-            }
+        for wanted in &self.wanted {
+            let mut chowned = self.intent.chowned.iter();
+            let former = chowned.find(|(app, _)| Some(app.as_str()) == wanted.app.as_deref());
+            let former = former.map(|(_, uid)| *uid);
+            let stored = self.inventory.certificates.get_mut(&wanted.name);
+            let goes_along = |it: &&mut StoredCertificate| {
+                it.uid != Some(wanted.uid) && (it.uid.is_none() || it.uid == former)
+            };
+            let Some(stored) = stored.filter(goes_along) else {
+                continue;
+            };
+            let store = &self.installation.certificates;
+            self.warnings.extend(store.give(&wanted.name, wanted.uid)?);
+            stored.uid = Some(wanted.uid);
         }
         Ok(())
     }
